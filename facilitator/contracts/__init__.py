@@ -1,0 +1,47 @@
+"""The contracts: Solidity sources, and the compiled artifacts that deploying them needs.
+
+The artifacts are committed, so that running the service needs no compiler. `make contracts`
+rebuilds them.
+"""
+
+from importlib import resources
+from typing import Any
+
+import msgspec
+
+
+class Artifact(msgspec.Struct, frozen=True):
+    """A compiled contract: the ABI as JSON's objects, creation and runtime code as bytes.
+
+    The runtime code of a contract with immutable values has zeros in their places.
+    """
+
+    name: str
+    abi: tuple[dict[str, Any], ...]
+    bytecode: bytes
+    deployed_bytecode: bytes
+
+
+class _Written(msgspec.Struct, rename="camel"):
+    """The members of an artifact file that running needs; the code is 0x-prefixed hex."""
+
+    contract_name: str
+    abi: tuple[dict[str, Any], ...]
+    bytecode: str
+    deployed_bytecode: str
+
+
+def parse(text: bytes) -> Artifact:
+    """Read one artifact as `build.mjs` writes it; ValueError if it is not one."""
+    written = msgspec.json.decode(text, type=_Written)
+    return Artifact(
+        name=written.contract_name,
+        abi=written.abi,
+        bytecode=bytes.fromhex(written.bytecode.removeprefix("0x")),
+        deployed_bytecode=bytes.fromhex(written.deployed_bytecode.removeprefix("0x")),
+    )
+
+
+def load(name: str) -> Artifact:
+    """The artifact of our contract `name`; FileNotFoundError if there is none of that name."""
+    return parse(resources.files(__name__).joinpath(f"{name}.json").read_bytes())
