@@ -1,0 +1,58 @@
+"""What a transaction may pay for gas (EIP-1559): integers in wei a gas, rounding spelled out."""
+
+from collections.abc import Sequence
+
+from msgspec import Struct
+
+GWEI = 10**9
+# Below this tip many block builders pass a transaction over, whatever the fee history says.
+MIN_PRIORITY_FEE = GWEI // 1000
+# Six full blocks in a row double the base fee (EIP-1559: at most + 12.5 % a block): twice the base
+# fee lets a transaction survive them without a replacement.
+BASE_FEE_HEADROOM = 2
+
+
+class Fees(Struct, frozen=True):
+    """The two fee fields of an EIP-1559 transaction, in wei a gas."""
+
+    max_fee_per_gas: int
+    max_priority_fee_per_gas: int
+
+
+class FeeMarket(Struct, frozen=True):
+    """What eth_feeHistory shows: the next block's base fee, and a tip that recent blocks took."""
+
+    base_fee: int
+    priority_fee: int
+
+
+def fee_market(base_fees: Sequence[int], rewards: Sequence[Sequence[int]]) -> FeeMarket:
+    """The market from eth_feeHistory's `baseFeePerGas` (its last element is the next block's) and
+    `reward` (one percentile a block): the median of the blocks' tips, at least MIN_PRIORITY_FEE.
+    """
+    tips = sorted(row[0] for row in rewards if row)
+    median = tips[len(tips) // 2] if tips else 0
+    return FeeMarket(base_fee=base_fees[-1], priority_fee=max(median, MIN_PRIORITY_FEE))
+
+
+def initial_fees(market: FeeMarket, cap: int) -> Fees | None:
+    """The fees of a first attempt; None where not even the next block can be paid under `cap`."""
+    if market.base_fee + MIN_PRIORITY_FEE > cap:
+        return None
+    max_fee = min(BASE_FEE_HEADROOM * market.base_fee + market.priority_fee, cap)
+    return Fees(max_fee, min(market.priority_fee, max_fee))
+
+
+def bumped_fees(last: Fees, market: FeeMarket, cap: int) -> Fees | None:
+    """The fees of a replacement, or None where `cap` forbids one.
+
+    Pools take a replacement only when both fees rise by a tenth (geth) or an eighth (others): both
+    rise by 12.5 %, rounded up, and further where the market asks for more.
+    """
+    least_fee = -(-last.max_fee_per_gas * 1125 // 1000)
+    least_tip = -(-last.max_priority_fee_per_gas * 1125 // 1000)
+    if least_fee > cap:
+        return None
+    tip = max(least_tip, market.priority_fee)
+    fee = min(max(least_fee, BASE_FEE_HEADROOM * market.base_fee + tip), cap)
+    return Fees(fee, max(least_tip, min(tip, fee)))

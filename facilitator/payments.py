@@ -1,0 +1,113 @@
+"""The vocabulary of payments, one for both dialects.
+
+A `Payment` is what a payer signed, a `Quote` what the seller asks, a `Refusal` why the one does not
+settle the other. The dialects turn JSON into these and back; nothing else knows member names.
+"""
+
+from enum import StrEnum
+
+from msgspec import Struct
+
+
+class Reason(StrEnum):
+    """Why a payment is not valid or did not settle. The words for it belong to each dialect."""
+
+    # what the payment itself says
+    IN_THE_FUTURE = "in_the_future"
+    EXPIRED = "expired"
+    UNSUPPORTED_NETWORK = "unsupported_network"
+    INVALID_SIGNATURE = "invalid_signature"
+    NETWORK_MISMATCH = "network_mismatch"
+    RECIPIENT_MISMATCH = "recipient_mismatch"
+    ASSET_MISMATCH = "asset_mismatch"
+    RESOURCE_MISMATCH = "resource_mismatch"
+    AMOUNT_NOT_EXACT = "amount_not_exact"
+    AMOUNT_ABOVE_MAXIMUM = "amount_above_maximum"
+    AMOUNT_ZERO = "amount_zero"
+    AMOUNT_BELOW_MINIMUM = "amount_below_minimum"
+    UNSUPPORTED_SCHEME = "unsupported_scheme"
+    INVALID_RECIPIENT = "invalid_recipient"
+    # what the chain says
+    AUTHORIZATION_USED = "authorization_used"
+    AUTHORIZATION_USED_ON_CHAIN = "authorization_used_on_chain"
+    AUTHORIZATION_USED_ELSEWHERE = "authorization_used_elsewhere"
+    UNSUPPORTED_ASSET = "unsupported_asset"
+    INSUFFICIENT_BALANCE = "insufficient_balance"
+    INSUFFICIENT_ALLOWANCE = "insufficient_allowance"
+    TRANSACTION_REVERTED = "transaction_reverted"
+    # what this service says
+    CONTRACT_NOT_DEPLOYED = "contract_not_deployed"
+    CONTRACT_NOT_CONFIGURED = "contract_not_configured"
+    SIGNER_NOT_CONFIGURED = "signer_not_configured"
+    BEING_SETTLED = "being_settled"
+    SETTLED_ALREADY = "settled_already"
+    SETTLEMENT_PENDING = "settlement_pending"
+    # what passes: asking again later may succeed
+    CHAIN_UNAVAILABLE = "chain_unavailable"
+    STORE_UNAVAILABLE = "store_unavailable"
+    OVERLOADED = "overloaded"
+    OUT_OF_GAS_MONEY = "out_of_gas_money"
+
+
+# Nothing was claimed and nothing sent: a reply with one of these is 503 and may be repeated.
+TEMPORARY = frozenset(
+    {
+        Reason.CHAIN_UNAVAILABLE,
+        Reason.STORE_UNAVAILABLE,
+        Reason.OVERLOADED,
+        Reason.OUT_OF_GAS_MONEY,
+    }
+)
+
+
+class Refusal(Struct, frozen=True):
+    """A reason with what was found and what was wanted instead, where that can be said."""
+
+    reason: Reason
+    found: str = ""
+    wanted: str = ""
+
+
+class Quote(Struct, frozen=True, kw_only=True):
+    """What the seller asks for: `amount` is the price (scheme exact) or the most it may be (upto).
+
+    An address that the seller misspelt is None: it equals no payment's.
+    """
+
+    scheme: str
+    network: str
+    asset: bytes | None
+    pay_to: bytes | None
+    amount: int
+    resource: str
+
+
+class Payment(Struct, frozen=True, kw_only=True, tag_field="method"):
+    """What every payment has, however it moves the money. The subclasses are in `schemes`.
+
+    `payer` is who signed (20 zero bytes until the signature is checked), `amount` is in atomic
+    units of `asset`. It can be mined from `valid_from` to `deadline`, both inclusive, unix seconds.
+    """
+
+    chain_id: int
+    payer: bytes
+    asset: bytes
+    pay_to: bytes
+    amount: int
+    valid_from: int
+    deadline: int
+    signature: bytes
+
+
+class Proof(Struct, frozen=True):
+    """The log that proves that one payment was made, and what it says.
+
+    `reference` is the contract's own name for the payment (Jeju: the paymentId), `fee` what the
+    contract kept, in atomic units of the asset.
+    """
+
+    transaction_hash: bytes
+    log_index: int
+    block_number: int
+    reference: bytes
+    fee: int

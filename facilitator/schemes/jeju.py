@@ -1,0 +1,252 @@
+"""The Jeju way of paying: a signed `Payment` that the X402Facilitator contract executes.
+
+The contract pulls the money with the payer's allowance (`settle`), or with an EIP-3009
+authorization that the payer gave to the contract (`settleWithAuthorization`, gasless), keeps its
+fee, pays the recipient and emits `PaymentSettled`. The signature is over EIP-712 data whose
+verifying contract is that contract.
+"""
+
+from collections.abc import Iterable
+
+from eth_abi.abi import decode
+from eth_abi.exceptions import DecodingError
+from msgspec import Struct
+
+from facilitator.ethereum.abi import (
+    Dynamic,
+    address_word,
+    encode_arguments,
+    selector,
+    topic,
+    uint_word,
+)
+from facilitator.ethereum.addresses import checksum
+from facilitator.ethereum.eip712 import domain_separator, typed_data_digest
+from facilitator.ethereum.keccak import keccak256
+from facilitator.ethereum.receipts import Log
+from facilitator.ethereum.secp256k1 import InvalidSignature, normalise, recover
+from facilitator.ethereum.transactions import Call
+from facilitator.payments import Payment, Proof, Reason, Refusal
+
+DOMAIN_NAME = "x402 Payment Protocol"
+DOMAIN_VERSION = "1"
+SCHEMES = ("exact", "upto")
+MAX_SECONDS_AHEAD = 60
+# The contract refuses an older payment, whatever this service is configured to accept.
+CONTRACT_MAX_PAYMENT_AGE = 300
+
+_PAYMENT_TYPE = keccak256(
+    b"Payment(string scheme,string network,address asset,address payTo,uint256 amount,"
+    b"string resource,string nonce,uint256 timestamp)"
+)
+_PAYMENT_ARGUMENTS = "address,address,address,uint256,string,string,uint256,bytes"
+SETTLE = selector(f"settle({_PAYMENT_ARGUMENTS})")
+SETTLE_WITH_AUTHORIZATION = selector(
+    f"settleWithAuthorization({_PAYMENT_ARGUMENTS},uint256,uint256,bytes32,bytes)"
+)
+_IS_NONCE_USED = selector("isNonceUsed(address,string)")
+_SUPPORTED_TOKENS = selector("supportedTokens(address)")
+_BALANCE_OF = selector("balanceOf(address)")
+_ALLOWANCE = selector("allowance(address,address)")
+_AUTHORIZATION_STATE = selector("authorizationState(address,bytes32)")
+PAYMENT_SETTLED = topic(
+    "PaymentSettled(bytes32,address,address,address,uint256,uint256,string,uint256)"
+)
+# token, amount, protocolFee, resource (a string, compared as its bytes), timestamp
+_SETTLED_DATA = ("address", "uint256", "uint256", "bytes", "uint256")
+
+
+class TokenAuthorization(Struct, frozen=True, kw_only=True):
+    """EIP-3009: the payer lets the contract pull exactly the amount. Times in unix seconds."""
+
+    valid_after: int
+    valid_before: int
+    authorization_nonce: bytes
+    signature: bytes
+
+
+class JejuPayment(Payment, frozen=True, kw_only=True, tag="jeju"):
+    """A decoded payment header. `contract` is the X402Facilitator that its signature is for, the
+    zero address where none is configured; `network` is the name that the payer signed.
+    """
+
+    contract: bytes
+    scheme: str
+    network: str
+    resource: str
+    authorization_nonce: str
+    timestamp: int
+    token_authorization: TokenAuthorization | None = None
+
+
+class JejuFacts(Struct, frozen=True, kw_only=True):
+    """What the chain shows about one payment. `allowance` is None where none is needed."""
+
+    contract_deployed: bool
+    authorization_used: bool
+    asset_supported: bool
+    balance: int
+    allowance: int | None
+    token_authorization_used: bool
+
+
+def digest(payment: JejuPayment, verifying_contract: bytes) -> bytes:
+    """What the payer signs: the EIP-712 digest of `Payment` under that contract's domain."""
+    struct_hash = keccak256(
+        _PAYMENT_TYPE
+        + keccak256(payment.scheme.encode())
+        + keccak256(payment.network.encode())
+        + address_word(payment.asset)
+        + address_word(payment.pay_to)
+        + uint_word(payment.amount)
+        + keccak256(payment.resource.encode())
+        + keccak256(payment.authorization_nonce.encode())
+        + uint_word(payment.timestamp)
+    )
+    separator = domain_separator(DOMAIN_NAME, DOMAIN_VERSION, payment.chain_id, verifying_contract)
+    return typed_data_digest(separator, struct_hash)
+
+
+def recover_payer(payment: JejuPayment, claimed_payer: bytes | None) -> bytes | Refusal:
+    """Who signed, or why that is not known. A payer that the header names must be the signer."""
+    try:
+        signature = normalise(payment.signature)
+        signer = recover(digest(payment, payment.contract), signature)
+    except InvalidSignature as invalid:
+        return Refusal(Reason.INVALID_SIGNATURE, str(invalid))
+    if claimed_payer is None or signer == claimed_payer:
+        return signer
+    return Refusal(
+        Reason.INVALID_SIGNATURE, _why_another_signer(payment, signature, claimed_payer, signer)
+    )
+
+
+def _why_another_signer(
+    payment: JejuPayment, signature: bytes, claimed_payer: bytes, signer: bytes
+) -> str:
+    # The service that this one replaces told its payers to sign for the zero address.
+    zero = bytes(20)
+    try:
+        if recover(digest(payment, zero), signature) == claimed_payer:
+            return (
+                f"signed for verifyingContract {checksum(zero)}, "
+                f"expected {checksum(payment.contract)}"
+            )
+    except InvalidSignature:
+        pass
+    return f"signed by {checksum(signer)}, not by payer {checksum(claimed_payer)}"
+
+
+def payment_keys(payment: JejuPayment) -> tuple[str, str | None]:
+    """The one-shot nonces that this payment uses up, as the store's unique keys.
+
+    Identity is the nonce, never the signature, which has several spellings.
+    """
+    nonce_hash = keccak256(payment.authorization_nonce.encode()).hex()
+    prefix = f"{payment.chain_id}:0x"
+    key = f"{prefix}{payment.contract.hex()}:0x{payment.payer.hex()}:0x{nonce_hash}"
+    pull = payment.token_authorization
+    if pull is None:
+        return key, None
+    token_nonce = pull.authorization_nonce.hex()
+    return key, f"{prefix}{payment.asset.hex()}:0x{payment.payer.hex()}:0x{token_nonce}"
+
+
+def settlement_call(payment: JejuPayment) -> Call:
+    """The contract call that moves the money."""
+    payment_arguments = (
+        address_word(payment.payer),
+        address_word(payment.pay_to),
+        address_word(payment.asset),
+        uint_word(payment.amount),
+        Dynamic(payment.resource.encode()),
+        Dynamic(payment.authorization_nonce.encode()),
+        uint_word(payment.timestamp),
+        Dynamic(normalise(payment.signature)),
+    )
+    pull = payment.token_authorization
+    if pull is None:
+        return Call(payment.contract, SETTLE + encode_arguments(*payment_arguments))
+    arguments = encode_arguments(
+        *payment_arguments,
+        uint_word(pull.valid_after),
+        uint_word(pull.valid_before),
+        pull.authorization_nonce,
+        Dynamic(pull.signature),
+    )
+    return Call(payment.contract, SETTLE_WITH_AUTHORIZATION + arguments)
+
+
+def allowed_calls(contract: bytes) -> frozenset[tuple[bytes, bytes]]:
+    """The (target, selector) pairs that a signer may call for this scheme."""
+    return frozenset({(contract, SETTLE), (contract, SETTLE_WITH_AUTHORIZATION)})
+
+
+def fact_calls(payment: JejuPayment) -> tuple[Call, ...]:
+    """The reads whose answers, in order, `read_facts` understands."""
+    payer = address_word(payment.payer)
+    used = encode_arguments(payer, Dynamic(payment.authorization_nonce.encode()))
+    calls = (
+        Call(payment.contract, _IS_NONCE_USED + used),
+        Call(payment.contract, _SUPPORTED_TOKENS + address_word(payment.asset)),
+        Call(payment.asset, _BALANCE_OF + payer),
+    )
+    pull = payment.token_authorization
+    if pull is None:
+        allowance = _ALLOWANCE + payer + address_word(payment.contract)
+        return (*calls, Call(payment.asset, allowance))
+    state = _AUTHORIZATION_STATE + payer + pull.authorization_nonce
+    return (*calls, Call(payment.asset, state))
+
+
+def read_facts(payment: JejuPayment, answers: tuple[bytes, ...]) -> JejuFacts:
+    """Facts from the answers to `fact_calls`; an answer that is not one word counts as zero, which
+    is what an address without code, or with something else there, gives.
+    """
+    used, supported, balance, last = (_one_word(answer) for answer in answers)
+    gasless = payment.token_authorization is not None
+    return JejuFacts(
+        contract_deployed=len(answers[1]) == 32,
+        authorization_used=bool(used),
+        asset_supported=bool(supported),
+        balance=balance,
+        allowance=None if gasless else last,
+        token_authorization_used=gasless and bool(last),
+    )
+
+
+def _one_word(answer: bytes) -> int:
+    return int.from_bytes(answer) if len(answer) == 32 else 0
+
+
+def find_proof(payment: JejuPayment, logs: Iterable[Log], block_timestamp: int) -> Proof | None:
+    """The `PaymentSettled` log of this very payment among the logs of one block.
+
+    Its paymentId must be keccak256(packed payer, recipient, nonce, block timestamp), which no other
+    nonce gives, and token, amount and resource must be those that the payer signed.
+    """
+    payment_id = keccak256(
+        payment.payer
+        + payment.pay_to
+        + payment.authorization_nonce.encode()
+        + uint_word(block_timestamp)
+    )
+    payer, pay_to = address_word(payment.payer), address_word(payment.pay_to)
+    topics = (PAYMENT_SETTLED, payment_id, payer, pay_to)
+    signed = ("0x" + payment.asset.hex(), payment.amount, payment.resource.encode())
+    for log in logs:
+        if log.address != payment.contract or log.topics != topics:
+            continue
+        try:
+            token, amount, fee, resource, _ = decode(_SETTLED_DATA, log.data)
+        except DecodingError:
+            continue
+        if (token, amount, resource) == signed:
+            return Proof(
+                transaction_hash=log.transaction_hash,
+                log_index=log.index,
+                block_number=log.block_number,
+                reference=payment_id,
+                fee=fee,
+            )
+    return None

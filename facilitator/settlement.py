@@ -1,0 +1,263 @@
+"""What becomes of a payment that was taken on, decided by two pure functions.
+
+Three things have three lives:
+
+- A `Settlement` is one payment: PENDING -> CONFIRMED | FAILED; CONFIRMED -> REORGED -> CONFIRMED |
+  LOST.
+- A `Transaction` is one account nonce of one signer: PENDING -> MINED -> FINAL, or SUPERSEDED when
+  something that we did not sign took the nonce. A reorg takes MINED back to PENDING.
+- An `Attempt` is one signed set of bytes for that nonce; replacements are further attempts, and any
+  of them may be the one that is mined.
+
+`decide` looks at one transaction and says what to do next; `outcome` looks at one settlement and
+says what it has come to. Both are level-triggered: they read what the chain shows now, never what
+was expected. Unknown is not failed: only what is seen on the chain resolves anything. Depth is
+observed, never stored. Times named `now`, `_at` or `_ms` are unix milliseconds.
+"""
+
+from collections.abc import Iterable, Mapping
+from enum import StrEnum
+
+from msgspec import Struct
+
+from facilitator.ethereum.fees import GWEI, FeeMarket, Fees, bumped_fees
+from facilitator.ethereum.receipts import Block, Receipt
+from facilitator.ethereum.transactions import Call
+from facilitator.payments import Proof, Reason, Refusal
+from facilitator.schemes.jeju import JejuPayment
+
+
+class SettlementState(StrEnum):
+    PENDING = "pending"
+    CONFIRMED = "confirmed"
+    FAILED = "failed"
+    REORGED = "reorged"
+    LOST = "lost"
+
+
+class TransactionState(StrEnum):
+    PENDING = "pending"
+    MINED = "mined"
+    SUPERSEDED = "superseded"
+    FINAL = "final"
+
+
+class TransactionKind(StrEnum):
+    SETTLE = "settle"
+    GROUP = "group"
+    FILL = "fill"
+
+
+class Attempt(Struct, frozen=True):
+    """Signed bytes for one account nonce. Stored before they are sent, so every one is known."""
+
+    hash: bytes
+    raw: bytes
+    fees: Fees
+    signed_at: int
+
+
+class Transaction(Struct, frozen=True, kw_only=True):
+    """One account nonce of one signer; `attempts` in the order of signing, never empty.
+
+    `block_number` is where it was last seen mined (the reorg watch ends some blocks above it).
+    """
+
+    id: int
+    chain_id: int
+    signer: bytes
+    account_nonce: int
+    kind: TransactionKind
+    call: Call
+    gas_limit: int
+    state: TransactionState
+    block_number: int | None
+    attempts: tuple[Attempt, ...]
+
+
+class Settlement(Struct, frozen=True, kw_only=True):
+    """One payment that was taken on. `version` counts its changes, for compare-and-set.
+
+    `proof` is set in CONFIRMED, `refusal` in FAILED and LOST. `listener` is the one request that
+    may be told of success, until `listener_until`; `replied_success_at` is when one was.
+    """
+
+    id: str
+    key: str
+    request_digest: bytes
+    dialect: str
+    payment: JejuPayment
+    state: SettlementState
+    version: int
+    listener: str | None
+    listener_until: int
+    replied_success_at: int | None
+    proof: Proof | None
+    refusal: Refusal | None
+    created_at: int
+    updated_at: int
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether the money has moved and still has, as far as is known."""
+        return self.state is SettlementState.CONFIRMED
+
+
+class Policy(Struct, frozen=True, kw_only=True):
+    """The limits of settlement. Depths in blocks, inclusion counts as 1."""
+
+    confirmations: int = 1
+    # Between two endpoints that lag or lie a nonce can look taken for some blocks.
+    superseded_depth: int = 12
+    replace_after_ms: int = 10_000
+    rebroadcast_every_ms: int = 5_000
+    max_fee_per_gas: int = 500 * GWEI
+    reorg_watch_blocks: int = 64
+    # Transactions that were mined without moving the money, each of which has burned gas, before
+    # the settlement fails for good.
+    max_reverts: int = 2
+
+
+class Observation(Struct, frozen=True, kw_only=True):
+    """What one turn of the loop saw of one signer's chain.
+
+    `receipts` are by transaction hash, on the chain of `head`. `account_nonce` is how many
+    transactions of the signer that chain has mined, `buried_account_nonce` the same as of
+    superseded_depth blocks earlier (0 where that is not known). `broadcast_at` is when this process
+    last offered the transaction to the chain, None since its start. `block_interval_ms` is
+    observed.
+    """
+
+    head: Block
+    receipts: Mapping[bytes, Receipt]
+    account_nonce: int
+    buried_account_nonce: int
+    market: FeeMarket | None
+    broadcast_at: int | None
+    block_interval_ms: int = 0
+
+
+class Wait(Struct, frozen=True):
+    """Nothing to do for now."""
+
+
+class Mined(Struct, frozen=True):
+    """An attempt is on the chain, deep enough."""
+
+    attempt: Attempt
+    receipt: Receipt
+
+
+class Superseded(Struct, frozen=True):
+    """Something else used the account nonce: no attempt can be mined any more."""
+
+
+class Replace(Struct, frozen=True):
+    """Sign and store an attempt with these fees, then broadcast it."""
+
+    fees: Fees
+
+
+class Broadcast(Struct, frozen=True):
+    """Send these bytes, maybe again; a node that has them already is as good."""
+
+    attempt: Attempt
+
+
+Action = Wait | Mined | Superseded | Replace | Broadcast
+
+
+def decide(transaction: Transaction, observation: Observation, now: int, policy: Policy) -> Action:
+    """What to do about one transaction; the first rule that matches wins."""
+    seen = observation
+    for attempt in transaction.attempts:
+        receipt = seen.receipts.get(attempt.hash)
+        if receipt is not None:
+            depth = seen.head.number - receipt.block_number + 1
+            return Mined(attempt, receipt) if depth >= policy.confirmations else Wait()
+    if seen.buried_account_nonce > transaction.account_nonce:
+        return Superseded()
+    last = transaction.attempts[-1]
+    if seen.account_nonce == transaction.account_nonce and seen.market is not None:
+        # Only the next nonce in line can be stuck on its fees; all others wait for it.
+        patience = max(policy.replace_after_ms, 2 * seen.block_interval_ms)
+        fees = bumped_fees(last.fees, seen.market, policy.max_fee_per_gas)
+        if now - last.signed_at >= patience and fees is not None:
+            return Replace(fees)
+    if seen.broadcast_at is None or now - seen.broadcast_at >= policy.rebroadcast_every_ms:
+        return Broadcast(last)
+    return Wait()
+
+
+class Findings(Struct, frozen=True):
+    """A fresh look at a payment whose transactions are all resolved without having paid.
+
+    `proof`: somebody else had it executed. `authorization_used`: its one-shot nonce is gone.
+    `refusal`: why a new transaction would not settle it, None where a simulation passed.
+    """
+
+    proof: Proof | None
+    authorization_used: bool
+    refusal: Refusal | None
+
+
+class Keep(Struct, frozen=True):
+    """Nothing has changed."""
+
+
+class Confirm(Struct, frozen=True):
+    """The payment was made; this log says so."""
+
+    proof: Proof
+
+
+class Investigate(Struct, frozen=True):
+    """Take a fresh look at the chain (`Findings`), then ask again."""
+
+
+class SettleAgain(Struct, frozen=True):
+    """Sign a new transaction, at a new account nonce."""
+
+
+class Fail(Struct, frozen=True):
+    """Final: no transaction of ours can move this money any more."""
+
+    refusal: Refusal
+
+
+class Reorged(Struct, frozen=True):
+    """The block of the proof has left the chain."""
+
+
+Verdict = Keep | Confirm | Investigate | SettleAgain | Fail | Reorged
+
+
+def outcome(
+    settlement: Settlement,
+    transactions: Iterable[Transaction],
+    proof: Proof | None,
+    findings: Findings | None,
+    policy: Policy,
+) -> Verdict:
+    """What a settlement has come to. `proof` is the log found in the receipts of its own
+    transactions that are mined deep enough, None where there is none: a receipt that says success
+    without this payment's own log confirms nothing.
+    """
+    if settlement.state is SettlementState.CONFIRMED:
+        return Keep() if proof is not None else Reorged()
+    if proof is not None:
+        return Confirm(proof)
+    states = [transaction.state for transaction in transactions]
+    if TransactionState.PENDING in states:
+        return Keep()
+    if findings is None:
+        return Investigate()
+    if findings.proof is not None:
+        return Confirm(findings.proof)
+    if findings.authorization_used:
+        return Fail(findings.refusal or Refusal(Reason.AUTHORIZATION_USED_ON_CHAIN))
+    if findings.refusal is not None:
+        return Fail(findings.refusal)
+    if len(states) - states.count(TransactionState.SUPERSEDED) >= policy.max_reverts:
+        return Fail(Refusal(Reason.TRANSACTION_REVERTED))
+    return SettleAgain()

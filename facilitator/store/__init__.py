@@ -1,0 +1,204 @@
+"""The journal: the truth about what was taken on, signed, sent and said.
+
+One protocol, the same laws on every engine. Every method is one database transaction; when it
+returns, what it wrote survives a crash. Settlement states change by compare-and-set on `version`,
+so nothing is overwritten that another reader has decided since. Times are unix milliseconds.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from msgspec import Struct
+
+from facilitator.ethereum.transactions import Call
+from facilitator.payments import Proof, Refusal
+from facilitator.schemes.jeju import JejuPayment
+from facilitator.settlement import (
+    Attempt,
+    Settlement,
+    SettlementState,
+    Transaction,
+    TransactionKind,
+    TransactionState,
+)
+
+
+class StoreError(Exception):
+    """The database did not do what it was asked; whether it was written is unknown."""
+
+
+class StoreLocked(StoreError):
+    """Another process has this database open."""
+
+
+class NewSettlement(Struct, frozen=True, kw_only=True):
+    """A payment to take on. `key` and `second_key` are the one-shot nonces that it uses up.
+
+    `available` is how much of the asset the payer could spend as of the chain's latest block: this
+    payment and all pending ones of the same payer and asset must fit into it.
+    """
+
+    key: str
+    second_key: str | None
+    request_digest: bytes
+    dialect: str
+    payment: JejuPayment
+    available: int
+    listener: str
+    listener_until: int
+    tenant: str = ""
+    idempotency_key: str | None = None
+    traceparent: str | None = None
+
+
+class NewTransaction(Struct, frozen=True, kw_only=True):
+    """A transaction to sign inside the store's own transaction, once the account nonce is known.
+
+    `nonce_floor` is the least account nonce that the chain would still take; `sign` gets the nonce
+    that was handed out, and is called at most once.
+    """
+
+    chain_id: int
+    signer: bytes
+    nonce_floor: int
+    kind: TransactionKind
+    call: Call
+    gas_limit: int
+    sign: Callable[[int], Attempt]
+
+
+class Claimed(Struct, frozen=True):
+    """The payment is ours to settle: claimed, and its transaction signed and stored."""
+
+    settlement: Settlement
+    transaction: Transaction
+
+
+class Taken(Struct, frozen=True):
+    """One of the payment's nonces is in the journal already, with this settlement."""
+
+    settlement: Settlement
+
+
+class IdempotencyKeyTaken(Struct, frozen=True):
+    """The caller's idempotency key belongs to this other settlement."""
+
+    settlement: Settlement
+
+
+class Overcommitted(Struct, frozen=True):
+    """The payer's pending payments leave only this much of the asset, in atomic units."""
+
+    left: int
+
+
+class SettlementChange(Struct, frozen=True, kw_only=True):
+    """A settlement's next state, applied only while its version is still `version`."""
+
+    id: str
+    version: int
+    state: SettlementState
+    proof: Proof | None = None
+    refusal: Refusal | None = None
+
+
+class TransactionChange(Struct, frozen=True, kw_only=True):
+    """A transaction's next state, and the block it was seen in."""
+
+    id: int
+    state: TransactionState
+    block_number: int | None = None
+
+
+class Ride(Struct, frozen=True):
+    """A settlement with every transaction that was ever to carry it, in the order of signing."""
+
+    settlement: Settlement
+    transactions: tuple[Transaction, ...]
+
+
+class OpenWork(Struct, frozen=True):
+    """What the loop of one chain has to look at; fillers are pending transactions that carry no
+    settlement.
+    """
+
+    rides: tuple[Ride, ...]
+    fillers: tuple[Transaction, ...]
+
+
+class Store(Protocol):
+    """See the module's text for what every method promises. All raise StoreError."""
+
+    async def claim(
+        self, new: NewSettlement, transaction: NewTransaction, now: int
+    ) -> Claimed | Taken | IdempotencyKeyTaken | Overcommitted:
+        """Insert the settlement, hand out the account nonce, sign and store the attempt: all or
+        nothing. A FAILED settlement of the same key and request digest is opened again instead
+        (PENDING, refusal cleared, listener set, version + 1). Nothing but Claimed leaves a trace.
+        """
+
+    async def settle_again(
+        self, settlement_id: str, version: int, transaction: NewTransaction, now: int
+    ) -> Transaction | None:
+        """A further transaction for a settlement in PENDING or REORGED; its version rises. None
+        where its version is another by now.
+        """
+
+    async def fill(self, transaction: NewTransaction, now: int) -> Transaction:
+        """A transaction that carries no settlement (kind FILL)."""
+
+    async def add_attempt(self, transaction_id: int, attempt: Attempt) -> bool:
+        """Append a replacement; False unless the transaction is still PENDING."""
+
+    async def record(
+        self,
+        transactions: Sequence[TransactionChange],
+        settlements: Sequence[SettlementChange],
+        now: int,
+    ) -> tuple[Settlement, ...]:
+        """Apply all changes in one transaction; the settlements that did change, as they are now.
+
+        A change whose version has passed, or whose proof is another settlement's already, is left
+        out.
+        """
+
+    async def bury(self, chain_id: int, block_number: int) -> int:
+        """MINED transactions at or below that block become FINAL; how many did."""
+
+    async def find(self, key: str) -> Settlement | None:
+        """The settlement that has this key as its first or second one."""
+
+    async def get(self, settlement_id: str) -> Ride | None:
+        """One settlement with its transactions."""
+
+    async def open_work(self, chain_id: int) -> OpenWork:
+        """Rides in PENDING or REORGED or with a PENDING transaction, and pending fillers."""
+
+    async def watched(self, chain_id: int) -> tuple[Ride, ...]:
+        """Rides with a MINED transaction: a reorg could still undo them."""
+
+    async def listen(self, settlement_id: str, listener: str, until: int, now: int) -> Settlement:
+        """Become the settlement's listener if nobody was told of success and no listener lives
+        (none, or its `listener_until` is at or before now). The settlement as it then is; its
+        `listener` tells whether it worked. LookupError for an unknown id.
+        """
+
+    async def let_go(self, settlement_id: str, listener: str) -> None:
+        """Stop being the listener, if one still is, having said nothing."""
+
+    async def mark_success_told(self, settlement_id: str, listener: str, now: int) -> bool:
+        """Take the right to say success, once in the settlement's life: True only for its listener,
+        in state CONFIRMED, when `replied_success_at` was not set.
+        """
+
+    async def raise_nonce_floor(self, chain_id: int, signer: bytes, floor: int) -> int:
+        """Make sure that no nonce below `floor` is handed out any more; the next one to be."""
+
+    async def in_flight(self, chain_id: int) -> dict[bytes, int]:
+        """How many PENDING transactions each signer has on a chain (no entry: none)."""
+
+    async def ping(self) -> None:
+        """Raise StoreError unless the database can be written."""
+
+    async def close(self) -> None:
+        """Finish what was asked, then release the database."""
