@@ -1,0 +1,194 @@
+"""The configuration: read once at start from the environment alone, then passed as an argument."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final, Literal, cast
+
+from msgspec import Struct
+
+from facilitator.environment import ConfigError, Environment, Key
+from facilitator.networks import NETWORKS, Network, Token
+
+__all__ = ["Config", "ConfigError", "Key", "NetworkConfig", "Unserved", "load_config"]
+
+Mode = Literal["production", "development"]
+
+CONTRACT_VARIABLE: Final = "X402_FACILITATOR_ADDRESS"
+# The contract refuses an older payment (its own MAX_PAYMENT_AGE): no setting may promise more.
+CONTRACT_MAX_PAYMENT_AGE: Final = 300
+# The contract's own limit (setProtocolFee).
+MAX_PROTOCOL_FEE_BPS: Final = 1000
+GWEI: Final = 10**9
+
+
+class NetworkConfig(Struct, frozen=True, kw_only=True):
+    """How one network is served. `rpc_urls` carry API keys: they never show in a repr."""
+
+    network: Network
+    rpc_urls: tuple[str, ...]
+    contract: bytes | None
+    usdc: Token | None
+    explicit_rpc: bool
+
+    def __repr__(self) -> str:
+        contract = None if self.contract is None else "0x" + self.contract.hex()
+        return (
+            f"NetworkConfig({self.network.name}, {len(self.rpc_urls)} RPC endpoints,"
+            f" contract={contract})"
+        )
+
+
+class Unserved(Struct, frozen=True):
+    """A network that is known and not served, and why."""
+
+    network: str
+    reason: str
+
+
+class Config(Struct, frozen=True, kw_only=True):
+    """Everything that the service can be told. Its repr is safe to log: no key, no RPC URL."""
+
+    mode: Mode
+    host: str
+    port: int  # 0: any free port
+    service_name: str
+    url: str | None
+    primary_network: str
+    networks: dict[str, NetworkConfig]  # served ones, the primary among them
+    unserved: tuple[Unserved, ...]
+    keys: tuple[Key, ...]
+    protocol_fee_bps: int  # said where no contract can be asked
+    fee_recipient: bytes | None
+    max_payment_age: int  # seconds
+    min_payment_amount: int  # atomic units
+    allowed_factories: tuple[bytes, ...]  # EIP-6492
+    database: Path
+    settle_timeout: int  # seconds that a /settle request waits for its outcome
+    confirmations: int  # 1: included in a block
+    max_fee_per_gas: int  # wei, of every attempt
+    log_format: Literal["text", "json"]
+    log_level: str
+
+    @property
+    def primary(self) -> NetworkConfig:
+        return self.networks[self.primary_network]
+
+    @property
+    def is_production(self) -> bool:
+        return self.mode == "production"
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """What stands in the way of settling on the primary network, in words for an operator."""
+        found = []
+        if not any(not key.retires for key in self.keys):
+            found.append("no signing key (FACILITATOR_PRIVATE_KEY)")
+        if self.primary.contract is None:
+            found.append(f"no contract on {self.primary_network} ({CONTRACT_VARIABLE})")
+        return tuple(found)
+
+
+def load_config(environ: Mapping[str, str]) -> Config:
+    """The configuration that `environ` describes. Reads no file but FACILITATOR_PRIVATE_KEY_FILE.
+
+    Raises ConfigError, one line without any value, for the first variable that is not right.
+    """
+    env = Environment(environ)
+    # "test" is what test runners put in NODE_ENV; it never means real money
+    stage = env.choice(
+        "FACILITATOR_ENV",
+        "NODE_ENV",
+        default="development",
+        options=("development", "production", "test"),
+    )
+    mode: Mode = "production" if stage == "production" else "development"
+    primary = env.choice("X402_PRIMARY_NETWORK", default="jeju", options=tuple(NETWORKS))
+    networks, unserved = _networks(env, environ, mode, primary)
+    log_format = env.choice(
+        "LOG_FORMAT",
+        default="json" if mode == "production" else "text",
+        options=("text", "json"),
+    )
+    return Config(
+        mode=mode,
+        host=env.host("HOST", default="0.0.0.0"),  # noqa: S104 - a container's port is published
+        port=env.integer("FACILITATOR_PORT", "PORT", default=3402, low=0, high=65_535),
+        service_name=env.line("SERVICE_NAME", default="Jeju x402 Facilitator", limit=100),
+        url=env.url("FACILITATOR_URL"),
+        primary_network=primary,
+        networks=networks,
+        unserved=unserved,
+        keys=env.keys("FACILITATOR_PRIVATE_KEY", "FACILITATOR_PRIVATE_KEY_FILE"),
+        protocol_fee_bps=env.integer(
+            "PROTOCOL_FEE_BPS", default=50, low=0, high=MAX_PROTOCOL_FEE_BPS
+        ),
+        fee_recipient=env.address("FEE_RECIPIENT_ADDRESS"),
+        max_payment_age=env.integer(
+            "MAX_PAYMENT_AGE",
+            default=CONTRACT_MAX_PAYMENT_AGE,
+            low=1,
+            high=CONTRACT_MAX_PAYMENT_AGE,
+        ),
+        # the contract refuses a payment of nothing, so the least minimum is one unit
+        min_payment_amount=env.integer("MIN_PAYMENT_AMOUNT", default=1, low=1, high=2**256 - 1),
+        allowed_factories=env.addresses("EIP6492_ALLOWED_FACTORIES"),
+        database=env.sqlite_path("DATABASE_URL", default="sqlite:///facilitator.db"),
+        settle_timeout=env.integer("SETTLE_TIMEOUT_SECONDS", default=45, low=1, high=600),
+        confirmations=env.integer("CONFIRMATIONS", default=1, low=1, high=64),
+        max_fee_per_gas=GWEI
+        * env.integer("MAX_FEE_PER_GAS_GWEI", default=500, low=1, high=1_000_000),
+        log_format=cast(Literal["text", "json"], log_format),
+        log_level=env.choice(
+            "LOG_LEVEL",
+            default="INFO",
+            options=("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"),
+        ),
+    )
+
+
+def _networks(
+    env: Environment, environ: Mapping[str, str], mode: Mode, primary: str
+) -> tuple[dict[str, NetworkConfig], tuple[Unserved, ...]]:
+    """Which networks are served. In production only those whose endpoints somebody has chosen."""
+    known = {f"{CONTRACT_VARIABLE}_{network.variable}" for network in NETWORKS.values()}
+    for name in sorted(environ):
+        if name.startswith(f"{CONTRACT_VARIABLE}_") and name not in known:
+            raise ConfigError(f"{name} names no known network; known: {', '.join(sorted(known))}")
+    served: dict[str, NetworkConfig] = {}
+    unserved: list[Unserved] = []
+    for name, network in NETWORKS.items():
+        rpc_variable = f"{network.variable}_RPC_URL"
+        rpc_urls = env.urls(rpc_variable)
+        usdc = env.address(f"{network.variable}_USDC_ADDRESS") or network.usdc
+        contract = _contract(env, network, is_primary=name == primary)
+        if not rpc_urls and mode == "production":
+            if name == primary:
+                raise ConfigError(
+                    f"{rpc_variable} must be set in production:"
+                    f" {name} is the primary network (X402_PRIMARY_NETWORK)"
+                )
+            unserved.append(Unserved(name, f"{rpc_variable} is not set"))
+            continue
+        served[name] = NetworkConfig(
+            network=network,
+            rpc_urls=rpc_urls or (network.default_rpc_url,),
+            contract=contract,
+            usdc=None if usdc is None else network.usdc_at(usdc),
+            explicit_rpc=bool(rpc_urls),
+        )
+    return served, tuple(unserved)
+
+
+def _contract(env: Environment, network: Network, *, is_primary: bool) -> bytes | None:
+    """The contract's address on `network`; the variable without a name is the primary network's."""
+    variable = f"{CONTRACT_VARIABLE}_{network.variable}"
+    named = env.address(variable)
+    if not is_primary:
+        return named
+    general = env.address(CONTRACT_VARIABLE)
+    if named is not None and general is not None and named != general:
+        raise ConfigError(
+            f"{CONTRACT_VARIABLE} and {variable} differ: {network.name} is the primary network,"
+            " set one of them"
+        )
+    return named or general

@@ -1,0 +1,225 @@
+"""Environment variables, parsed strictly.
+
+A value is right or stops the start: none falls back to a default, and a variable that is set but
+empty is a mistake as well. No error repeats a value: any of them may turn out to be a key that
+landed in the wrong variable.
+"""
+
+import ipaddress
+import re
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from msgspec import Struct
+
+from facilitator.ethereum.addresses import ZERO_ADDRESS, parse_address
+from facilitator.ethereum.secp256k1 import ORDER
+
+KEY_FILE_LIMIT = 65_536  # bytes; a thousand keys are 66 kB
+
+_INTEGER = re.compile(r"\A(0|[1-9][0-9]{0,77})\Z")
+_KEY = re.compile(r"\A(0x)?([0-9a-fA-F]{64})\Z")
+# urlsplit drops tabs and line breaks without a word: only what can be seen may pass
+_VISIBLE = re.compile(r"\A[\x21-\x7e]+\Z")
+_HOST_NAME = re.compile(r"\A[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?\Z")
+
+
+class ConfigError(ValueError):
+    """One line that names the variable and says what it must be, without its value."""
+
+
+class Key(Struct, frozen=True):
+    """A private key of 32 bytes. One that retires finishes its work and takes no more."""
+
+    secret: bytes
+    retires: bool = False
+
+    def __repr__(self) -> str:
+        return f"Key(<hidden>, retires={self.retires})"
+
+
+class Environment:
+    """`environ`, read by kind of value. A method given several names takes the first one set."""
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        self._environ = environ
+
+    def text(self, *names: str) -> tuple[str, str | None]:
+        """(name, value) of the first variable set, or (the first name, None) where none is."""
+        for name in names:
+            value = self._environ.get(name)
+            if value is not None:
+                if not value.strip():
+                    raise ConfigError(f"{name} is set but empty: give it a value or unset it")
+                return name, value
+        return names[0], None
+
+    def integer(self, *names: str, default: int, low: int, high: int) -> int:
+        """A plain decimal, no sign, no leading zero, from `low` to `high` inclusive."""
+        name, value = self.text(*names)
+        if value is None:
+            return default
+        if _INTEGER.match(value) and low <= int(value) <= high:
+            return int(value)
+        limit = str(high) if high < 2**64 else f"2^{high.bit_length()}-1"
+        raise ConfigError(f"{name} must be a plain integer from {low} to {limit}")
+
+    def choice(self, *names: str, default: str, options: Collection[str]) -> str:
+        """One of `options`, exactly as written there."""
+        name, value = self.text(*names)
+        if value is None:
+            return default
+        if value in options:
+            return value
+        raise ConfigError(f"{name} must be one of {', '.join(options)}")
+
+    def line(self, name: str, *, default: str, limit: int) -> str:
+        """Printable text of at most `limit` characters."""
+        value = self.text(name)[1]
+        if value is None:
+            return default
+        if value.isprintable() and len(value) <= limit:
+            return value
+        raise ConfigError(f"{name} must be printable text of at most {limit} characters")
+
+    def host(self, name: str, *, default: str) -> str:
+        """An IP address or a host name to listen on."""
+        value = self.text(name)[1]
+        if value is None:
+            return default
+        try:
+            return str(ipaddress.ip_address(value))
+        except ValueError:
+            if _HOST_NAME.match(value):
+                return value
+        raise ConfigError(f"{name} must be an IP address or a host name")
+
+    def address(self, name: str) -> bytes | None:
+        """A 20-byte address other than zero, its checksum right where it has one (EIP-55)."""
+        value = self.text(name)[1]
+        return None if value is None else _address(name, value)
+
+    def addresses(self, name: str) -> tuple[bytes, ...]:
+        """Addresses separated by commas, each once."""
+        found = tuple(_address(name, item) for item in _items(name, self.text(name)[1]))
+        if len(set(found)) < len(found):
+            raise ConfigError(f"{name} names the same address twice")
+        return found
+
+    def url(self, name: str) -> str | None:
+        """A public http(s) URL: credentials have no place in it."""
+        value = self.text(name)[1]
+        if value is not None and "@" in urlsplit(_url(name, value)).netloc:
+            raise ConfigError(f"{name} must not contain credentials")
+        return value
+
+    def urls(self, name: str) -> tuple[str, ...]:
+        """http(s) URLs separated by commas, the first one preferred.
+
+        No URL may stand there twice: an endpoint's word is checked against another endpoint's, and
+        a repeated one would confirm itself.
+        """
+        found = tuple(_url(name, item) for item in _items(name, self.text(name)[1]))
+        if len(set(found)) < len(found):
+            raise ConfigError(f"{name} names the same URL twice")
+        return found
+
+    def sqlite_path(self, name: str, *, default: str) -> Path:
+        """The file of `sqlite:///relative/path` or `sqlite:////absolute/path`."""
+        value = self.text(name)[1] or default
+        if value.startswith(("postgresql:", "postgresql+", "postgres:")):
+            raise ConfigError(
+                f"{name}: PostgreSQL is not served by this version; use sqlite:///<path>"
+            )
+        path = value.removeprefix("sqlite:///")
+        if path == value or not path.strip("/") or path.endswith("/") or not path.isprintable():
+            raise ConfigError(f"{name} must be sqlite:///<path> or sqlite:////<absolute path>")
+        # What was signed must outlive the process, so no database in memory; and no parameters,
+        # which would otherwise become part of the file's name.
+        if ":memory:" in path or "?" in path:
+            raise ConfigError(f"{name} must name a file, without parameters")
+        return Path(path)
+
+    def keys(self, name: str, file_name: str) -> tuple[Key, ...]:
+        """Private keys: `name` holds them separated by commas, or `file_name` names a file.
+
+        The file has one a line; blank lines and those that start with # are passed over, and a key
+        followed by the word `retire` takes no new work.
+        """
+        listed = self.text(name)[1]
+        file = self.text(file_name)[1]
+        if listed is not None and file is not None:
+            raise ConfigError(f"{name} and {file_name} are both set: use one of them")
+        if listed is not None:
+            found = tuple(Key(_secret(name, item)) for item in _items(name, listed))
+        elif file is not None:
+            name, found = file_name, tuple(_keys_of_file(file_name, file))
+        else:
+            return ()
+        if len({key.secret for key in found}) < len(found):
+            raise ConfigError(f"{name} holds the same key twice")
+        return found
+
+
+def _items(name: str, value: str | None) -> list[str]:
+    if value is None:
+        return []
+    items = [item.strip() for item in value.split(",")]
+    if "" in items:
+        raise ConfigError(f"{name} has an empty item between its commas")
+    return items
+
+
+def _address(name: str, text: str) -> bytes:
+    try:
+        address = parse_address(text)
+    except ValueError:
+        raise ConfigError(
+            f"{name} must be an address, 0x and 40 hex digits with the right checksum if any"
+        ) from None
+    if address == ZERO_ADDRESS:
+        raise ConfigError(f"{name} must not be the zero address")
+    return address
+
+
+def _url(name: str, text: str) -> str:
+    try:
+        parts = urlsplit(text)
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a port out of range, an IPv6 address left open
+        usable = False
+    if usable and _VISIBLE.match(text):
+        return text
+    raise ConfigError(f"{name} must be an http:// or https:// URL with a host")
+
+
+def _secret(name: str, text: str) -> bytes:
+    match = _KEY.match(text)
+    if match is None or not 0 < int(match[2], 16) < ORDER:
+        raise ConfigError(f"{name} must hold private keys of 32 bytes in hex, in the curve's range")
+    return bytes.fromhex(match[2])
+
+
+def _keys_of_file(name: str, path: str) -> Iterator[Key]:
+    try:
+        with open(path, "rb") as file:
+            content = file.read(KEY_FILE_LIMIT + 1)
+        lines = content.decode("ascii").splitlines()
+    except OSError as error:
+        raise ConfigError(f"{name}: the file cannot be read ({error.strerror})") from None
+    except ValueError:  # not ASCII, or a path with a null character
+        raise ConfigError(f"{name} must name a text file of private keys") from None
+    if len(content) > KEY_FILE_LIMIT:
+        raise ConfigError(f"{name}: the file is larger than {KEY_FILE_LIMIT} bytes")
+    empty = True
+    for number, line in enumerate(lines, start=1):
+        words = line.split()
+        if not words or words[0].startswith("#"):
+            continue
+        empty = False
+        if words[1:] not in ([], ["retire"]):
+            raise ConfigError(f"{name}, line {number}: only `retire` may follow a key")
+        yield Key(_secret(f"{name}, line {number},", words[0]), retires=len(words) == 2)
+    if empty:
+        raise ConfigError(f"{name}: the file holds no key")
