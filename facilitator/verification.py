@@ -24,8 +24,8 @@ class Terms(Struct, frozen=True):
 
 
 def check_time(payment: Payment, now: int, margin: int = 0) -> Refusal | None:
-    """Refuse before `valid_from`, after `deadline`, and when less than `margin` seconds are
-    left.""" if now < payment.valid_from:
+    """Refuse before `valid_from`, and when less than `margin` seconds are left until `deadline`."""
+    if now < payment.valid_from:
         return Refusal(Reason.IN_THE_FUTURE)
     latest = payment.deadline - margin
     if now > latest:
