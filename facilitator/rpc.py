@@ -176,7 +176,9 @@ class RPC:
                 if not calls:
                     break
             for call in calls:
-                call.future.set_exception(TransportError("; ".join(call.faults), call.retry_after))
+                if not call.future.done():
+                    error = TransportError("; ".join(call.faults), call.retry_after)
+                    call.future.set_exception(error)
         finally:
             for call in batch:  # not answered yet: this task was cancelled, the loop is closing
                 call.future.cancel()

@@ -10,7 +10,7 @@ import math
 import re
 from typing import Never, TypeAlias
 
-JSON: TypeAlias = "bool | int | float | str | list[JSON] | dict[str, JSON] | None"
+JSON: TypeAlias = bool | int | float | str | list["JSON"] | dict[str, "JSON"] | None
 
 MAX_DEPTH = 32
 MAX_INTEGER_DIGITS = 100  # 2^256 has 78
