@@ -181,15 +181,20 @@ async def _discard(output: asyncio.StreamReader) -> None:
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:
-    with suppress(ProcessLookupError):
-        process.terminate()
+    """End the process and wait for it, whatever cancels us meanwhile."""
+    _signal(process, signal.SIGTERM)
     with anyio.move_on_after(STOP_TIMEOUT, shield=True):
         await process.wait()
-        return
-    with suppress(ProcessLookupError):
-        process.kill()
+    _signal(process, signal.SIGKILL)
     with anyio.CancelScope(shield=True):
         await process.wait()
+
+
+def _signal(process: asyncio.subprocess.Process, number: signal.Signals) -> None:
+    # Not process.send_signal: it polls, and a child that it reaps is one whose end asyncio misses.
+    if process.returncode is None:
+        with suppress(ProcessLookupError):
+            os.kill(process.pid, number)
 
 
 def _end_with_parent() -> Callable[[], None] | None:
