@@ -80,8 +80,8 @@ $(VENV): requirements-dev.lock pyproject.toml
 		"$$usable" -m venv --clear .venv; \
 	fi
 	@echo "installing the locked Python packages into .venv"
-	@$(BIN)/python -m pip --disable-pip-version-check --quiet install --require-hashes -r requirements-dev.lock
-	@$(BIN)/python -m pip --disable-pip-version-check --quiet install --no-deps --no-build-isolation -e .
+	@$(BIN)/python -m pip --disable-pip-version-check -qq install --require-hashes -r requirements-dev.lock
+	@$(BIN)/python -m pip --disable-pip-version-check -qq install --no-deps --no-build-isolation -e .
 	@touch $@
 
 $(TOOLS): facilitator/contracts/package.json facilitator/contracts/package-lock.json
@@ -89,5 +89,5 @@ $(TOOLS): facilitator/contracts/package.json facilitator/contracts/package-lock.
 		"on Debian and Ubuntu: apt-get install nodejs npm" >&2; exit 1; }
 	@echo "installing anvil and solc into .tools"
 	@mkdir -p .tools && cp $^ .tools/
-	@npm ci --prefix .tools --no-audit --no-fund --no-update-notifier --loglevel=error
+	@npm ci --prefix .tools --no-audit --no-fund --no-update-notifier --loglevel=error >/dev/null
 	@touch $@
