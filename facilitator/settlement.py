@@ -189,13 +189,16 @@ def decide(transaction: Transaction, observation: Observation, now: int, policy:
     return Wait()
 
 
-class Findings(Struct, frozen=True):
+class Findings(Struct, frozen=True, kw_only=True):
     """A fresh look at a payment whose transactions are all resolved without having paid.
 
-    `proof`: somebody else had it executed. `authorization_used`: its one-shot nonce is gone.
-    `refusal`: why a new transaction would not settle it, None where a simulation passed.
+    `block_number`: the head of the chain that it was taken on. `proof`: somebody else had it
+    executed. `authorization_used`: its one-shot nonce is gone; both as of the same block, the last
+    one that is `confirmations` deep, or the nonce would look used before its proof does. `refusal`:
+    why a new transaction would not settle it, None where a simulation passed.
     """
 
+    block_number: int
     proof: Proof | None
     authorization_used: bool
     refusal: Refusal | None
@@ -240,24 +243,36 @@ def outcome(
     policy: Policy,
 ) -> Verdict:
     """What a settlement has come to. `proof` is the log found in the receipts of its own
-    transactions that are mined deep enough, None where there is none: a receipt that says success
-    without this payment's own log confirms nothing.
+    transactions, or in the transaction of the proof that it has, mined deep enough; None where
+    there is none: a receipt that says success without this payment's own log confirms nothing.
     """
     if settlement.state is SettlementState.CONFIRMED:
-        return Keep() if proof is not None else Reorged()
+        if proof is None:
+            return Reorged()
+        # A reorg can mine the same transaction again, in another block and at another log index.
+        return Keep() if proof == settlement.proof else Confirm(proof)
     if proof is not None:
         return Confirm(proof)
-    states = [transaction.state for transaction in transactions]
-    if TransactionState.PENDING in states:
+    used_up = [each for each in transactions if each.state is not TransactionState.SUPERSEDED]
+    if any(each.state is TransactionState.PENDING for each in used_up):
         return Keep()
     if findings is None:
         return Investigate()
     if findings.proof is not None:
         return Confirm(findings.proof)
+    refusal = _why_not_again(findings, len(used_up), policy)
+    if refusal is None:
+        return SettleAgain()
+    # A reorg can undo a revert as well, and the same bytes may pay in another block: a failure is
+    # final only where the chain no longer changes its mind.
+    buried = findings.block_number - policy.superseded_depth + 1
+    shallow = any(each.block_number is None or each.block_number > buried for each in used_up)
+    return Keep() if shallow else Fail(refusal)
+
+
+def _why_not_again(findings: Findings, mined: int, policy: Policy) -> Refusal | None:
     if findings.authorization_used:
-        return Fail(findings.refusal or Refusal(Reason.AUTHORIZATION_USED_ON_CHAIN))
-    if findings.refusal is not None:
-        return Fail(findings.refusal)
-    if len(states) - states.count(TransactionState.SUPERSEDED) >= policy.max_reverts:
-        return Fail(Refusal(Reason.TRANSACTION_REVERTED))
-    return SettleAgain()
+        return findings.refusal or Refusal(Reason.AUTHORIZATION_USED_ON_CHAIN)
+    if findings.refusal is None and mined >= policy.max_reverts:
+        return Refusal(Reason.TRANSACTION_REVERTED)
+    return findings.refusal
