@@ -1,5 +1,6 @@
 """What tests ask of a real chain. `tests.signing` makes the payments."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -7,6 +8,7 @@ from eth_abi.abi import decode, encode
 from eth_utils.abi import event_signature_to_log_topic, function_signature_to_4byte_selector
 from msgspec import Struct
 
+from facilitator.contracts import Artifact, parse
 from facilitator.devnet import Account, Devnet
 from facilitator.rpc import RPCError
 from tests.signing import MAX_UINT256, encode_header, sign_authorization, sign_payment, unhex
@@ -16,19 +18,22 @@ __all__ = [
     "approve",
     "balance",
     "calldata",
+    "deploy_legacy",
     "devnet_authorization",
     "devnet_payment",
     "encode_header",
+    "error_selector",
     "is_nonce_used",
+    "load_artifact",
     "read",
     "revert_data",
     "settle_call",
     "settled_logs",
     "sign_authorization",
     "sign_payment",
+    "simulate",
     "unhex",
 ]
-
 
 SETTLE_TYPES = "address,address,address,uint256,string,string,uint256,bytes"
 SETTLE = f"settle({SETTLE_TYPES})"
@@ -82,11 +87,27 @@ def devnet_authorization(
     return sign_authorization((payer or devnet.payer).key, **{**arguments, **changes})
 
 
+def load_artifact(name: str) -> Artifact:
+    """A contract that only tests deploy."""
+    return parse((Path(__file__).parent / "contracts" / "artifacts" / f"{name}.json").read_bytes())
+
+
+async def deploy_legacy(devnet: Devnet) -> bytes:
+    """A facilitator contract as deployed before this project; network name "jeju"."""
+    arguments = (devnet.deployer.address, devnet.fee_recipient.address, [devnet.usdc])
+    return await devnet.deploy(load_artifact("LegacyX402Facilitator"), *arguments)
+
+
 def calldata(signature: str, *arguments: object) -> bytes:
     """A call by its canonical signature, encoded by eth-abi."""
     types = signature[signature.index("(") + 1 : -1]
     selector = bytes(function_signature_to_4byte_selector(signature))
     return selector + encode(types.split(",") if types else [], arguments)
+
+
+def error_selector(signature: str) -> bytes:
+    """The first 4 bytes of what a contract reverts with, as `InvalidSignature()`."""
+    return bytes(function_signature_to_4byte_selector(signature))
 
 
 def settle_call(header: dict[str, Any], authorization: dict[str, Any] | None = None) -> bytes:
@@ -117,22 +138,32 @@ async def read(
     devnet: Devnet, to: bytes, signature: str, *arguments: object, returns: str = "uint256"
 ) -> Any:
     """The value that a view function returns; a tuple when `returns` names several types."""
-    call = {"to": "0x" + to.hex(), "data": "0x" + calldata(signature, *arguments).hex()}
-    result = await devnet.rpc("eth_call", call, "latest")
-    assert isinstance(result, str)
-    values = decode(returns.split(","), unhex(result))
+    result = await simulate(devnet, devnet.signer, to, calldata(signature, *arguments))
+    values = decode(returns.split(","), result)
     return values[0] if len(values) == 1 else values
 
 
-async def revert_data(devnet: Devnet, sender: Account, to: bytes, call: bytes) -> bytes:
-    """What the call would revert with; AssertionError if it would succeed."""
+async def simulate(
+    devnet: Devnet, sender: Account, to: bytes, call: bytes, *, at: int | None = None
+) -> bytes:
+    """What the call would return, in a block of the time `at`; RPCError if it would revert."""
     transaction = {
         "from": "0x" + sender.address.hex(),
         "to": "0x" + to.hex(),
         "data": "0x" + call.hex(),
     }
+    moment = {} if at is None else {"time": hex(at)}
+    result = await devnet.rpc("eth_call", transaction, "latest", {}, moment)
+    assert isinstance(result, str)
+    return unhex(result)
+
+
+async def revert_data(
+    devnet: Devnet, sender: Account, to: bytes, call: bytes, *, at: int | None = None
+) -> bytes:
+    """What the call would revert with; fails the test if it would succeed."""
     with pytest.raises(RPCError) as refused:
-        await devnet.rpc("eth_call", transaction, "latest")
+        await simulate(devnet, sender, to, call, at=at)
     assert refused.value.data is not None, refused.value
     return unhex(refused.value.data)
 

@@ -75,6 +75,19 @@ def typed_data(
     )
 
 
+def payment_message(payment: dict[str, Any], *, contract: bytes, chain_id: int) -> SignableMessage:
+    """What the payer of a header signs."""
+    return typed_data(
+        "Payment",
+        PAYMENT_TYPE,
+        {field["name"]: payment[field["name"]] for field in PAYMENT_TYPE},
+        name="x402 Payment Protocol",
+        version="1",
+        chain_id=chain_id,
+        verifying_contract=contract,
+    )
+
+
 def sign_payment(
     key: bytes,
     *,
@@ -103,15 +116,7 @@ def sign_payment(
         "nonce": secrets.token_hex(16) if nonce is None else nonce,
         "timestamp": int(time.time()) if timestamp is None else timestamp,
     }
-    message = typed_data(
-        "Payment",
-        PAYMENT_TYPE,
-        payment,
-        name="x402 Payment Protocol",
-        version="1",
-        chain_id=chain_id,
-        verifying_contract=contract,
-    )
+    message = payment_message(payment, contract=contract, chain_id=chain_id)
     return {
         **payment,
         "amount": str(amount),

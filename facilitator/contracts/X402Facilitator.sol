@@ -285,10 +285,10 @@ contract X402Facilitator is Ownable, ReentrancyGuard {
         if (amount == 0) revert InvalidAmount();
         if (recipient == address(0)) revert InvalidRecipient();
         if (!supportedTokens[token]) revert UnsupportedToken();
-        // Subtraction, not `timestamp + MAX_PAYMENT_AGE`, which overflows for a huge timestamp.
-        if (block.timestamp > timestamp && block.timestamp - timestamp > MAX_PAYMENT_AGE) {
-            revert PaymentExpired();
-        }
+        // `timestamp + MAX_PAYMENT_AGE` could overflow. Without a branch besides, so that the gas
+        // does not depend on the second in which the payment is mined: an estimate stays true.
+        uint256 age = Math.saturatingSub(block.timestamp, timestamp);
+        if (age > MAX_PAYMENT_AGE) revert PaymentExpired();
         bytes32 key = _nonceKey(payer, nonce);
         if (usedNonces[key]) revert NonceAlreadyUsed();
 

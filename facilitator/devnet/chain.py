@@ -193,13 +193,13 @@ class Devnet:
 
         `to` None creates a contract; `value` is in wei. Raises RPCError if it would revert.
         """
-        transaction = {
-            "from": to_hex(sender.address),
-            "data": to_hex(call),
-            "value": hex(value),
-        }
+        transaction = {"from": to_hex(sender.address), "data": to_hex(call), "value": hex(value)}
         if to is not None:
             transaction["to"] = to_hex(to)
+        estimate = await self.rpc("eth_estimateGas", transaction)
+        assert isinstance(estimate, str)
+        # The chain moves on between the estimate and the block.
+        transaction["gas"] = hex(int(estimate, 16) * 5 // 4)
         transaction_hash = await self.rpc("eth_sendTransaction", transaction)
         async with asyncio.timeout(RECEIPT_TIMEOUT):
             while True:
