@@ -16,12 +16,12 @@ import msgspec
 from yarl import URL
 
 from facilitator.strict_json import JSON
+from facilitator.telemetry import REDACTED, url_secrets
 
 RESPONSE_LIMIT = 16 * 1024 * 1024  # bytes, after decompression
 PENALTY = 5.0  # seconds for which an endpoint that failed is asked last
 RETRY_AFTER_LIMIT = 60.0  # seconds; a longer Retry-After is not obeyed any longer than this
 MESSAGE_LIMIT = 500  # characters of a node's own error text that we keep
-SECRET_MIN_LENGTH = 8  # shorter URL parts ("v3", "rpc") are words, not credentials
 
 _HEADERS = {"Content-Type": "application/json", "Accept": "application/json"}
 _URL = re.compile(r"\w+://\S+")
@@ -91,18 +91,13 @@ class _Endpoint:
         self.url = URL(text)
         self.penalised_until = 0.0  # event loop time
         self.silent_until = 0.0  # event loop time; set by a Retry-After
-        parts = [text, self.url.user, self.url.password, *self.url.parts, *self.url.query.values()]
-        self.secrets = sorted(
-            {part for part in parts if part and len(part) >= SECRET_MIN_LENGTH},
-            key=len,
-            reverse=True,
-        )
+        self.secrets = url_secrets(text)
 
     def clean(self, message: str) -> str:
         """A node's own words, without what it may repeat of the URL that it was asked under."""
         for secret in self.secrets:
-            message = message.replace(secret, "[redacted]")
-        return _URL.sub("[redacted]", message)[:MESSAGE_LIMIT]
+            message = message.replace(secret, REDACTED)
+        return _URL.sub(REDACTED, message)[:MESSAGE_LIMIT]
 
 
 class RPC:
