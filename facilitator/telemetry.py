@@ -40,6 +40,11 @@ _USER_INFO = re.compile(r"(?<=://)[^\s/@\"']+@")
 _secrets: dict[str, re.Pattern[str]] = {}  # by lower case
 
 
+def get_logger(name: str) -> logging.Logger:
+    """The logger `name`, such as "facilitator.settler"."""
+    return logging.getLogger(name)
+
+
 def event(
     log: logging.Logger,
     level: int,

@@ -21,12 +21,13 @@ from facilitator.telemetry import (
     add_secret,
     configure_logging,
     event,
+    get_logger,
     redact,
     request_id,
     url_secrets,
 )
 
-LOG = logging.getLogger("facilitator.test")
+LOG = get_logger("facilitator.test")
 HASH = "0x" + "ab12" * 16
 SIGNATURE = "0x" + "cd34" * 32 + "1b"
 
@@ -41,7 +42,7 @@ def format(request: pytest.FixtureRequest) -> Format:
 
 
 @pytest.fixture
-def lines(format: Format, restored_logging: None) -> Iterator[Lines]:
+def lines(format: Format, restored_logging: None) -> Lines:
     """Configure logging in `format`; calling the fixture gives what was written since."""
     written = io.StringIO()
 
@@ -54,7 +55,7 @@ def lines(format: Format, restored_logging: None) -> Iterator[Lines]:
 
     with contextlib.redirect_stderr(written):
         configure_logging(format, "INFO")
-    yield take
+    return take
 
 
 @pytest.fixture
