@@ -22,17 +22,11 @@ MAP: Final = {
     "core": ("payments", "schemes", "verification", "settlement"),
     "edge formats": ("strict_json", "dialects"),
     "adapters": ("telemetry", "rpc", "node", "chain", "store"),
-    "shell": (
-        "signing",
-        "settler",
-        "middleware",
-        "routes",
-        "app",
-        "devnet",
-        "demo",
-        "cli",
-        "__main__",
+    "settling": (
+        *("heads", "observation", "investigation", "listeners"),
+        *("verifier", "signing", "watcher", "settler"),
     ),
+    "shell": ("middleware", "routes", "app", "devnet", "demo", "cli", "__main__"),
 }
 ORDER: Final = [name for group in MAP.values() for name in group]
 
