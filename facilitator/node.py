@@ -1,0 +1,175 @@
+"""What nodes say, read strictly: answers into bytes and integers, error texts into kinds.
+
+An answer that is not what its method gives counts as no answer, so garbage never makes anything
+valid.
+"""
+
+import re
+from enum import StrEnum
+
+from facilitator.ethereum.receipts import Block, Log, Receipt
+from facilitator.rpc import RPCError
+from facilitator.strict_json import JSON
+
+_QUANTITY = re.compile(r"\A0x[0-9a-fA-F]{1,64}\Z")
+_DATA = re.compile(r"\A0x(?:[0-9a-fA-F]{2})*\Z")
+
+
+class ChainUnavailable(Exception):
+    """No node gave a usable answer; `retry_after` in seconds where one asked for a pause."""
+
+    def __init__(self, message: str, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class NodeFault(StrEnum):
+    """The kinds of error that a node answers with."""
+
+    ALREADY_KNOWN = "already_known"
+    NONCE_TOO_LOW = "nonce_too_low"
+    UNDERPRICED = "underpriced"
+    INSUFFICIENT_FUNDS = "insufficient_funds"
+    REVERTED = "reverted"
+    RATE_LIMITED = "rate_limited"
+    UNAVAILABLE = "unavailable"
+    UNKNOWN = "unknown"
+
+
+# geth, reth, erigon, nethermind, besu and anvil word the same thing differently. First match wins.
+_FAULT_WORDS = (
+    (
+        NodeFault.ALREADY_KNOWN,
+        ("already known", "already imported", "known transaction", "already_exists"),
+    ),
+    (NodeFault.NONCE_TOO_LOW, ("nonce too low", "nonce is too low", "oldnonce", "invalid nonce")),
+    (
+        NodeFault.UNDERPRICED,
+        (
+            "underpriced",
+            "less than block base fee",
+            "feetoolow",
+            "fee too low",
+            "max fee per gas less",
+        ),
+    ),
+    (
+        NodeFault.INSUFFICIENT_FUNDS,
+        ("insufficient funds", "insufficient balance for", "upfront cost"),
+    ),
+    (NodeFault.RATE_LIMITED, ("rate limit", "too many requests", "limit exceeded", "capacity")),
+    (
+        NodeFault.REVERTED,
+        (
+            "revert",
+            "out of gas",
+            "outofgas",
+            "gas required exceeds",
+            "invalid opcode",
+            "invalid jump",
+            "stack underflow",
+            "stack overflow",
+        ),
+    ),
+    (
+        NodeFault.UNAVAILABLE,
+        ("timeout", "timed out", "unavailable", "header not found", "missing trie node", "syncing"),
+    ),
+)
+_REVERTED_CODE = 3  # geth's code for a revert that carries data
+_RATE_LIMIT_CODES = (-32005, 429)
+
+
+def classify(error: RPCError) -> NodeFault:
+    """The one place that reads a node's error text."""
+    if error.code == _REVERTED_CODE:
+        return NodeFault.REVERTED
+    if error.code in _RATE_LIMIT_CODES:
+        return NodeFault.RATE_LIMITED
+    message = error.message.lower()
+    for fault, words in _FAULT_WORDS:
+        if any(word in message for word in words):
+            return fault
+    return NodeFault.UNKNOWN
+
+
+def revert_data(error: RPCError) -> bytes:
+    """What a contract reverted with; empty where the node gave nothing that can be read."""
+    text = error.data or ""
+    return bytes.fromhex(text[2:]) if _DATA.match(text) else b""
+
+
+def to_hex(data: bytes) -> str:
+    """Bytes as JSON-RPC writes them."""
+    return "0x" + data.hex()
+
+
+def quantity(value: JSON) -> int:
+    """A number of at most 256 bits, from its 0x hex."""
+    if not isinstance(value, str) or not _QUANTITY.match(value):
+        raise ChainUnavailable("malformed answer: not a quantity")
+    return int(value, 16)
+
+
+def parse_data(value: JSON, length: int | None = None) -> bytes:
+    """Bytes from their 0x hex, exactly `length` of them where it is given."""
+    if not isinstance(value, str) or not _DATA.match(value):
+        raise ChainUnavailable("malformed answer: not hex data")
+    data = bytes.fromhex(value[2:])
+    if length is not None and len(data) != length:
+        raise ChainUnavailable(f"malformed answer: not {length} bytes")
+    return data
+
+
+def items(value: JSON) -> list[JSON]:
+    """A list's elements."""
+    if not isinstance(value, list):
+        raise ChainUnavailable("malformed answer: not a list")
+    return value
+
+
+def member(value: JSON, name: str) -> JSON:
+    """One member of an object."""
+    if not isinstance(value, dict) or name not in value:
+        raise ChainUnavailable(f"malformed answer: no {name}")
+    return value[name]
+
+
+def parse_block(answer: JSON) -> Block:
+    """A block's header, from eth_getBlockByNumber or eth_getBlockByHash."""
+    return Block(
+        number=quantity(member(answer, "number")),
+        hash=parse_data(member(answer, "hash"), 32),
+        parent_hash=parse_data(member(answer, "parentHash"), 32),
+        timestamp=quantity(member(answer, "timestamp")),
+    )
+
+
+def parse_log(entry: JSON) -> Log:
+    """A mined event, from a receipt or eth_getLogs."""
+    return Log(
+        address=parse_data(member(entry, "address"), 20),
+        topics=tuple(parse_data(topic, 32) for topic in items(member(entry, "topics"))),
+        data=parse_data(member(entry, "data")),
+        index=quantity(member(entry, "logIndex")),
+        transaction_hash=parse_data(member(entry, "transactionHash"), 32),
+        block_number=quantity(member(entry, "blockNumber")),
+        block_hash=parse_data(member(entry, "blockHash"), 32),
+    )
+
+
+def parse_receipt(answer: JSON) -> Receipt:
+    """A receipt, from eth_getTransactionReceipt."""
+    gas_used = quantity(member(answer, "gasUsed"))
+    # OP-stack chains charge for the bytes on L1 as well, beside gas.
+    l1_fee = answer.get("l1Fee") if isinstance(answer, dict) else None
+    price = quantity(member(answer, "effectiveGasPrice"))
+    return Receipt(
+        transaction_hash=parse_data(member(answer, "transactionHash"), 32),
+        block_number=quantity(member(answer, "blockNumber")),
+        block_hash=parse_data(member(answer, "blockHash"), 32),
+        succeeded=quantity(member(answer, "status")) == 1,
+        logs=tuple(parse_log(entry) for entry in items(member(answer, "logs"))),
+        gas_used=gas_used,
+        gas_cost=gas_used * price + (0 if l1_fee is None else quantity(l1_fee)),
+    )
