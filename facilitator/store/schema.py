@@ -1,0 +1,93 @@
+"""The tables, as numbered steps that only go forward.
+
+A binary takes a schema that is one step newer than its own (steps first add, and take away a
+release later), so rolling back needs no way down. Amounts are decimal text: uint256 fits no
+integer column.
+"""
+
+MIGRATIONS: tuple[str, ...] = (
+    """
+    CREATE TABLE settlement (
+        id TEXT NOT NULL PRIMARY KEY,
+        key TEXT NOT NULL UNIQUE,
+        second_key TEXT UNIQUE,
+        tenant TEXT NOT NULL,
+        idempotency_key TEXT,
+        request_digest BLOB NOT NULL,
+        dialect TEXT NOT NULL,
+        chain_id INTEGER NOT NULL,
+        asset BLOB NOT NULL,
+        payer BLOB NOT NULL,
+        amount TEXT NOT NULL,
+        payment TEXT NOT NULL,
+        state TEXT NOT NULL,
+        version INTEGER NOT NULL,
+        refusal TEXT,
+        listener TEXT,
+        listener_until INTEGER NOT NULL,
+        replied_success_at INTEGER,
+        proof_transaction BLOB,
+        proof_log_index INTEGER,
+        proof_block_number INTEGER,
+        proof_reference BLOB,
+        proof_fee TEXT,
+        traceparent TEXT,
+        created_at INTEGER NOT NULL,
+        updated_at INTEGER NOT NULL
+    ) STRICT;
+    CREATE UNIQUE INDEX settlement_idempotency_key ON settlement (tenant, idempotency_key)
+        WHERE idempotency_key IS NOT NULL;
+    CREATE UNIQUE INDEX settlement_proof
+        ON settlement (chain_id, proof_transaction, proof_log_index)
+        WHERE proof_transaction IS NOT NULL;
+    CREATE INDEX settlement_open ON settlement (chain_id, asset, payer)
+        WHERE state IN ('pending', 'reorged');
+
+    CREATE TABLE "transaction" (
+        id INTEGER NOT NULL PRIMARY KEY,
+        chain_id INTEGER NOT NULL,
+        signer BLOB NOT NULL,
+        account_nonce INTEGER NOT NULL,
+        kind TEXT NOT NULL,
+        target BLOB NOT NULL,
+        calldata BLOB NOT NULL,
+        gas_limit INTEGER NOT NULL,
+        state TEXT NOT NULL,
+        block_number INTEGER,
+        created_at INTEGER NOT NULL,
+        UNIQUE (chain_id, signer, account_nonce)
+    ) STRICT;
+    CREATE INDEX transaction_pending ON "transaction" (chain_id, signer)
+        WHERE state = 'pending';
+    CREATE INDEX transaction_mined ON "transaction" (chain_id, block_number)
+        WHERE state = 'mined';
+
+    CREATE TABLE attempt (
+        hash BLOB NOT NULL PRIMARY KEY,
+        transaction_id INTEGER NOT NULL REFERENCES "transaction" (id),
+        raw BLOB NOT NULL,
+        max_fee_per_gas INTEGER NOT NULL,
+        max_priority_fee_per_gas INTEGER NOT NULL,
+        signed_at INTEGER NOT NULL
+    ) STRICT;
+    CREATE INDEX attempt_transaction ON attempt (transaction_id);
+
+    CREATE TABLE settlement_transaction (
+        settlement_id TEXT NOT NULL REFERENCES settlement (id),
+        transaction_id INTEGER NOT NULL REFERENCES "transaction" (id),
+        position INTEGER NOT NULL,
+        PRIMARY KEY (settlement_id, transaction_id)
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX settlement_transaction_carried ON settlement_transaction (transaction_id);
+
+    CREATE TABLE signer (
+        chain_id INTEGER NOT NULL,
+        address BLOB NOT NULL,
+        next_nonce INTEGER NOT NULL,
+        lease_holder TEXT,
+        lease_until INTEGER,
+        fencing_token INTEGER NOT NULL DEFAULT 0,
+        PRIMARY KEY (chain_id, address)
+    ) STRICT, WITHOUT ROWID;
+    """,
+)

@@ -1,0 +1,200 @@
+"""The journal in one SQLite file, for one process."""
+
+import fcntl
+import os
+import sqlite3
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+from facilitator.settlement import Attempt, Settlement, Transaction
+from facilitator.store import (
+    Claimed,
+    IdempotencyKeyTaken,
+    NewSettlement,
+    NewTransaction,
+    OpenWork,
+    Overcommitted,
+    Ride,
+    SettlementChange,
+    StoreError,
+    StoreLocked,
+    Taken,
+    TransactionChange,
+)
+from facilitator.store import statements as sql
+from facilitator.store.schema import MIGRATIONS
+from facilitator.store.writer import Writer, connect
+
+
+class SQLiteStore:
+    """`Store` on one file. Use `SQLiteStore.open`."""
+
+    def __init__(self, writer: Writer, lock: int) -> None:
+        self._writer = writer
+        self._lock = lock
+
+    @classmethod
+    async def open(cls, path: Path) -> "SQLiteStore":
+        """Open or create the file, as its only user. Raises StoreError, StoreLocked."""
+        try:
+            lock = _lock(path)
+        except OSError as error:
+            raise StoreError(f"cannot open the journal {path}: {error.strerror}") from None
+        try:
+            connection = connect(path)
+            _migrate(connection)
+            # Whoever listened did so in a process that is gone: the lock says that we are alone.
+            connection.execute("UPDATE settlement SET listener = NULL WHERE listener IS NOT NULL")
+        except (sqlite3.Error, StoreError) as error:
+            os.close(lock)
+            raise StoreError(f"cannot open the journal {path}: {error}") from None
+        return cls(Writer(connection), lock)
+
+    async def close(self) -> None:
+        await self._writer.close()
+        os.close(self._lock)
+
+    async def claim(
+        self, new: NewSettlement, transaction: NewTransaction, now: int
+    ) -> Claimed | Taken | IdempotencyKeyTaken | Overcommitted:
+        return await self._writer.run(partial(sql.claim, new, transaction, now))
+
+    async def settle_again(
+        self, settlement_id: str, version: int, transaction: NewTransaction, now: int
+    ) -> Transaction | None:
+        return await self._writer.run(
+            partial(sql.settle_again, settlement_id, version, transaction, now)
+        )
+
+    async def fill(self, transaction: NewTransaction, now: int) -> Transaction:
+        return await self._writer.run(partial(sql.sign, transaction, now))
+
+    async def add_attempt(self, transaction_id: int, attempt: Attempt) -> bool:
+        return await self._writer.run(partial(sql.add_attempt, transaction_id, attempt))
+
+    async def record(
+        self,
+        transactions: Sequence[TransactionChange],
+        settlements: Sequence[SettlementChange],
+        now: int,
+    ) -> tuple[Settlement, ...]:
+        return await self._writer.run(partial(sql.record, transactions, settlements, now))
+
+    async def bury(self, chain_id: int, block_number: int) -> int:
+        return await self._writer.run(
+            lambda db: (
+                db.execute(
+                    """UPDATE "transaction" SET state = 'final'
+                   WHERE chain_id = ? AND state = 'mined' AND block_number <= ?""",
+                    (chain_id, block_number),
+                ).rowcount
+            )
+        )
+
+    async def find(self, key: str) -> Settlement | None:
+        return await self._writer.run(partial(sql.find, (key,)))
+
+    async def get(self, settlement_id: str) -> Ride | None:
+        def read(db: sqlite3.Connection) -> Ride | None:
+            rides = sql.rides(db, "SELECT ?", (settlement_id,))
+            return rides[0] if rides else None
+
+        return await self._writer.run(read)
+
+    async def open_work(self, chain_id: int) -> OpenWork:
+        return await self._writer.run(partial(sql.open_work, chain_id))
+
+    async def watched(self, chain_id: int) -> tuple[Ride, ...]:
+        chosen = """SELECT settlement_id FROM settlement_transaction
+                    JOIN "transaction" ON "transaction".id = transaction_id
+                    WHERE chain_id = ? AND state = 'mined'"""
+        return await self._writer.run(lambda db: sql.rides(db, chosen, (chain_id,)))
+
+    async def listen(self, settlement_id: str, listener: str, until: int, now: int) -> Settlement:
+        def become(db: sqlite3.Connection) -> Settlement:
+            db.execute(
+                """UPDATE settlement SET listener = ?, listener_until = ?
+                   WHERE id = ? AND replied_success_at IS NULL
+                   AND (listener IS NULL OR listener_until <= ?)""",
+                (listener, until, settlement_id, now),
+            )
+            return sql.get(db, settlement_id)
+
+        return await self._writer.run(become)
+
+    async def let_go(self, settlement_id: str, listener: str) -> None:
+        await self._writer.run(
+            lambda db: (
+                db.execute(
+                    "UPDATE settlement SET listener = NULL WHERE id = ? AND listener = ?",
+                    (settlement_id, listener),
+                ).rowcount
+            )
+        )
+
+    async def mark_success_told(self, settlement_id: str, listener: str, now: int) -> bool:
+        changed = await self._writer.run(
+            lambda db: (
+                db.execute(
+                    """UPDATE settlement SET replied_success_at = ?
+                   WHERE id = ? AND listener = ? AND state = 'confirmed'
+                   AND replied_success_at IS NULL""",
+                    (now, settlement_id, listener),
+                ).rowcount
+            )
+        )
+        return changed == 1
+
+    async def raise_nonce_floor(self, chain_id: int, signer: bytes, floor: int) -> int:
+        return await self._writer.run(partial(sql.raise_nonce_floor, chain_id, signer, floor))
+
+    async def in_flight(self, chain_id: int) -> dict[bytes, int]:
+        def count(db: sqlite3.Connection) -> dict[bytes, int]:
+            rows = db.execute(
+                """SELECT signer, count(*) FROM "transaction"
+                   WHERE chain_id = ? AND state = 'pending' GROUP BY signer""",
+                (chain_id,),
+            )
+            return {signer: pending for signer, pending in rows}
+
+        return await self._writer.run(count)
+
+    async def ping(self) -> None:
+        # Rewriting the version that is there is a real write, and changes nothing.
+        await self._writer.run(
+            lambda db: db.execute(f"PRAGMA user_version = {_version(db)}").rowcount
+        )
+
+
+def _lock(path: Path) -> int:
+    """Keep other processes out, for as long as this one lives: the kernel lets go of the lock with
+    the process, however it ends. A file beside the journal, since SQLite's own locks are on that.
+    """
+    beside = f"{path.resolve()}.lock"
+    lock = os.open(beside, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(lock)
+        raise StoreLocked(
+            f"another process uses the journal {path}; stop it first, or give this one a file of"
+            " its own (DATABASE_URL) and signing keys of its own"
+        ) from None
+    return lock
+
+
+def _version(db: sqlite3.Connection) -> int:
+    """How many migrations were made."""
+    (version,) = db.execute("PRAGMA user_version").fetchone()
+    return int(version)
+
+
+def _migrate(db: sqlite3.Connection) -> None:
+    version, known = _version(db), len(MIGRATIONS)
+    if version > known + 1:
+        raise StoreError(f"schema version {version} is too new for this program (it knows {known})")
+    for number in range(version, known):
+        db.executescript(
+            f"BEGIN IMMEDIATE; {MIGRATIONS[number]} PRAGMA user_version = {number + 1}; COMMIT;"
+        )
