@@ -40,12 +40,12 @@ class Reason(StrEnum):
     CONTRACT_NOT_CONFIGURED = "contract_not_configured"
     SIGNER_NOT_CONFIGURED = "signer_not_configured"
     BEING_SETTLED = "being_settled"
-    SETTLED_ALREADY = "settled_already"
     SETTLEMENT_PENDING = "settlement_pending"
     # what passes: asking again later may succeed
     CHAIN_UNAVAILABLE = "chain_unavailable"
     STORE_UNAVAILABLE = "store_unavailable"
     OVERLOADED = "overloaded"
+    FEES_ABOVE_CAP = "fees_above_cap"
     OUT_OF_GAS_MONEY = "out_of_gas_money"
 
 
@@ -55,6 +55,7 @@ TEMPORARY = frozenset(
         Reason.CHAIN_UNAVAILABLE,
         Reason.STORE_UNAVAILABLE,
         Reason.OVERLOADED,
+        Reason.FEES_ABOVE_CAP,
         Reason.OUT_OF_GAS_MONEY,
     }
 )
@@ -71,14 +72,14 @@ class Refusal(Struct, frozen=True):
 class Quote(Struct, frozen=True, kw_only=True):
     """What the seller asks for: `amount` is the price (scheme exact) or the most it may be (upto).
 
-    An address that the seller misspelt is None: it equals no payment's.
+    An address or amount that the seller misspelt is None: it fits no payment.
     """
 
     scheme: str
     network: str
     asset: bytes | None
     pay_to: bytes | None
-    amount: int
+    amount: int | None
     resource: str
 
 

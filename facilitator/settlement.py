@@ -104,7 +104,9 @@ class Settlement(Struct, frozen=True, kw_only=True):
 
 
 class Policy(Struct, frozen=True, kw_only=True):
-    """The limits of settlement. Depths in blocks, inclusion counts as 1."""
+    """The limits of settlement. Depths in blocks, inclusion counts as 1; `settle_margin` in seconds
+    before a payment's deadline.
+    """
 
     confirmations: int = 1
     # Between two endpoints that lag or lie a nonce can look taken for some blocks.
@@ -113,6 +115,7 @@ class Policy(Struct, frozen=True, kw_only=True):
     rebroadcast_every_ms: int = 5_000
     max_fee_per_gas: int = 500 * GWEI
     reorg_watch_blocks: int = 64
+    settle_margin: int = 6
     # Transactions that were mined without moving the money, each of which has burned gas, before
     # the settlement fails for good.
     max_reverts: int = 2

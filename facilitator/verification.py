@@ -55,7 +55,7 @@ def _check_amount(payment: JejuPayment, quote: Quote, terms: Terms) -> Refusal |
             return Refusal(Reason.UNSUPPORTED_SCHEME, scheme)
     if quote.scheme == "exact" and payment.amount != quote.amount:
         return Refusal(Reason.AMOUNT_NOT_EXACT, amount, asked)
-    if payment.amount > quote.amount:
+    if quote.amount is None or payment.amount > quote.amount:
         return Refusal(Reason.AMOUNT_ABOVE_MAXIMUM, amount, asked)
     if quote.scheme == "upto" and payment.amount == 0:
         return Refusal(Reason.AMOUNT_ZERO)

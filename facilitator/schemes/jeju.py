@@ -32,8 +32,7 @@ DOMAIN_NAME = "x402 Payment Protocol"
 DOMAIN_VERSION = "1"
 SCHEMES = ("exact", "upto")
 MAX_SECONDS_AHEAD = 60
-# The contract refuses an older payment, whatever this service is configured to accept.
-CONTRACT_MAX_PAYMENT_AGE = 300
+
 
 _PAYMENT_TYPE = keccak256(
     b"Payment(string scheme,string network,address asset,address payTo,uint256 amount,"
@@ -135,6 +134,16 @@ def _why_another_signer(
     except InvalidSignature:
         pass
     return f"signed by {checksum(signer)}, not by payer {checksum(claimed_payer)}"
+
+
+def request_digest(payment: JejuPayment) -> bytes:
+    """The same for requests that mean the same payment, however signature and JSON are spelt."""
+    pull = payment.token_authorization
+    extra = b""
+    if pull is not None:
+        times = uint_word(pull.valid_after) + uint_word(pull.valid_before)
+        extra = times + pull.authorization_nonce
+    return keccak256(digest(payment, payment.contract) + payment.payer + extra)
 
 
 def payment_keys(payment: JejuPayment) -> tuple[str, str | None]:
@@ -250,3 +259,32 @@ def find_proof(payment: JejuPayment, logs: Iterable[Log], block_timestamp: int) 
                 fee=fee,
             )
     return None
+
+
+_ERROR_REASONS = {
+    selector("InvalidSignature()"): Reason.INVALID_SIGNATURE,
+    selector("PaymentExpired()"): Reason.EXPIRED,
+    selector("NonceAlreadyUsed()"): Reason.AUTHORIZATION_USED_ON_CHAIN,
+    selector("UnsupportedToken()"): Reason.UNSUPPORTED_ASSET,
+    selector("InvalidRecipient()"): Reason.INVALID_RECIPIENT,
+}
+# OpenZeppelin's token errors (EIP-6093): account, what it has, what it would need
+_INSUFFICIENT = {
+    selector("ERC20InsufficientBalance(address,uint256,uint256)"): Reason.INSUFFICIENT_BALANCE,
+    selector("ERC20InsufficientAllowance(address,uint256,uint256)"): Reason.INSUFFICIENT_ALLOWANCE,
+}
+
+
+def explain_revert(payment: JejuPayment, data: bytes, now: int) -> Refusal:
+    """Why the contract refused, from the selector of its custom error; `now` in unix seconds."""
+    error = data[:4]
+    if error in _INSUFFICIENT and len(data) == 4 + 3 * 32:
+        have, need = int.from_bytes(data[36:68]), int.from_bytes(data[68:100])
+        return Refusal(_INSUFFICIENT[error], str(have), str(need))
+    reason = _ERROR_REASONS.get(error, Reason.TRANSACTION_REVERTED)
+    if reason is Reason.EXPIRED:
+        # The chain's clock may be ahead of ours: it is the one that counts.
+        return Refusal(reason, str(max(now, payment.deadline + 1)), str(payment.deadline))
+    if reason is Reason.INVALID_SIGNATURE:
+        return Refusal(reason, "the contract does not accept it")
+    return Refusal(reason)

@@ -1,0 +1,57 @@
+"""What one turn of the loop sees of the transactions that are still open."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+
+from facilitator.chain import Chain
+from facilitator.heads import Heads
+from facilitator.settlement import Observation, Policy, Transaction
+
+
+class Observer:
+    """Observes one chain."""
+
+    def __init__(self, *, chain: Chain, heads: Heads, policy: Policy) -> None:
+        self._chain = chain
+        self._heads = heads
+        self._policy = policy
+
+    async def observe(
+        self, transactions: Sequence[Transaction], broadcast_at: Mapping[int, int], now: int
+    ) -> dict[int, Observation]:
+        """One round trip for all receipts and account nonces, a second one where it is needed.
+
+        By transaction id. `broadcast_at` says when each was last offered to the chain, `now` is in
+        unix milliseconds. Raises ChainUnavailable.
+        """
+        head = self._heads.head
+        assert head is not None
+        signers = tuple({transaction.signer for transaction in transactions})
+        hashes = [attempt.hash for each in transactions for attempt in each.attempts]
+        receipts, mined = await asyncio.gather(
+            self._chain.receipts(hashes), self._chain.account_nonces(signers, "latest")
+        )
+        unmined = [
+            transaction
+            for transaction in transactions
+            if not any(attempt.hash in receipts for attempt in transaction.attempts)
+        ]
+        depth = head.number - self._policy.superseded_depth
+        passed = {each.signer for each in unmined if each.account_nonce < mined[each.signer]}
+        buried = await self._chain.account_nonces(passed, depth) if depth >= 0 else {}
+        oldest = min((each.attempts[-1].signed_at for each in unmined), default=None)
+        market = None
+        if oldest is not None and now - oldest >= self._policy.replace_after_ms:
+            market = await self._chain.fee_market()
+        return {
+            each.id: Observation(
+                head=head,
+                receipts=receipts,
+                account_nonce=mined[each.signer],
+                buried_account_nonce=buried.get(each.signer, 0),
+                market=market,
+                broadcast_at=broadcast_at.get(each.id),
+                block_interval_ms=self._heads.interval_ms,
+            )
+            for each in transactions
+        }

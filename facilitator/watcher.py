@@ -1,0 +1,358 @@
+"""The loop of one chain: observe, decide, act.
+
+It is level-triggered. Each turn reads from the journal what is open and from the chain what it
+shows, and lets the pure functions of `settlement` decide. A restart is its first turn; a lost
+reply, a dropped transaction, a reorg and a crash all take the same way. One look at the head
+drives all receipts, and where nothing is open the chain is not asked at all.
+"""
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+
+import anyio
+from msgspec.structs import replace
+
+from facilitator.chain import Chain, Reverted
+from facilitator.ethereum.receipts import Receipt
+from facilitator.heads import Heads, Sight
+from facilitator.investigation import Investigator
+from facilitator.listeners import Listeners
+from facilitator.node import ChainUnavailable, to_hex
+from facilitator.observation import Observer
+from facilitator.payments import Proof, Refusal
+from facilitator.schemes import jeju
+from facilitator.schemes.jeju import JejuPayment
+from facilitator.settlement import (
+    Attempt,
+    Broadcast,
+    Confirm,
+    Fail,
+    Investigate,
+    Mined,
+    Policy,
+    Reorged,
+    Replace,
+    SettleAgain,
+    Settlement,
+    SettlementState,
+    Superseded,
+    Transaction,
+    TransactionKind,
+    TransactionState,
+    Verdict,
+    decide,
+    outcome,
+)
+from facilitator.signing import SignerPool
+from facilitator.store import Ride, SettlementChange, Store, StoreError, TransactionChange
+from facilitator.telemetry import event
+
+_log = logging.getLogger(__name__)
+
+MIN_POLL_MS = 100
+MAX_POLL_MS = 2_000
+# A node may show a block before it shows the receipts in it: an unchanged head is looked at again.
+LOOK_AGAIN_MS = 1_000
+MAX_BACKOFF_SECONDS = 10.0
+
+
+Resolved = Mined | Superseded
+
+
+class Watcher:
+    """Takes every open transaction and settlement of one chain to its end. `clock` is in unix
+    milliseconds.
+    """
+
+    def __init__(
+        self,
+        *,
+        network: str,
+        chain_id: int,
+        chain: Chain,
+        store: Store,
+        signers: SignerPool,
+        listeners: Listeners,
+        policy: Policy,
+        clock: Callable[[], int],
+    ) -> None:
+        self._network = network
+        self._chain_id = chain_id
+        self._chain = chain
+        self._store = store
+        self._signers = signers
+        self._listeners = listeners
+        self._policy = policy
+        self._clock = clock
+        self._heads = Heads(chain)
+        self._observer = Observer(chain=chain, heads=self._heads, policy=policy)
+        self._investigator = Investigator(
+            chain=chain, heads=self._heads, policy=policy, clock=clock
+        )
+        self._broadcast_at: dict[int, int] = {}
+        self._looked_at = 0
+        # The highest block in which something of ours was mined: a reorg is watched for above it.
+        self._mined_until = -1
+        self._woken = anyio.Event()
+
+    @property
+    def settle_margin(self) -> int:
+        """Seconds before its deadline after which a payment is not sent any more."""
+        return max(self._policy.settle_margin, -(-2 * self._heads.interval_ms // 1000))
+
+    async def send(self, transaction: Transaction, attempt: Attempt) -> None:
+        """Broadcast what the journal holds already, and have the loop follow it."""
+        self._broadcast_at[transaction.id] = self._clock()
+        self._woken.set()
+        fault = await self._chain.broadcast(attempt.raw)
+        if fault is not None:
+            # Possibly sent all the same: the next turns read what the chain shows.
+            self._event(
+                logging.WARNING, "broadcast_refused", transaction=to_hex(attempt.hash), fault=fault
+            )
+
+    async def run(self) -> None:
+        """Turn for ever; faults of the chain or the journal only delay the next turn."""
+        backoff = 0.5
+        while True:
+            try:
+                pause = await self._turn()
+                backoff = 0.5
+            except (ChainUnavailable, StoreError) as fault:
+                self._event(logging.WARNING, "turn_failed", fault=str(fault))
+                pause, backoff = backoff, min(2 * backoff, MAX_BACKOFF_SECONDS)
+            with anyio.move_on_after(pause):
+                await self._woken.wait()
+                self._woken = anyio.Event()
+
+    async def _turn(self) -> float | None:
+        """One turn; the seconds until the next one, None where nothing is open."""
+        sight = await self._heads.look()
+        if sight is Sight.REPLACED:
+            await self._look_again_at_what_was_mined()
+        now = self._clock()
+        if sight is Sight.LAGGING or (
+            sight is Sight.SAME and now - self._looked_at < LOOK_AGAIN_MS
+        ):
+            return self._poll()
+        # Only now read what is open: whatever the head holds was in the journal before it was sent.
+        work = await self._store.open_work(self._chain_id)
+        pending = {
+            transaction.id: transaction
+            for ride in work.rides
+            for transaction in ride.transactions
+            if transaction.state is TransactionState.PENDING
+        }
+        pending.update((filler.id, filler) for filler in work.fillers)
+        resolved = await self._advance(tuple(pending.values()))
+        await self._conclude(work.rides, resolved)
+        self._looked_at = now
+        return await self._rest(busy=bool(pending or work.rides))
+
+    async def _advance(self, transactions: Sequence[Transaction]) -> dict[int, Resolved]:
+        """Observe and decide every pending transaction, and act; those that have come to an end."""
+        now = self._clock()
+        observations = await self._observer.observe(transactions, self._broadcast_at, now)
+        load = Counter(transaction.signer for transaction in transactions)
+        for signer in self._signers.addresses:
+            self._signers.observe(signer, load[signer])
+        resolved: dict[int, Resolved] = {}
+        to_send: list[tuple[Transaction, Attempt]] = []
+        for transaction in transactions:
+            seen = observations[transaction.id]
+            match decide(transaction, seen, now, self._policy):
+                case Mined() | Superseded() as end:
+                    resolved[transaction.id] = end
+                case Broadcast(attempt):
+                    to_send.append((transaction, attempt))
+                case Replace(fees):
+                    attempt = self._signers.replacement(transaction, fees)
+                    if await self._store.add_attempt(transaction.id, attempt):
+                        to_send.append((transaction, attempt))
+        await asyncio.gather(*(self.send(*one) for one in to_send))
+        return resolved
+
+    async def _conclude(self, rides: Sequence[Ride], resolved: Mapping[int, Resolved]) -> None:
+        """Record what transactions and settlements have come to, and tell who waits."""
+        undecided: set[int] = set()
+        changes: list[SettlementChange] = []
+        again: list[Settlement] = []
+        for ride in rides:
+            try:
+                verdict = await self._judge(ride, resolved)
+            except ChainUnavailable as fault:
+                # Its transactions stay pending in the journal, so that the next turn sees it anew.
+                undecided.update(transaction.id for transaction in ride.transactions)
+                described = _described(ride.settlement)
+                self._event(logging.WARNING, "undecided", **described, fault=str(fault))
+                continue
+            change = _change(ride.settlement, verdict)
+            if change is not None:
+                changes.append(change)
+            elif isinstance(verdict, SettleAgain):
+                again.append(ride.settlement)
+        ended = [_end(number, end) for number, end in resolved.items() if number not in undecided]
+        if ended or changes:
+            await self._record(ended, changes)
+        for settlement in again:
+            await self._settle_again(settlement)
+
+    async def _judge(self, ride: Ride, resolved: Mapping[int, Resolved]) -> Verdict:
+        """The verdict on one settlement, after a fresh look at the chain where that is due."""
+        settlement, proof = ride.settlement, None
+        transactions = []
+        for transaction in ride.transactions:
+            end = resolved.get(transaction.id)
+            if end is None:
+                transactions.append(transaction)
+                continue
+            change = _end(transaction.id, end)
+            transactions.append(
+                replace(transaction, state=change.state, block_number=change.block_number)
+            )
+            if isinstance(end, Mined):
+                proof = proof or await self._proof_in(settlement.payment, end.receipt)
+        verdict = outcome(settlement, transactions, proof, None, self._policy)
+        if isinstance(verdict, Investigate):
+            findings = await self._investigator.findings(
+                settlement.payment, self._signers.addresses[0], self.settle_margin
+            )
+            if findings is not None:
+                verdict = outcome(settlement, transactions, None, findings, self._policy)
+        return verdict
+
+    async def _proof_in(self, payment: JejuPayment, receipt: Receipt) -> Proof | None:
+        if not receipt.succeeded:
+            return None
+        timestamp = await self._heads.timestamp_of(receipt.block_hash)
+        if timestamp is None:
+            raise ChainUnavailable("a receipt's block is missing")
+        return jeju.find_proof(payment, receipt.logs, timestamp)
+
+    async def _record(
+        self, ended: Sequence[TransactionChange], changes: Sequence[SettlementChange]
+    ) -> None:
+        changed = await self._store.record(ended, changes, self._clock())
+        for transaction in ended:
+            self._broadcast_at.pop(transaction.id, None)
+            if transaction.block_number is not None:
+                self._mined_until = max(self._mined_until, transaction.block_number)
+            if transaction.state is TransactionState.SUPERSEDED:
+                self._event(logging.ERROR, "superseded", transaction_id=transaction.id)
+        for settlement in changed:
+            level = logging.CRITICAL if settlement.state in _ALARMING else logging.INFO
+            self._event(level, f"settlement_{settlement.state}", **_described(settlement))
+            self._listeners.wake(settlement.id)
+
+    async def _settle_again(self, settlement: Settlement) -> None:
+        """Sign a further transaction, unless something speaks against it by now: then the next turn
+        finds out what.
+        """
+        call = jeju.settlement_call(settlement.payment)
+        signer = self._signers.least_loaded()
+        try:
+            prepared = await self._signers.prepare(call, signer)
+        except ChainUnavailable:
+            return
+        if isinstance(prepared, Reverted | Refusal):
+            return
+        new = self._signers.transaction(TransactionKind.SETTLE, call, signer, *prepared)
+        transaction = await self._store.settle_again(
+            settlement.id, settlement.version, new, self._clock()
+        )
+        if transaction is not None:
+            self._event(logging.WARNING, "settled_again", settlement=settlement.id)
+            await self.send(transaction, transaction.attempts[-1])
+
+    async def _look_again_at_what_was_mined(self) -> None:
+        """After a reorg, and at the start: whatever was mined and is not buried may be undone."""
+        for ride in await self._store.watched(self._chain_id):
+            await self._look_again(ride)
+
+    async def _look_again(self, ride: Ride) -> None:
+        settlement = ride.settlement
+        mined = [each for each in ride.transactions if each.state is TransactionState.MINED]
+        hashes = {attempt.hash for each in mined for attempt in each.attempts}
+        if settlement.proof is not None:  # it may be in somebody else's transaction
+            hashes.add(settlement.proof.transaction_hash)
+        receipts = await self._chain.receipts(hashes)
+        proof = None
+        for receipt in receipts.values():
+            proof = proof or await self._proof_in(settlement.payment, receipt)
+        changes = []
+        for each in mined:
+            block_number = next(
+                (receipts[one.hash].block_number for one in each.attempts if one.hash in receipts),
+                None,
+            )
+            state = TransactionState.PENDING if block_number is None else TransactionState.MINED
+            if (state, block_number) != (each.state, each.block_number):
+                changes.append(
+                    TransactionChange(id=each.id, state=state, block_number=block_number)
+                )
+            self._mined_until = max(self._mined_until, block_number or -1)
+        change = None
+        if settlement.state is SettlementState.CONFIRMED or proof is not None:
+            verdict = outcome(settlement, mined, proof, None, self._policy)
+            change = _change(settlement, verdict)
+        if changes or change is not None:
+            await self._record(changes, [] if change is None else [change])
+
+    async def _rest(self, *, busy: bool) -> float | None:
+        head = self._heads.head
+        assert head is not None
+        if self._mined_until >= 0:
+            buried = head.number - self._policy.reorg_watch_blocks
+            await self._store.bury(self._chain_id, buried)
+            if self._mined_until <= buried:
+                self._mined_until = -1
+        if busy:
+            return self._poll()
+        return None if self._mined_until < 0 else MAX_POLL_MS / 1000
+
+    def _poll(self) -> float:
+        """Four looks a block: an outcome is known a quarter of an interval late at most."""
+        return min(max(self._heads.interval_ms // 4, MIN_POLL_MS), MAX_POLL_MS) / 1000
+
+    def _event(self, level: int, name: str, **fields: str | int) -> None:
+        event(_log, level, name, exc_info=None, network=self._network, **fields)
+
+
+_ALARMING = frozenset({SettlementState.REORGED, SettlementState.LOST})
+
+
+def _end(transaction_id: int, end: Resolved) -> TransactionChange:
+    if isinstance(end, Mined):
+        number = end.receipt.block_number
+        return TransactionChange(
+            id=transaction_id, state=TransactionState.MINED, block_number=number
+        )
+    return TransactionChange(id=transaction_id, state=TransactionState.SUPERSEDED)
+
+
+def _change(settlement: Settlement, verdict: Verdict) -> SettlementChange | None:
+    """What to write down about a verdict, if anything."""
+    change = SettlementChange(id=settlement.id, version=settlement.version, state=settlement.state)
+    match verdict:
+        case Confirm(proof):
+            return replace(change, state=SettlementState.CONFIRMED, proof=proof)
+        case Fail(refusal):
+            reorged = settlement.state is SettlementState.REORGED
+            state = SettlementState.LOST if reorged else SettlementState.FAILED
+            return replace(change, state=state, refusal=refusal)
+        case Reorged():
+            return replace(change, state=SettlementState.REORGED)
+        case _:
+            return None
+
+
+def _described(settlement: Settlement) -> dict[str, str]:
+    """A settlement's log fields: nothing that was signed."""
+    described = {"settlement": settlement.id}
+    if settlement.proof is not None:
+        described["transaction"] = to_hex(settlement.proof.transaction_hash)
+    if settlement.refusal is not None:
+        described["reason"] = str(settlement.refusal.reason)
+    return described
