@@ -26,7 +26,10 @@ MAP: Final = {
         *("heads", "observation", "investigation", "listeners"),
         *("verifier", "signing", "watcher", "settler"),
     ),
-    "shell": ("middleware", "routes", "app", "devnet", "demo", "cli", "__main__"),
+    "shell": (
+        *("middleware", "service", "routes", "app", "server"),
+        *("devnet", "demo", "cli", "__main__"),
+    ),
 }
 ORDER: Final = [name for group in MAP.values() for name in group]
 

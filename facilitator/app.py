@@ -1,0 +1,71 @@
+"""The ASGI application. Its lifespan is the only wiring."""
+
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import TypedDict
+
+from starlette.applications import Starlette
+
+from facilitator import __version__
+from facilitator.config import Config
+from facilitator.ethereum.addresses import checksum
+from facilitator.middleware import layers
+from facilitator.routes import ROUTES, not_found
+from facilitator.service import Service, StartRefused, run_service
+from facilitator.store import StoreError
+from facilitator.telemetry import event, get_logger
+
+_log = get_logger(__name__)
+# Requests at once: as many settlements as may wait for a signer, and as much again for the rest.
+CONCURRENCY = 4096
+
+
+class State(TypedDict):
+    """What the lifespan gives to every request."""
+
+    service: Service
+
+
+def create_app(config: Config) -> Starlette:
+    """The service as an ASGI application; it needs a server with lifespan support."""
+
+    @asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[State]:
+        try:
+            async with run_service(config) as service:
+                _log_start(service)
+                yield State(service=service)
+        except (StoreError, StartRefused) as refused:
+            event(_log, logging.CRITICAL, "start_refused", why=str(refused))
+            raise
+
+    app = Starlette(
+        routes=ROUTES,
+        middleware=layers(concurrency=CONCURRENCY),
+        exception_handlers={404: not_found, 405: not_found},
+        lifespan=lifespan,
+    )
+    app.router.redirect_slashes = False  # a trailing slash is another path
+    return app
+
+
+def _log_start(service: Service) -> None:
+    """The one line that says what this process serves, and what it cannot do."""
+    config = service.config
+    contract = config.primary.contract
+    event(
+        _log,
+        logging.INFO,
+        "started",
+        version=__version__,
+        mode=config.mode,
+        listening=f"{config.host}:{config.port}",
+        networks=list(service.networks),
+        settling=[name for name, served in service.networks.items() if served.settler],
+        unserved={each.network: each.reason for each in config.unserved},
+        signers=[checksum(address) for address in service.signers],
+        contract=None if contract is None else checksum(contract),
+        database=str(config.database),
+        missing=list(config.missing),
+    )

@@ -1,0 +1,274 @@
+"""The Jeju dialect: a base64 payment header beside the seller's requirements, answers with words.
+
+Every business outcome is HTTP 200 with its word; 400 is for a body that cannot be understood at
+all.
+"""
+
+import base64
+import binascii
+import json
+import re
+from collections.abc import Mapping
+
+from msgspec import Struct
+
+from facilitator.config import NetworkConfig
+from facilitator.ethereum.abi import MAX_UINT256
+from facilitator.ethereum.addresses import ZERO_ADDRESS, parse_address
+from facilitator.payments import Quote
+from facilitator.schemes.jeju import MAX_SECONDS_AHEAD, JejuPayment, TokenAuthorization
+from facilitator.strict_json import JSON, StrictJSONError, decode
+
+VERSION = 1
+INVALID_BODY = "Invalid JSON request body"
+INVALID_HEADER = "Invalid payment header encoding"
+INVALID_AUTH_PARAMS = "Invalid authParams encoding"
+
+_AMOUNT = re.compile(r"\A(0|[1-9][0-9]{0,77})\Z")
+_SPACE = re.compile(r"\s+")
+_BASE64 = re.compile(r"\A[A-Za-z0-9+/]*={0,2}\Z")
+_BYTES = re.compile(r"\A0x(?:[0-9a-fA-F]{2})*\Z")
+_BYTES32 = re.compile(r"\A0x[0-9a-fA-F]{64}\Z")
+_TO_STANDARD_ALPHABET = str.maketrans("-_", "+/")
+_TEXTS = ("scheme", "network", "asset", "payTo", "amount", "resource", "nonce", "signature")
+
+
+class Malformed(Struct, frozen=True, kw_only=True):
+    """A request that is not understood, and the words for it. `network` is what the reply calls the
+    network: the primary one while the body does not name another. `undetermined` is set where the
+    body speaks no dialect yet, so that the reply must read in all of them.
+    """
+
+    status: int
+    words: str
+    network: str
+    undetermined: bool = False
+
+
+class JejuRequest(Struct, frozen=True, kw_only=True):
+    """A request to verify or to settle. `header` and `asked` hold the members as they were given,
+    for the words that repeat them; `served` is None where the network is not.
+    """
+
+    payment: JejuPayment
+    claimed_payer: bytes | None
+    quote: Quote
+    served: NetworkConfig | None
+    header: dict[str, JSON]
+    asked: dict[str, JSON]
+
+
+class Decoder:
+    """Decodes requests for the networks that are served. `max_payment_age` is in seconds."""
+
+    def __init__(
+        self, networks: Mapping[str, NetworkConfig], primary: str, max_payment_age: int
+    ) -> None:
+        self._networks = networks
+        self._primary = primary
+        self._max_payment_age = max_payment_age
+
+    def decode(self, body: bytes, *, gasless: bool = False) -> JejuRequest | Malformed:
+        """What a body of POST /verify or POST /settle asks for. With `gasless` the payer's
+        authorization of the token (authParams) is required; otherwise it is taken where given.
+        """
+        members = self.decode_object(body)
+        if isinstance(members, Malformed):
+            return members
+        header_text, asked = members.get("paymentHeader"), members.get("paymentRequirements")
+        undetermined = not isinstance(header_text, str) or not header_text
+        if not header_text:
+            return self._refuse("Missing paymentHeader", undetermined=True)
+        if not isinstance(asked, dict) or not asked:
+            return self._refuse("Missing paymentRequirements", undetermined=undetermined)
+        network = asked.get("network") or self._primary
+        network = network if isinstance(network, str) else as_text(network)
+        words = _complaint(members, gasless=gasless)
+        if words is not None:
+            return Malformed(status=400, words=words, network=network, undetermined=undetermined)
+        try:
+            return self._request(header_text, asked, network, members.get("authParams"))
+        except _Unreadable as unreadable:
+            return Malformed(status=200, words=str(unreadable), network=network)
+
+    def decode_object(self, body: bytes) -> dict[str, JSON] | Malformed:
+        """The members of a body that is a JSON object."""
+        try:
+            members = decode(body)
+        except StrictJSONError:
+            members = None
+        return members if isinstance(members, dict) else self._refuse(INVALID_BODY)
+
+    def _refuse(self, words: str, *, undetermined: bool = True) -> Malformed:
+        return Malformed(status=400, words=words, network=self._primary, undetermined=undetermined)
+
+    def _request(
+        self, header_text: JSON, asked: dict[str, JSON], network: str, auth_params: JSON
+    ) -> JejuRequest:
+        header = decode_header(header_text)
+        served = self._networks.get(network)
+        payment = self.payment(header, served, auth_params)
+        payer = header.get("payer")
+        return JejuRequest(
+            payment=payment,
+            claimed_payer=_address(payer) if payer else None,
+            quote=_quote(asked, network),
+            served=served,
+            header=header,
+            asked=asked,
+        )
+
+    def payment(
+        self, header: dict[str, JSON], served: NetworkConfig | None, auth_params: JSON = None
+    ) -> JejuPayment:
+        """The payment of a decoded header, not yet attributed to a payer. Without a contract its
+        verifying contract is the zero address.
+        """
+        timestamp = header["timestamp"]
+        assert isinstance(timestamp, int)
+        valid_from, deadline = timestamp - MAX_SECONDS_AHEAD, timestamp + self._max_payment_age
+        pull = _token_authorization(auth_params) if auth_params else None
+        if pull is not None:
+            # EIP-3009: strictly between the two
+            valid_from = max(valid_from, pull.valid_after + 1)
+            deadline = min(deadline, pull.valid_before - 1)
+        return JejuPayment(
+            chain_id=0 if served is None else served.network.chain_id,
+            payer=ZERO_ADDRESS,
+            asset=_address(header["asset"]),
+            pay_to=_address(header["payTo"]),
+            amount=int(str(header["amount"])),
+            valid_from=valid_from,
+            deadline=deadline,
+            signature=_hex_bytes(header["signature"]),
+            contract=(served.contract if served else None) or ZERO_ADDRESS,
+            scheme=str(header["scheme"]),
+            network=str(header["network"]),
+            resource=str(header["resource"]),
+            authorization_nonce=str(header["nonce"]),
+            timestamp=timestamp,
+            token_authorization=pull,
+        )
+
+
+class _Unreadable(ValueError):
+    """A member that cannot be what it should; the text is the dialect's word."""
+
+
+def _complaint(members: dict[str, JSON], *, gasless: bool) -> str | None:
+    """What is missing beside header and requirements."""
+    auth_params = members.get("authParams")
+    if gasless and not (isinstance(auth_params, dict) and auth_params):
+        return "Missing authParams for EIP-3009"
+    version = members.get("x402Version")
+    if not version:
+        return "Missing x402Version"
+    if version != VERSION or isinstance(version, bool):
+        given = as_text(version)
+        return f"Unsupported x402Version: {given}. Only version {VERSION} is supported."
+    return None
+
+
+def decode_header(text: JSON) -> dict[str, JSON]:
+    """The members of a payment header, each of the right kind. Lenient about base64 (base64url, no
+    padding, line breaks), strict about the rest. Raises ValueError with the dialect's word.
+    """
+    if not isinstance(text, str):
+        raise _Unreadable(INVALID_HEADER)
+    compact = _SPACE.sub("", text).translate(_TO_STANDARD_ALPHABET)
+    if not _BASE64.match(compact):
+        raise _Unreadable(INVALID_HEADER)
+    bare = compact.rstrip("=")
+    try:
+        header = decode(base64.b64decode(bare + "=" * (-len(bare) % 4)))
+    except (binascii.Error, StrictJSONError):
+        raise _Unreadable(INVALID_HEADER) from None
+    if not isinstance(header, dict):
+        raise _Unreadable(INVALID_HEADER)
+    for name in _TEXTS:
+        value = header.get(name)
+        if not isinstance(value, str) or not value:
+            raise _Unreadable(INVALID_HEADER)
+    timestamp = header.get("timestamp")
+    # An int64, as every clock's is; a bool is an int to Python only.
+    if type(timestamp) is not int or not 0 < timestamp < 2**63:
+        raise _Unreadable(INVALID_HEADER)
+    if _amount(header["amount"]) is None:
+        raise _Unreadable(INVALID_HEADER)
+    return header
+
+
+def _quote(asked: dict[str, JSON], network: str) -> Quote:
+    scheme, resource = asked.get("scheme"), asked.get("resource")
+    return Quote(
+        scheme=scheme if isinstance(scheme, str) else "",
+        network=network,
+        asset=_address_or_none(asked.get("asset")),
+        pay_to=_address_or_none(asked.get("payTo")),
+        amount=_amount(asked.get("maxAmountRequired")),
+        resource=resource if isinstance(resource, str) else "",
+    )
+
+
+def _token_authorization(members: JSON) -> TokenAuthorization:
+    if not isinstance(members, dict):
+        raise _Unreadable(INVALID_AUTH_PARAMS)
+    nonce, signature = members.get("authNonce"), members.get("authSignature")
+    times = [_time(members.get(name)) for name in ("validAfter", "validBefore")]
+    if not isinstance(nonce, str) or not isinstance(signature, str):
+        raise _Unreadable(INVALID_AUTH_PARAMS)
+    if not _BYTES32.match(nonce) or not _BYTES.match(signature) or None in times:
+        raise _Unreadable(INVALID_AUTH_PARAMS)
+    valid_after, valid_before = times
+    assert valid_after is not None
+    assert valid_before is not None
+    return TokenAuthorization(
+        valid_after=valid_after,
+        valid_before=valid_before,
+        authorization_nonce=bytes.fromhex(nonce[2:]),
+        signature=bytes.fromhex(signature[2:]),
+    )
+
+
+def _time(value: JSON) -> int | None:
+    """Unix seconds, as a JSON integer or a decimal string; "forever" is often 2^256-1."""
+    return _amount(str(value) if type(value) is int else value)
+
+
+def _amount(value: JSON) -> int | None:
+    """A decimal string below 2^256, without sign, spaces or leading zeros."""
+    if not isinstance(value, str) or not _AMOUNT.match(value):
+        return None
+    amount = int(value)
+    return amount if amount <= MAX_UINT256 else None
+
+
+def _address(value: JSON) -> bytes:
+    address = _address_or_none(value)
+    if address is None:
+        raise _Unreadable(INVALID_HEADER)
+    return address
+
+
+def _address_or_none(value: JSON) -> bytes | None:
+    try:
+        return parse_address(value) if isinstance(value, str) else None
+    except ValueError:
+        return None
+
+
+def _hex_bytes(value: JSON) -> bytes:
+    """A signature's bytes; none where it is not hex, which no signature check will pass."""
+    text = str(value)
+    return bytes.fromhex(text[2:]) if _BYTES.match(text) else b""
+
+
+def as_text(value: JSON) -> str:
+    """A member as the words repeat it, which the service that spoke this dialect first was written
+    in JavaScript to do: what is missing is undefined.
+    """
+    if isinstance(value, str):
+        return value
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return json.dumps(value)[:100]

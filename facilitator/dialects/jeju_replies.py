@@ -1,0 +1,228 @@
+"""The replies of the Jeju dialect: outcomes into JSON, refusals into the words clients know.
+
+All timestamps in replies are unix milliseconds.
+"""
+
+import msgspec
+from msgspec import UNSET, Struct, UnsetType
+from msgspec.structs import replace
+
+from facilitator.dialects.jeju import JejuRequest, Malformed, as_text
+from facilitator.ethereum.addresses import ZERO_ADDRESS, checksum
+from facilitator.payments import Proof, Reason, Refusal
+from facilitator.schemes.jeju import JejuPayment
+from facilitator.strict_json import JSON
+
+_encode = msgspec.json.Encoder().encode
+
+# {found} and {wanted} are the refusal's own; {header} and {asked} what the two sides gave.
+_WORDS = {
+    Reason.IN_THE_FUTURE: "Payment timestamp is in the future",
+    Reason.EXPIRED: "Payment expired ({age}s > {max_age}s)",
+    Reason.UNSUPPORTED_NETWORK: "Unsupported network: {network}",
+    Reason.INVALID_SIGNATURE: "Invalid signature: {found}",
+    Reason.NETWORK_MISMATCH: "Network mismatch: {header[network]} !== {network}",
+    Reason.RECIPIENT_MISMATCH: "Recipient mismatch: {header[payTo]} !== {asked[payTo]}",
+    Reason.ASSET_MISMATCH: "Asset mismatch: {header[asset]} !== {asked[asset]}",
+    Reason.RESOURCE_MISMATCH: "Resource mismatch: {header[resource]} !== {asked[resource]}",
+    Reason.AMOUNT_NOT_EXACT: (
+        "Exact scheme requires amount {asked[maxAmountRequired]}, got {header[amount]}"
+    ),
+    Reason.AMOUNT_ABOVE_MAXIMUM: (
+        "Upto scheme: amount {header[amount]} exceeds max {asked[maxAmountRequired]}"
+    ),
+    Reason.AMOUNT_ZERO: "Upto scheme: amount must be greater than 0",
+    Reason.AMOUNT_BELOW_MINIMUM: "Amount {found} below minimum {wanted}",
+    Reason.UNSUPPORTED_SCHEME: "Unsupported scheme: {scheme}",
+    Reason.INVALID_RECIPIENT: "Invalid recipient",
+    Reason.AUTHORIZATION_USED: "Nonce has already been used",
+    Reason.AUTHORIZATION_USED_ON_CHAIN: "Nonce already used on-chain",
+    Reason.AUTHORIZATION_USED_ELSEWHERE: "Authorization was used outside the contract",
+    Reason.UNSUPPORTED_ASSET: "Token not supported: {header[asset]}",
+    Reason.INSUFFICIENT_BALANCE: "Insufficient balance: {found} < {wanted}",
+    Reason.INSUFFICIENT_ALLOWANCE: "Insufficient allowance: {found} < {wanted}",
+    Reason.TRANSACTION_REVERTED: "Transaction reverted",
+    Reason.CONTRACT_NOT_DEPLOYED: ("Facilitator contract not deployed - verification unavailable"),
+    Reason.CONTRACT_NOT_CONFIGURED: "Facilitator contract not configured",
+    Reason.SIGNER_NOT_CONFIGURED: "Settlement wallet not configured",
+    Reason.BEING_SETTLED: "Nonce is being processed",
+    Reason.SETTLEMENT_PENDING: "Settlement pending",
+    Reason.CHAIN_UNAVAILABLE: "Chain unavailable",
+    Reason.STORE_UNAVAILABLE: "Settlement journal unavailable",
+    Reason.OVERLOADED: "Too many settlements in progress",
+    Reason.FEES_ABOVE_CAP: "Network fees above the configured maximum",
+    Reason.OUT_OF_GAS_MONEY: "Settlement wallet is out of gas money",
+}
+
+
+def words(refusal: Refusal, request: JejuRequest) -> str:
+    """The dialect's words for a refusal of this request."""
+    payment = request.payment
+    age = max_age = 0
+    if refusal.reason is Reason.EXPIRED:
+        age = int(refusal.found) - payment.timestamp
+        max_age = int(refusal.wanted) - payment.timestamp
+    asked_scheme = request.asked.get("scheme", "undefined")
+    return _WORDS[refusal.reason].format(
+        found=refusal.found,
+        wanted=refusal.wanted,
+        age=age,
+        max_age=max_age,
+        network=request.quote.network,
+        scheme=refusal.found or as_text(asked_scheme),
+        header=_Given(request.header),
+        asked=_Given(request.asked),
+    )
+
+
+class _Given(dict[str, JSON]):
+    """Members as the words repeat them."""
+
+    def __getitem__(self, name: str) -> str:
+        return as_text(self.get(name)) if name in self else "undefined"
+
+
+class _VerifyReply(Struct, frozen=True, kw_only=True, rename="camel"):
+    is_valid: bool
+    invalid_reason: str | None
+    payer: str | None
+    amount: str | None
+    timestamp: int
+
+
+class _Amount(Struct, frozen=True, kw_only=True):
+    """Atomic units (`base`), and the same as people write it."""
+
+    human: str
+    base: str
+    symbol: str | UnsetType = UNSET
+    decimals: int | UnsetType = UNSET
+    bps: int | UnsetType = UNSET
+
+
+class _SettleReply(Struct, frozen=True, kw_only=True, rename="camel"):
+    """The last three are members that the standard dialect requires, for bodies that speak none."""
+
+    success: bool
+    tx_hash: str | None = None
+    network_id: str
+    settlement_id: str | None = None
+    payer: str | None = None
+    recipient: str | None = None
+    amount: _Amount | None = None
+    fee: _Amount | None = None
+    net: _Amount | None = None
+    error: str | None = None
+    timestamp: int
+    transaction: str | UnsetType = UNSET
+    network: str | UnsetType = UNSET
+    error_reason: str | UnsetType = UNSET
+
+
+def verified(payment: JejuPayment, now: int) -> bytes:
+    """The reply to a valid payment; `now` in unix milliseconds, here and below."""
+    return _encode(
+        _VerifyReply(
+            is_valid=True,
+            invalid_reason=None,
+            payer=checksum(payment.payer),
+            amount=str(payment.amount),
+            timestamp=now,
+        )
+    )
+
+
+def not_verified(why: str, now: int) -> bytes:
+    """The reply to a payment that is not valid, or to a body that is not understood."""
+    return _encode(
+        _VerifyReply(is_valid=False, invalid_reason=why, payer=None, amount=None, timestamp=now)
+    )
+
+
+def not_understood(malformed: Malformed, now: int) -> bytes:
+    """The reply of POST /settle to a request that is not understood."""
+    reply = _SettleReply(
+        success=False, network_id=malformed.network, error=malformed.words, timestamp=now
+    )
+    if malformed.undetermined:
+        reply = replace(reply, transaction="", network="", error_reason=malformed.words)
+    return _encode(reply)
+
+
+def not_settled(
+    request: JejuRequest,
+    refusal: Refusal,
+    now: int,
+    *,
+    payment: JejuPayment | None = None,
+    transaction_hash: bytes | None = None,
+) -> bytes:
+    """The reply to a payment that was not settled (yet); `payment` once it is verified."""
+    reply = _SettleReply(
+        success=False,
+        network_id=request.quote.network,
+        error=words(refusal, request),
+        tx_hash=None if transaction_hash is None else "0x" + transaction_hash.hex(),
+        timestamp=now,
+    )
+    if payment is not None:
+        reply = replace(reply, **_parties(request, payment))
+    return _encode(reply)
+
+
+def settled(
+    request: JejuRequest, payment: JejuPayment, proof: Proof, fee_bps: int, now: int
+) -> bytes:
+    """The reply to a settled payment; `fee_bps` is the contract's share in basis points."""
+    token = _token(request, payment)
+    net = payment.amount - proof.fee
+    reply = _SettleReply(
+        success=True,
+        network_id=request.quote.network,
+        tx_hash="0x" + proof.transaction_hash.hex(),
+        settlement_id="0x" + proof.reference.hex(),
+        fee=_Amount(human=human(proof.fee, token.decimals), base=str(proof.fee), bps=fee_bps),
+        net=_Amount(human=human(net, token.decimals), base=str(net)),
+        timestamp=now,
+    )
+    return _encode(replace(reply, **_parties(request, payment)))
+
+
+def _parties(request: JejuRequest, payment: JejuPayment) -> dict[str, object]:
+    token = _token(request, payment)
+    return {
+        "payer": checksum(payment.payer),
+        "recipient": request.header["payTo"],
+        "amount": _Amount(
+            human=human(payment.amount, token.decimals),
+            base=str(payment.amount),
+            symbol=token.symbol,
+            decimals=token.decimals,
+        ),
+    }
+
+
+class _Unit(Struct, frozen=True):
+    symbol: str
+    decimals: int
+
+
+_UNKNOWN_TOKEN = _Unit("TOKEN", 18)
+
+
+def _token(request: JejuRequest, payment: JejuPayment) -> _Unit:
+    served = request.served
+    if served is None:
+        return _UNKNOWN_TOKEN
+    if served.usdc is not None and served.usdc.address == payment.asset:
+        return _Unit(served.usdc.symbol, served.usdc.decimals)
+    if payment.asset == ZERO_ADDRESS:
+        return _Unit(served.network.native_symbol, served.network.native_decimals)
+    return _UNKNOWN_TOKEN
+
+
+def human(amount: int, decimals: int) -> str:
+    """Atomic units as a plain decimal without trailing zeros: 5000 of 6 decimals is 0.005."""
+    whole, part = divmod(amount, 10**decimals)
+    digits = str(part).rjust(decimals, "0").rstrip("0") if part else ""
+    return f"{whole}.{digits}" if digits else str(whole)

@@ -1,0 +1,103 @@
+"""The command `serve`: the application on Hypercorn, one process, one event loop.
+
+Hypercorn's defaults lose settlements: its grace of 3 s cancels requests in flight, and its idle
+time of 5 s closes connections that a load balancer is about to use.
+"""
+
+import argparse
+import asyncio
+import os
+import signal
+import socket
+import sys
+from typing import cast
+
+from hypercorn.asyncio import serve
+from hypercorn.config import Config as ServerConfig
+from hypercorn.typing import ASGIFramework
+from hypercorn.utils import LifespanFailureError
+from msgspec.structs import replace
+
+from facilitator.app import create_app
+from facilitator.config import Config, ConfigError, load_config
+from facilitator.telemetry import add_secret, configure_logging, get_logger
+
+# Seconds; above the settle timeout, so that what was settled is still told.
+GRACE_MARGIN = 5
+# Seconds; above the idle time of the common load balancers (60).
+KEEP_ALIVE = 75
+BACKLOG = 1024
+# Requests a connection: closing one under a client's next POST costs it an error.
+KEEP_ALIVE_REQUESTS = 1_000_000
+
+
+async def run(_: argparse.Namespace) -> int:
+    """Serve until SIGTERM or SIGINT; a second one ends the process at once. The exit code."""
+    try:
+        config = load_config(os.environ)
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    _keep_secrets(config)
+    configure_logging(config.log_format, config.log_level)
+    try:
+        listener = _listen(config.host, config.port)
+    except OSError as error:
+        where = f"{config.host}:{config.port}"
+        print(f"error: cannot listen on {where}: {error.strerror}", file=sys.stderr)
+        return 1
+    config = replace(config, port=listener.getsockname()[1])
+    server = _server_config(config, listener.detach())  # Hypercorn closes it
+    app = cast(ASGIFramework, create_app(config))
+    try:
+        await serve(app, server, shutdown_trigger=_stop_signal)
+    except LifespanFailureError:
+        return 1  # the application has logged why
+    return 0
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+    except OSError:
+        listener.close()
+        raise
+    return listener
+
+
+def _server_config(config: Config, listener: int) -> ServerConfig:
+    server = ServerConfig()
+    server.bind = [f"fd://{listener}"]
+    server.backlog = BACKLOG
+    server.graceful_timeout = config.settle_timeout + GRACE_MARGIN
+    server.shutdown_timeout = config.settle_timeout + 2 * GRACE_MARGIN
+    server.keep_alive_timeout = KEEP_ALIVE
+    server.keep_alive_max_requests = KEEP_ALIVE_REQUESTS
+    server.include_server_header = False
+    server.accesslog = None
+    server.errorlog = get_logger("hypercorn.error")
+    return server
+
+
+async def _stop_signal() -> None:
+    """Return at the first SIGTERM or SIGINT; from then on they end the process as usual."""
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    await stop.wait()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.remove_signal_handler(number)
+
+
+def _keep_secrets(config: Config) -> None:
+    """Have the log blank what is secret, should anything ever quote it."""
+    for key in config.keys:
+        add_secret(key.secret.hex())
+    for network in config.networks.values():
+        for url in network.rpc_urls:
+            if network.explicit_rpc:
+                add_secret(url)

@@ -1,0 +1,176 @@
+"""Everything that the routes use, built from the configuration and from nothing else.
+
+One `Served` a network: its chain, its checks, and what settles on it where a key and a contract are
+there to settle with.
+"""
+
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+
+import aiohttp
+import anyio
+
+from facilitator.chain import Chain
+from facilitator.config import Config, NetworkConfig
+from facilitator.dialects.jeju import Decoder
+from facilitator.ethereum.addresses import checksum
+from facilitator.ethereum.secp256k1 import Signer
+from facilitator.ethereum.transactions import TransactionBuilder
+from facilitator.listeners import Listeners
+from facilitator.node import ChainUnavailable
+from facilitator.rpc import RPC
+from facilitator.schemes import jeju
+from facilitator.settlement import Policy
+from facilitator.settler import Settler
+from facilitator.signing import SignerPool
+from facilitator.store import Store
+from facilitator.store.sqlite import SQLiteStore
+from facilitator.verification import Terms
+from facilitator.verifier import Verifier
+from facilitator.watcher import Watcher
+
+# Connections to all nodes together; a call waits for one when all are in use.
+RPC_CONNECTIONS = 100
+
+
+class StartRefused(Exception):
+    """What the journal holds does not fit the configuration; the text says what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """One network. `settler` is None where no key or no contract is configured."""
+
+    config: NetworkConfig
+    chain: Chain
+    verifier: Verifier
+    settler: Settler | None
+    watcher: Watcher | None
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """The running service. `clock` is in unix milliseconds, `started_at` too."""
+
+    config: Config
+    store: Store
+    decoder: Decoder
+    networks: dict[str, Served]
+    signers: tuple[bytes, ...]
+    clock: Callable[[], int]
+    started_at: int
+
+
+def unix_ms() -> int:
+    """The wall clock, unix milliseconds."""
+    return time.time_ns() // 1_000_000
+
+
+@asynccontextmanager
+async def run_service(config: Config) -> AsyncIterator[Service]:
+    """The service with its loops running. Raises StoreError, StartRefused."""
+    async with AsyncExitStack() as stack:
+        store = await SQLiteStore.open(config.database)
+        stack.push_async_callback(store.close)
+        connector = aiohttp.TCPConnector(limit=RPC_CONNECTIONS)
+        session = await stack.enter_async_context(aiohttp.ClientSession(connector=connector))
+        signers = tuple(Signer(key.secret) for key in config.keys)
+        networks = {
+            name: _serve(config, network, signers, store, session)
+            for name, network in config.networks.items()
+        }
+        for served in networks.values():
+            await _check_keys(store, served, signers)
+        tasks = await stack.enter_async_context(anyio.create_task_group())
+        stack.callback(tasks.cancel_scope.cancel)
+        for served in networks.values():
+            if served.watcher is not None:
+                tasks.start_soon(served.watcher.run)
+        yield Service(
+            config=config,
+            store=store,
+            decoder=Decoder(config.networks, config.primary_network, config.max_payment_age),
+            networks=networks,
+            signers=tuple(signer.address for signer in signers),
+            clock=unix_ms,
+            started_at=unix_ms(),
+        )
+
+
+def _serve(
+    config: Config,
+    network: NetworkConfig,
+    signers: tuple[Signer, ...],
+    store: Store,
+    session: aiohttp.ClientSession,
+) -> Served:
+    contract, chain_id = network.contract, network.network.chain_id
+    rpc = RPC(network.rpc_urls, name=network.network.name, session=session)
+    chain = Chain(rpc)
+    own_addresses = {signer.address for signer in signers}
+    if contract is not None:
+        own_addresses.add(contract)
+    verifier = Verifier(
+        chain=chain,
+        store=store,
+        terms=Terms(config.min_payment_amount, frozenset(own_addresses)),
+        contract=contract,
+        production=config.is_production,
+        sender=signers[0].address if signers else None,
+        clock=unix_ms,
+    )
+    if contract is None or not signers:
+        return Served(network, chain, verifier, settler=None, watcher=None)
+    policy = Policy(confirmations=config.confirmations, max_fee_per_gas=config.max_fee_per_gas)
+    pool = SignerPool(
+        signers,
+        builder=TransactionBuilder(chain_id, jeju.allowed_calls(contract)),
+        chain=chain,
+        store=store,
+        chain_id=chain_id,
+        policy=policy,
+        clock=unix_ms,
+    )
+    listeners = Listeners()
+    watcher = Watcher(
+        network=network.network.name,
+        chain_id=chain_id,
+        chain=chain,
+        store=store,
+        signers=pool,
+        listeners=listeners,
+        policy=policy,
+        clock=unix_ms,
+    )
+    settler = Settler(
+        chain=chain,
+        store=store,
+        signers=pool,
+        watcher=watcher,
+        listeners=listeners,
+        timeout=config.settle_timeout,
+        clock=unix_ms,
+    )
+    return Served(network, chain, verifier, settler, watcher)
+
+
+async def _check_keys(store: Store, served: Served, signers: tuple[Signer, ...]) -> None:
+    """A transaction whose key is gone could be neither replaced nor taken up again."""
+    network = served.config.network
+    known = {signer.address for signer in signers} if served.settler else set()
+    for address in await store.in_flight(network.chain_id):
+        if address not in known:
+            raise StartRefused(
+                f"{checksum(address)} has pending transactions on {network.name}: start with its"
+                " key and contract until they are settled"
+            )
+
+
+async def is_reachable(chain: Chain, chain_id: int) -> bool:
+    """Whether the chain answers, and is the one that it should be."""
+    try:
+        return await chain.chain_id() == chain_id
+    except ChainUnavailable:
+        return False
