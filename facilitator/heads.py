@@ -8,6 +8,8 @@ from facilitator.chain import Chain
 from facilitator.ethereum.receipts import Block
 
 REMEMBERED = 256  # heads, and timestamps of blocks
+# No chain that keeps time is slower; one that mines on demand tells nothing about its next block.
+MAX_INTERVAL_MS = 15_000
 
 
 class Sight(StrEnum):
@@ -44,7 +46,8 @@ class Heads:
             return Sight.SAME
         if self.head is not None:
             passed = 1000 * (head.timestamp - self.head.timestamp)
-            self.interval_ms = passed // (head.number - self.head.number)
+            average = passed // (head.number - self.head.number)
+            self.interval_ms = min(average, MAX_INTERVAL_MS)
         self._remember(head)
         return Sight.MOVED
 

@@ -20,7 +20,7 @@ from facilitator.middleware import BodyError, read_body
 from facilitator.node import ChainUnavailable
 from facilitator.payments import TEMPORARY, Reason, Refusal
 from facilitator.schemes.jeju import SCHEMES, JejuPayment, request_digest
-from facilitator.service import Service, is_reachable
+from facilitator.service import Service
 from facilitator.settler import SettleReply
 from facilitator.store import StoreError
 from facilitator.verification import check_time
@@ -196,7 +196,7 @@ async def index(request: Request) -> Response:
     status, code = "healthy", 200
     if config.is_production and primary.config.contract is None:
         status, code = "unhealthy", 503
-    elif not await is_reachable(primary.chain, chain_id):
+    elif not await primary.reachability.look():
         status = "degraded"
     contract = primary.config.contract
     description = {
@@ -224,14 +224,28 @@ async def health(request: Request) -> Response:
 
 
 async def ready(request: Request) -> Response:
-    """GET /ready: key and contract of the primary network are there, and the journal writes."""
+    """GET /ready: key and contract of the primary network are there, and the journal can be
+    written. The state of the chain is told, but a node's outage is no reason to take replicas away.
+    """
     service = _service(request)
-    wallet = bool(service.signers)
-    contract = service.networks[service.config.primary_network].config.contract is not None
+    primary = service.networks[service.config.primary_network]
+    wallet, contract = bool(service.signers), primary.config.contract is not None
+    journal, rpc = True, await primary.reachability.look()
+    try:
+        await service.store.ping()
+    except StoreError:
+        journal = False
     now = service.clock()
-    if wallet and contract:
-        return _reply(_json({"status": "ready", "timestamp": now}))
-    missing = {"status": "not_ready", "wallet": wallet, "facilitator": contract, "timestamp": now}
+    if wallet and contract and journal:
+        return _reply(_json({"status": "ready", "rpc": rpc, "timestamp": now}))
+    missing = {
+        "status": "not_ready",
+        "wallet": wallet,
+        "facilitator": contract,
+        "journal": journal,
+        "rpc": rpc,
+        "timestamp": now,
+    }
     return _reply(_json(missing), 503)
 
 

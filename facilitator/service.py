@@ -6,7 +6,7 @@ there to settle with.
 
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 
 import aiohttp
@@ -35,8 +35,38 @@ from facilitator.watcher import Watcher
 RPC_CONNECTIONS = 100
 
 
+# Milliseconds for which a look at a chain's endpoints counts: everybody may ask for `/`.
+REACHABLE_FOR_MS = 2_000
+REACHABLE_TIMEOUT = 2.0  # seconds
+
+
 class StartRefused(Exception):
     """What the journal holds does not fit the configuration; the text says what to do."""
+
+
+class Reachability:
+    """Whether a chain answers, and is the one that it should be."""
+
+    def __init__(self, chain: Chain, chain_id: int, clock: Callable[[], int]) -> None:
+        self._chain = chain
+        self._chain_id = chain_id
+        self._clock = clock
+        self._asked_at = -REACHABLE_FOR_MS
+        self._answer = False
+        self._lock = anyio.Lock()
+
+    async def look(self) -> bool:
+        """As of the last two seconds."""
+        async with self._lock:
+            if self._clock() - self._asked_at >= REACHABLE_FOR_MS:
+                self._answer = await self._ask()
+                self._asked_at = self._clock()
+            return self._answer
+
+    async def _ask(self) -> bool:
+        with anyio.move_on_after(REACHABLE_TIMEOUT), suppress(ChainUnavailable):
+            return await self._chain.chain_id() == self._chain_id
+        return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +75,7 @@ class Served:
 
     config: NetworkConfig
     chain: Chain
+    reachability: Reachability
     verifier: Verifier
     settler: Settler | None
     watcher: Watcher | None
@@ -109,6 +140,7 @@ def _serve(
     contract, chain_id = network.contract, network.network.chain_id
     rpc = RPC(network.rpc_urls, name=network.network.name, session=session)
     chain = Chain(rpc)
+    reachability = Reachability(chain, chain_id, unix_ms)
     own_addresses = {signer.address for signer in signers}
     if contract is not None:
         own_addresses.add(contract)
@@ -122,7 +154,7 @@ def _serve(
         clock=unix_ms,
     )
     if contract is None or not signers:
-        return Served(network, chain, verifier, settler=None, watcher=None)
+        return Served(network, chain, reachability, verifier, settler=None, watcher=None)
     policy = Policy(confirmations=config.confirmations, max_fee_per_gas=config.max_fee_per_gas)
     pool = SignerPool(
         signers,
@@ -153,7 +185,7 @@ def _serve(
         timeout=config.settle_timeout,
         clock=unix_ms,
     )
-    return Served(network, chain, verifier, settler, watcher)
+    return Served(network, chain, reachability, verifier, settler, watcher)
 
 
 async def _check_keys(store: Store, served: Served, signers: tuple[Signer, ...]) -> None:
@@ -166,11 +198,3 @@ async def _check_keys(store: Store, served: Served, signers: tuple[Signer, ...])
                 f"{checksum(address)} has pending transactions on {network.name}: start with its"
                 " key and contract until they are settled"
             )
-
-
-async def is_reachable(chain: Chain, chain_id: int) -> bool:
-    """Whether the chain answers, and is the one that it should be."""
-    try:
-        return await chain.chain_id() == chain_id
-    except ChainUnavailable:
-        return False

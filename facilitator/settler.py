@@ -6,6 +6,7 @@ merely waits for it, and may go away. Who waits is in the journal: at most one r
 success.
 """
 
+import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 
@@ -13,6 +14,7 @@ import anyio
 from msgspec import Struct
 
 from facilitator.chain import Chain, Reverted
+from facilitator.ethereum.addresses import checksum
 from facilitator.listeners import Listener, Listeners
 from facilitator.payments import Proof, Reason, Refusal
 from facilitator.schemes import jeju
@@ -27,8 +29,11 @@ from facilitator.store import (
     Store,
     StoreError,
 )
+from facilitator.telemetry import event, get_logger
 from facilitator.verification import check_facts, check_time
 from facilitator.watcher import Watcher
+
+_log = get_logger(__name__)
 
 # A listener's lease outlasts the longest wait by this much, so that it never ends before the reply.
 LEASE_SLACK_MS = 15_000
@@ -121,6 +126,9 @@ class Settler:
         facts = jeju.read_facts(payment, answers)
         refusal = check_facts(payment, facts)
         if refusal is not None:
+            if refusal.reason is Reason.AUTHORIZATION_USED_ELSEWHERE:
+                # The money sits in the contract, and only its owner can give it back.
+                event(_log, logging.CRITICAL, "authorization_used_elsewhere", payer=payment.payer)
             return SettleReply(refusal=refusal)
         key, second_key = jeju.payment_keys(payment)
         spendable = (
@@ -167,7 +175,17 @@ class Settler:
             return SettleReply(refusal=short)
         if isinstance(claimed, Claimed):
             self._signers.claimed(signer)
-            await self._watcher.send(claimed.transaction, claimed.transaction.attempts[-1])
+            sent, attempt = claimed.transaction, claimed.transaction.attempts[-1]
+            event(
+                _log,
+                logging.INFO,
+                "settlement_submitted",
+                settlement=claimed.settlement.id,
+                transaction=attempt.hash,
+                signer=checksum(signer),
+                account_nonce=sent.account_nonce,
+            )
+            await self._watcher.send(sent, attempt)
         return claimed.settlement
 
     async def _follow(self, ride: Ride, listener: Listener, until: float) -> SettleReply:

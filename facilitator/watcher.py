@@ -12,27 +12,21 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
 import anyio
-from msgspec.structs import replace
 
 from facilitator.chain import Chain, Reverted
-from facilitator.ethereum.receipts import Receipt
 from facilitator.heads import Heads, Sight
 from facilitator.investigation import Investigator
+from facilitator.judgement import Judge, Resolved, change_of, end_of
 from facilitator.listeners import Listeners
 from facilitator.node import ChainUnavailable, to_hex
 from facilitator.observation import Observer
-from facilitator.payments import Proof, Refusal
+from facilitator.payments import Refusal
 from facilitator.schemes import jeju
-from facilitator.schemes.jeju import JejuPayment
 from facilitator.settlement import (
     Attempt,
     Broadcast,
-    Confirm,
-    Fail,
-    Investigate,
     Mined,
     Policy,
-    Reorged,
     Replace,
     SettleAgain,
     Settlement,
@@ -41,9 +35,7 @@ from facilitator.settlement import (
     Transaction,
     TransactionKind,
     TransactionState,
-    Verdict,
     decide,
-    outcome,
 )
 from facilitator.signing import SignerPool
 from facilitator.store import Ride, SettlementChange, Store, StoreError, TransactionChange
@@ -56,9 +48,6 @@ MAX_POLL_MS = 2_000
 # A node may show a block before it shows the receipts in it: an unchanged head is looked at again.
 LOOK_AGAIN_MS = 1_000
 MAX_BACKOFF_SECONDS = 10.0
-
-
-Resolved = Mined | Superseded
 
 
 class Watcher:
@@ -88,11 +77,16 @@ class Watcher:
         self._clock = clock
         self._heads = Heads(chain)
         self._observer = Observer(chain=chain, heads=self._heads, policy=policy)
-        self._investigator = Investigator(
-            chain=chain, heads=self._heads, policy=policy, clock=clock
+        self._judge = Judge(
+            chain=chain,
+            heads=self._heads,
+            investigator=Investigator(chain=chain, heads=self._heads, policy=policy, clock=clock),
+            policy=policy,
+            sender=signers.addresses[0],
         )
         self._broadcast_at: dict[int, int] = {}
         self._looked_at = 0
+        self._unsure = False  # what was seen mined may not be any more
         # The highest block in which something of ours was mined: a reorg is watched for above it.
         self._mined_until = -1
         self._woken = anyio.Event()
@@ -130,8 +124,10 @@ class Watcher:
     async def _turn(self) -> float | None:
         """One turn; the seconds until the next one, None where nothing is open."""
         sight = await self._heads.look()
-        if sight is Sight.REPLACED:
+        self._unsure = self._unsure or sight is Sight.REPLACED
+        if self._unsure:
             await self._look_again_at_what_was_mined()
+            self._unsure = False
         now = self._clock()
         if sight is Sight.LAGGING or (
             sight is Sight.SAME and now - self._looked_at < LOOK_AGAIN_MS
@@ -181,55 +177,23 @@ class Watcher:
         again: list[Settlement] = []
         for ride in rides:
             try:
-                verdict = await self._judge(ride, resolved)
+                verdict = await self._judge.judge(ride, resolved, self.settle_margin)
             except ChainUnavailable as fault:
                 # Its transactions stay pending in the journal, so that the next turn sees it anew.
                 undecided.update(transaction.id for transaction in ride.transactions)
                 described = _described(ride.settlement)
                 self._event(logging.WARNING, "undecided", **described, fault=str(fault))
                 continue
-            change = _change(ride.settlement, verdict)
+            change = change_of(ride.settlement, verdict)
             if change is not None:
                 changes.append(change)
             elif isinstance(verdict, SettleAgain):
                 again.append(ride.settlement)
-        ended = [_end(number, end) for number, end in resolved.items() if number not in undecided]
+        ended = [end_of(number, end) for number, end in resolved.items() if number not in undecided]
         if ended or changes:
             await self._record(ended, changes)
         for settlement in again:
             await self._settle_again(settlement)
-
-    async def _judge(self, ride: Ride, resolved: Mapping[int, Resolved]) -> Verdict:
-        """The verdict on one settlement, after a fresh look at the chain where that is due."""
-        settlement, proof = ride.settlement, None
-        transactions = []
-        for transaction in ride.transactions:
-            end = resolved.get(transaction.id)
-            if end is None:
-                transactions.append(transaction)
-                continue
-            change = _end(transaction.id, end)
-            transactions.append(
-                replace(transaction, state=change.state, block_number=change.block_number)
-            )
-            if isinstance(end, Mined):
-                proof = proof or await self._proof_in(settlement.payment, end.receipt)
-        verdict = outcome(settlement, transactions, proof, None, self._policy)
-        if isinstance(verdict, Investigate):
-            findings = await self._investigator.findings(
-                settlement.payment, self._signers.addresses[0], self.settle_margin
-            )
-            if findings is not None:
-                verdict = outcome(settlement, transactions, None, findings, self._policy)
-        return verdict
-
-    async def _proof_in(self, payment: JejuPayment, receipt: Receipt) -> Proof | None:
-        if not receipt.succeeded:
-            return None
-        timestamp = await self._heads.timestamp_of(receipt.block_hash)
-        if timestamp is None:
-            raise ChainUnavailable("a receipt's block is missing")
-        return jeju.find_proof(payment, receipt.logs, timestamp)
 
     async def _record(
         self, ended: Sequence[TransactionChange], changes: Sequence[SettlementChange]
@@ -269,36 +233,11 @@ class Watcher:
     async def _look_again_at_what_was_mined(self) -> None:
         """After a reorg, and at the start: whatever was mined and is not buried may be undone."""
         for ride in await self._store.watched(self._chain_id):
-            await self._look_again(ride)
-
-    async def _look_again(self, ride: Ride) -> None:
-        settlement = ride.settlement
-        mined = [each for each in ride.transactions if each.state is TransactionState.MINED]
-        hashes = {attempt.hash for each in mined for attempt in each.attempts}
-        if settlement.proof is not None:  # it may be in somebody else's transaction
-            hashes.add(settlement.proof.transaction_hash)
-        receipts = await self._chain.receipts(hashes)
-        proof = None
-        for receipt in receipts.values():
-            proof = proof or await self._proof_in(settlement.payment, receipt)
-        changes = []
-        for each in mined:
-            block_number = next(
-                (receipts[one.hash].block_number for one in each.attempts if one.hash in receipts),
-                None,
-            )
-            state = TransactionState.PENDING if block_number is None else TransactionState.MINED
-            if (state, block_number) != (each.state, each.block_number):
-                changes.append(
-                    TransactionChange(id=each.id, state=state, block_number=block_number)
-                )
-            self._mined_until = max(self._mined_until, block_number or -1)
-        change = None
-        if settlement.state is SettlementState.CONFIRMED or proof is not None:
-            verdict = outcome(settlement, mined, proof, None, self._policy)
-            change = _change(settlement, verdict)
-        if changes or change is not None:
-            await self._record(changes, [] if change is None else [change])
+            for transaction in ride.transactions:
+                self._mined_until = max(self._mined_until, transaction.block_number or -1)
+            changes, change = await self._judge.look_again(ride)
+            if changes or change is not None:
+                await self._record(changes, [] if change is None else [change])
 
     async def _rest(self, *, busy: bool) -> float | None:
         head = self._heads.head
@@ -321,31 +260,6 @@ class Watcher:
 
 
 _ALARMING = frozenset({SettlementState.REORGED, SettlementState.LOST})
-
-
-def _end(transaction_id: int, end: Resolved) -> TransactionChange:
-    if isinstance(end, Mined):
-        number = end.receipt.block_number
-        return TransactionChange(
-            id=transaction_id, state=TransactionState.MINED, block_number=number
-        )
-    return TransactionChange(id=transaction_id, state=TransactionState.SUPERSEDED)
-
-
-def _change(settlement: Settlement, verdict: Verdict) -> SettlementChange | None:
-    """What to write down about a verdict, if anything."""
-    change = SettlementChange(id=settlement.id, version=settlement.version, state=settlement.state)
-    match verdict:
-        case Confirm(proof):
-            return replace(change, state=SettlementState.CONFIRMED, proof=proof)
-        case Fail(refusal):
-            reorged = settlement.state is SettlementState.REORGED
-            state = SettlementState.LOST if reorged else SettlementState.FAILED
-            return replace(change, state=state, refusal=refusal)
-        case Reorged():
-            return replace(change, state=SettlementState.REORGED)
-        case _:
-            return None
 
 
 def _described(settlement: Settlement) -> dict[str, str]:
