@@ -15,7 +15,7 @@ import aiohttp
 import msgspec
 from yarl import URL
 
-from facilitator.strict_json import JSON
+from facilitator.strict_json import JSON, check_depth
 from facilitator.telemetry import REDACTED, url_secrets
 
 RESPONSE_LIMIT = 16 * 1024 * 1024  # bytes, after decompression
@@ -253,6 +253,7 @@ def _retry_after(response: aiohttp.ClientResponse) -> float | None:
 def _by_id(text: bytes, lone: bool, endpoint: _Endpoint) -> dict[int, dict[str, JSON]]:
     """Sort the answers by id. An id that came twice belongs to nobody: both might be wrong."""
     try:
+        check_depth(text.decode())
         decoded: JSON = _decode(text)
     except (msgspec.MsgspecError, ValueError, RecursionError):
         raise TransportError("answer is not JSON") from None

@@ -38,7 +38,7 @@ def decode(body: bytes) -> JSON:
         raise StrictJSONError("not UTF-8") from None
     if text.startswith("\ufeff"):
         raise StrictJSONError("byte order mark")
-    _check_depth(text)
+    check_depth(text)
     try:
         value: JSON = _DECODER.decode(text)
     except json.JSONDecodeError as error:
@@ -50,8 +50,12 @@ def decode(body: bytes) -> JSON:
     return value
 
 
-def _check_depth(text: str) -> None:
-    """Count nesting without recursion, so that a body of brackets cannot exhaust the stack."""
+def check_depth(text: str) -> None:
+    """Raise StrictJSONError where `text` nests deeper than MAX_DEPTH.
+
+    Counted without recursion, so that a body of brackets cannot exhaust the stack. Parsers in C
+    count on Python's recursion limit for that, and a library that raises it takes it from them.
+    """
     if text.count("[") + text.count("{") <= MAX_DEPTH:
         return
     depth = 0

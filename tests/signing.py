@@ -140,15 +140,19 @@ def sign_authorization(
     valid_after: int = 0,
     valid_before: int = MAX_UINT256,
     nonce: bytes | None = None,
+    owner: bytes | None = None,
     primary_type: str = "TransferWithAuthorization",
 ) -> dict[str, Any]:
-    """An EIP-3009 authorization of the test USDC, as the members of the wire's `authParams`."""
+    """An EIP-3009 authorization of the test USDC, as the members of the wire's `authParams`.
+
+    `owner` is whose money it is, when that is not the key's own address.
+    """
     nonce = secrets.token_bytes(32) if nonce is None else nonce
     message = typed_data(
         primary_type,
         AUTHORIZATION_TYPE,
         {
-            "from": Keys.from_key(key).address,
+            "from": to_checksum_address(owner) if owner else Keys.from_key(key).address,
             "to": to_checksum_address(to),
             "value": value,
             "validAfter": valid_after,

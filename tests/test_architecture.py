@@ -28,7 +28,7 @@ MAP: Final = {
     ),
     "shell": (
         *("middleware", "service", "routes", "app", "server"),
-        *("devnet", "demo", "cli", "__main__"),
+        *("devnet", "payer", "demo", "cli", "__main__"),
     ),
 }
 ORDER: Final = [name for group in MAP.values() for name in group]
