@@ -86,7 +86,7 @@ class Chain:
     async def prepare(self, call: Call, sender: bytes) -> Preparation | Reverted:
         """Simulate `call` and learn what signing it takes, in one round trip."""
         estimate, market, balance, account_nonce = await asyncio.gather(
-            self._try("eth_estimateGas", _call_object(call, sender)),
+            self._try("eth_estimateGas", _call_object(call, sender), "latest"),
             self.fee_market(),
             self._ask("eth_getBalance", to_hex(sender), "latest"),
             self.account_nonce(sender),

@@ -163,8 +163,7 @@ class Settler:
         call = jeju.settlement_call(payment)
         prepared = await self._signers.prepare(call, signer)
         if isinstance(prepared, Reverted):
-            now = self._clock() // 1000
-            return SettleReply(refusal=jeju.explain_revert(payment, prepared.data, now))
+            return SettleReply(refusal=await self._why(payment, prepared))
         if isinstance(prepared, Refusal):
             return SettleReply(refusal=prepared)
         transaction = self._signers.transaction(TransactionKind.SETTLE, call, signer, *prepared)
@@ -187,6 +186,14 @@ class Settler:
             )
             await self._watcher.send(sent, attempt)
         return claimed.settlement
+
+    async def _why(self, payment: JejuPayment, reverted: Reverted) -> Refusal:
+        """The contract says little about a transfer that failed: the facts may have changed since
+        they were read.
+        """
+        answers = await self._chain.read(jeju.fact_calls(payment))
+        refusal = check_facts(payment, jeju.read_facts(payment, answers))
+        return refusal or jeju.explain_revert(payment, reverted.data, self._clock() // 1000)
 
     async def _follow(self, ride: Ride, listener: Listener, until: float) -> SettleReply:
         """Be the one to hear the outcome, if nobody else is."""
