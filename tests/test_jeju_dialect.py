@@ -1,0 +1,562 @@
+"""The Jeju dialect against the running service: every word and status of /verify and /settle."""
+
+import base64
+import json
+import random
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from facilitator.devnet import Devnet, DevnetOptions
+from tests.chain import (
+    approve,
+    devnet_authorization,
+    devnet_payment,
+    settle_call,
+    settled_logs,
+)
+from tests.service import Service, environment, launch, request, serve
+from tests.signing import encode_header
+
+pytestmark = pytest.mark.anyio
+
+ORDER = 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFEBAAEDCE6AF48A03BBFD25E8CD0364141
+OTHER = "0x" + "11" * 20
+UNREADABLE = "Invalid payment header encoding"
+
+
+@pytest.fixture(scope="module")
+async def devnet() -> AsyncIterator[Devnet]:
+    """One chain for all of this module: nothing here depends on what another test did."""
+    async with Devnet.start(DevnetOptions(port=0, block_time=None)) as chain:
+        await approve(chain)
+        yield chain
+
+
+@pytest.fixture(scope="module")
+async def service(
+    devnet: Devnet, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[Service]:
+    folder = tmp_path_factory.mktemp("journal")
+    async with serve(devnet, folder, MIN_PAYMENT_AMOUNT="10") as running:
+        yield running
+
+
+def now() -> int:
+    return int(time.time())
+
+
+async def refusal(service: Service, header: dict[str, Any], **changes: Any) -> str:
+    """The words of /verify, which must be those of /settle as well."""
+    verified = await service.verify(header, **changes)
+    settled = await service.settle(header, **changes)
+    assert verified["isValid"] is False
+    assert (verified["payer"], verified["amount"]) == (None, None)
+    assert settled["success"] is False
+    assert (settled["settlementId"], settled["fee"], settled["net"]) == (None, None, None)
+    assert settled["error"] == verified["invalidReason"]
+    words: str = settled["error"]
+    return words
+
+
+# --- section 2: the checks and their words, in their order
+
+
+async def test_a_timestamp_may_be_60_seconds_ahead(devnet: Devnet, service: Service) -> None:
+    ahead = devnet_payment(devnet, timestamp=now() + 62)
+    assert await refusal(service, ahead) == "Payment timestamp is in the future"
+    assert (await service.verify(devnet_payment(devnet, timestamp=now() + 60)))["isValid"]
+
+
+async def test_a_payment_expires_after_300_seconds(devnet: Devnet, service: Service) -> None:
+    """/verify goes by the limit itself, /settle leaves itself the time to have it mined."""
+    old = devnet_payment(devnet, timestamp=now() - 302)
+    words = (await service.verify(old))["invalidReason"]
+    assert words in ("Payment expired (302s > 300s)", "Payment expired (303s > 300s)")
+    edge = devnet_payment(devnet, timestamp=now() - 298)
+    assert (await service.verify(edge))["isValid"]
+    late = await service.settle(edge)
+    assert late["error"] in ("Payment expired (298s > 294s)", "Payment expired (299s > 294s)")
+
+
+async def test_an_unknown_network_is_named(devnet: Devnet, service: Service) -> None:
+    header = devnet_payment(devnet)
+    assert await refusal(service, header, network="solana") == "Unsupported network: solana"
+    assert await refusal(service, header, network=5) == "Unsupported network: 5"
+
+
+@pytest.mark.parametrize("network", [None, ""])
+async def test_no_network_means_the_primary_one(
+    devnet: Devnet, service: Service, network: str | None
+) -> None:
+    body = request(devnet_payment(devnet), network=network)
+    assert (await service.post("/verify", body))[1]["isValid"] is True
+    del body["paymentRequirements"]["network"]
+    assert (await service.post("/verify", body))[1]["isValid"] is True
+
+
+@pytest.mark.parametrize(
+    "signature",
+    [
+        "0x",
+        "0x00",
+        "0x" + "00" * 65,
+        "0x" + "11" * 64,
+        "0x" + "11" * 66,
+        "zz",
+        "11" * 65,
+        "0X" + "1" * 130,
+    ],
+)
+async def test_what_is_no_signature_is_invalid(
+    devnet: Devnet, service: Service, signature: str
+) -> None:
+    header = {**devnet_payment(devnet), "signature": signature}
+    assert (await refusal(service, header)).startswith("Invalid signature: ")
+
+
+async def test_another_signer_than_the_named_payer_is_invalid(
+    devnet: Devnet, service: Service
+) -> None:
+    header = {**devnet_payment(devnet), "payer": OTHER}
+    assert (await refusal(service, header)).startswith("Invalid signature: signed by 0x3C44")
+
+
+async def test_the_payer_need_not_be_named(devnet: Devnet, service: Service) -> None:
+    header = devnet_payment(devnet)
+    named = header.pop("payer")
+    assert (await service.verify(header))["payer"] == named
+
+
+async def test_the_upper_half_of_s_is_refused_and_v_0_or_1_is_settled(
+    devnet: Devnet, service: Service
+) -> None:
+    """EIP-2; and the contract knows only 27 and 28, so v is normalised on the way."""
+    header = devnet_payment(devnet)
+    raw = bytes.fromhex(header["signature"][2:])
+    s = int.from_bytes(raw[32:64])
+    high = raw[:32] + (ORDER - s).to_bytes(32) + bytes([55 - raw[64]])
+    assert "upper half" in await refusal(service, {**header, "signature": "0x" + high.hex()})
+    low_v = raw[:64] + bytes([raw[64] - 27])
+    assert (await service.settle({**header, "signature": "0x" + low_v.hex()}))["success"]
+
+
+async def test_a_signature_over_anything_else_is_invalid(devnet: Devnet, service: Service) -> None:
+    """Each signed member in turn is another than the payer signed."""
+    header = devnet_payment(devnet)
+    for member, other in {
+        "scheme": "upto",
+        "network": "base",
+        "asset": OTHER,
+        "payTo": OTHER,
+        "amount": "999999",
+        "resource": "/other",
+        "nonce": "other",
+        "timestamp": header["timestamp"] - 1,
+    }.items():
+        words = await refusal(service, {**header, member: other})
+        assert words.startswith("Invalid signature: signed by "), member
+
+
+async def test_mismatches_repeat_both_values_as_they_were_given(
+    devnet: Devnet, service: Service
+) -> None:
+    header = devnet_payment(devnet)
+    low = header["asset"].lower()
+    cases = {
+        "payTo": ("Recipient mismatch", header["payTo"], OTHER),
+        "asset": ("Asset mismatch", header["asset"], OTHER),
+        "resource": ("Resource mismatch", header["resource"], "/ünï" + "x" * 5000),
+    }
+    for member, (words, have, want) in cases.items():
+        assert await refusal(service, header, **{member: want}) == f"{words}: {have} !== {want}"
+    assert (await service.verify(header, asset=low))["isValid"]
+    upper = "0x" + low[2:].upper()
+    assert (await service.verify(header, asset=upper))["isValid"]
+    elsewhere = devnet_payment(devnet, network="base")
+    words = await refusal(service, elsewhere, network="jeju")
+    assert words == "Network mismatch: base !== jeju"
+
+
+async def test_requirements_that_say_nothing_fit_nothing(devnet: Devnet, service: Service) -> None:
+    """What is missing, null or of the wrong type never counts as agreement."""
+    header = devnet_payment(devnet)
+    for member, words in {
+        "payTo": "Recipient mismatch",
+        "asset": "Asset mismatch",
+        "resource": "Resource mismatch",
+        "scheme": "Unsupported scheme",
+        "maxAmountRequired": "Exact scheme requires amount",
+    }.items():
+        values: tuple[object, ...] = (None, 5, [], {}, True, "")
+        for value in values:
+            assert (await refusal(service, header, **{member: value})).startswith(words)
+        body = request(header)
+        del body["paymentRequirements"][member]
+        status, reply = await service.post("/verify", body)
+        assert (status, reply["isValid"]) == (200, False)
+        assert reply["invalidReason"].startswith(words)
+        assert "undefined" in reply["invalidReason"]
+
+
+async def test_amounts_are_exact_or_at_most(devnet: Devnet, service: Service) -> None:
+    header = devnet_payment(devnet)
+    words = await refusal(service, header, maxAmountRequired="1000001")
+    assert words == "Exact scheme requires amount 1000001, got 1000000"
+    assert await refusal(service, header, maxAmountRequired="999999") == (
+        "Exact scheme requires amount 999999, got 1000000"
+    )
+    upto = devnet_payment(devnet, scheme="upto")
+    assert (await service.verify(upto))["isValid"]
+    assert await refusal(service, upto, maxAmountRequired="999999") == (
+        "Upto scheme: amount 1000000 exceeds max 999999"
+    )
+    nothing = devnet_payment(devnet, scheme="upto", amount=0)
+    words = await refusal(service, nothing, maxAmountRequired="9")
+    assert words == "Upto scheme: amount must be greater than 0"
+    little = devnet_payment(devnet, amount=9)
+    assert await refusal(service, little) == "Amount 9 below minimum 10"
+
+
+async def test_schemes_are_exact_and_upto(devnet: Devnet, service: Service) -> None:
+    header = devnet_payment(devnet)
+    assert await refusal(service, header, scheme="all") == "Unsupported scheme: all"
+    strange = devnet_payment(devnet, scheme="all")
+    assert await refusal(service, strange, scheme="exact") == "Unsupported scheme: all"
+
+
+@pytest.mark.parametrize(
+    "amount",
+    ["0x10", " 5 ", "", "+5", "-5", "05", "5.0", "1e3", "1_000", "\uff15", str(2**256), "9" * 78],
+)
+async def test_amounts_are_plain_decimals_below_2_256(
+    devnet: Devnet, service: Service, amount: str
+) -> None:
+    """Also in the requirements, where they fit no payment."""
+    header = devnet_payment(devnet)
+    assert await refusal(service, {**header, "amount": amount}) == UNREADABLE
+    words = await refusal(service, header, maxAmountRequired=amount)
+    assert words == f"Exact scheme requires amount {amount}, got 1000000"
+
+
+async def test_some_recipients_would_lose_the_money(devnet: Devnet, service: Service) -> None:
+    for address in (devnet.signer.address, devnet.contract, devnet.usdc, bytes(20)):
+        assert await refusal(service, devnet_payment(devnet, pay_to=address)) == "Invalid recipient"
+
+
+async def test_what_the_chain_says_has_its_words(devnet: Devnet, service: Service) -> None:
+    stranger = bytes.fromhex("22" * 20)
+    words = await refusal(service, devnet_payment(devnet, asset=stranger))
+    assert words == "Token not supported: 0x" + "22" * 20
+    everything = 10**12
+    rich = devnet_payment(devnet, amount=everything + 1)
+    words = await refusal(service, rich)
+    assert words.startswith("Insufficient balance: ")
+    assert words.endswith(f" < {everything + 1}")
+    hesitant = devnet_payment(devnet, payer=devnet.accounts[4])
+    assert await refusal(service, hesitant) == "Insufficient allowance: 0 < 1000000"
+
+
+async def test_a_used_nonce_is_used_for_ever(devnet: Devnet, service: Service) -> None:
+    """Settled here or by somebody else, asked with this payment or another."""
+    header = devnet_payment(devnet)
+    assert (await service.settle(header))["success"]
+    assert await refusal(service, header) == "Nonce has already been used"
+    another = devnet_payment(devnet, nonce=header["nonce"], resource="/other")
+    assert await refusal(service, another) == "Nonce has already been used"
+
+
+async def test_a_nonce_that_somebody_else_used_is_used(devnet: Devnet, service: Service) -> None:
+    header = devnet_payment(devnet)
+    await devnet.transact(devnet.accounts[5], devnet.contract, settle_call(header))
+    assert await refusal(service, header) == "Nonce has already been used"
+
+
+async def test_the_first_refusal_in_the_order_of_checks_is_told(
+    devnet: Devnet, service: Service
+) -> None:
+    """Time, network, signature, mismatches, amount, chain: mending one shows the next."""
+    poor = devnet.accounts[4]
+    wrong: dict[str, Any] = {"resource": "/other", "maxAmountRequired": "5"}
+    header = {**devnet_payment(devnet, payer=poor), "payer": OTHER}
+    old = {**devnet_payment(devnet, payer=poor, timestamp=now() - 999), "payer": OTHER}
+    assert (await refusal(service, old, network="x", **wrong)).startswith("Payment expired")
+    assert (await refusal(service, header, network="x", **wrong)).startswith("Unsupported network")
+    assert (await refusal(service, header, **wrong)).startswith("Invalid signature")
+    good = devnet_payment(devnet, payer=poor)
+    assert (await refusal(service, good, **wrong)).startswith("Resource mismatch")
+    wrong.pop("resource")
+    assert (await refusal(service, good, **wrong)).startswith("Exact scheme requires")
+    assert (await refusal(service, good)).startswith("Insufficient allowance")
+
+
+# --- section 3: bodies
+
+
+BODIES: list[tuple[bytes, str]] = [
+    (body, "Invalid JSON request body")
+    for body in (
+        *(b"", b"null", b"[]", b'"x"', b"7", b"true", b"{", b"{}x", b"\xff\xfe{\x00}\x00"),
+        b'{"a":1,"a":1}',
+        b'{"a":NaN}',
+        b'{"a":1e999}',
+        b'{"a":"\\ud800"}',
+        b'{"a":' + b"9" * 5000 + b"}",
+        b"\xef\xbb\xbf{}",
+        b'{"a":' * 40 + b"1" + b"}" * 40,
+        b"[" * 30_000,
+        b'{"a":"\xff"}',
+    )
+]
+BODIES += [
+    (b"{}", "Missing paymentHeader"),
+    (b'{"paymentHeader":""}', "Missing paymentHeader"),
+    (b'{"paymentHeader":null,"paymentRequirements":{}}', "Missing paymentHeader"),
+    (b'{"paymentHeader":"x"}', "Missing paymentRequirements"),
+    (b'{"paymentHeader":"x","paymentRequirements":null}', "Missing paymentRequirements"),
+    (b'{"paymentHeader":"x","paymentRequirements":"y"}', "Missing paymentRequirements"),
+    (b'{"paymentHeader":"x","paymentRequirements":{"a":1}}', "Missing x402Version"),
+    (b'{"paymentHeader":"x","paymentRequirements":{"a":1},"x402Version":0}', "Missing x402Version"),
+]
+BODIES += [
+    (
+        b'{"paymentHeader":"x","paymentRequirements":{"a":1},"x402Version":%s}' % version,
+        f"Unsupported x402Version: {shown}. Only version 1 is supported.",
+    )
+    for version, shown in ((b"2", "2"), (b'"1"', "1"), (b"1.5", "1.5"), (b"true", "true"))
+]
+
+
+@pytest.mark.parametrize(("body", "words"), BODIES)
+async def test_a_body_that_is_not_understood_is_400(
+    service: Service, body: bytes, words: str
+) -> None:
+    for path, member in (("/verify", "invalidReason"), ("/settle", "error")):
+        async with service.session.post(service.url + path, data=body) as response:
+            reply = await response.json()
+            assert (response.status, reply[member]) == (400, words)
+            assert reply.get("isValid", reply.get("success")) is False
+            assert abs(reply["timestamp"] / 1000 - time.time()) < 60
+            if path == "/settle":
+                assert reply["networkId"] == "jeju"
+                assert reply["txHash"] is None
+
+
+async def test_a_body_of_no_dialect_is_answered_in_both(service: Service) -> None:
+    """The standard's required members stand beside this dialect's."""
+    status, reply = await service.post("/settle", {"x402Version": 1})
+    assert status == 400
+    assert (reply["transaction"], reply["network"]) == ("", "")
+    assert reply["errorReason"] == reply["error"] == "Missing paymentHeader"
+
+
+async def test_gasless_wants_its_authorization(devnet: Devnet, service: Service) -> None:
+    body = request(devnet_payment(devnet))
+    status, reply = await service.post("/settle/gasless", body)
+    assert (status, reply["error"]) == (400, "Missing authParams for EIP-3009")
+    for wrong in ("x", {"validAfter": "0"}, {**devnet_authorization(devnet), "authNonce": "0x12"}):
+        status, reply = await service.post("/settle/gasless", {**body, "authParams": wrong})
+        assert reply["success"] is False
+        assert status in (200, 400)
+
+
+async def test_a_large_body_is_413_and_shaped_like_every_reply(service: Service) -> None:
+    for path in ("/verify", "/settle"):
+        async with service.session.post(service.url + path, data=b" " * 65_537) as response:
+            reply = await response.json()
+            assert response.status == 413
+            assert reply.get("isValid", reply.get("success")) is False
+
+
+# --- headers
+
+
+def reencoded(header: dict[str, Any]) -> dict[str, str]:
+    """Spellings of one header's base64 that clients have used."""
+    text = encode_header({**header, "resource": header["resource"]})
+    return {
+        "no padding": text.rstrip("="),
+        "url alphabet": text.replace("+", "-").replace("/", "_"),
+        "line breaks": "\n".join(text[i : i + 64] for i in range(0, len(text), 64)),
+        "spaces": "  " + text + "\r\n",
+    }
+
+
+async def test_base64_is_read_leniently(devnet: Devnet, service: Service) -> None:
+    header = devnet_payment(devnet, resource="/ÿ?>~ÿÿ>>??")
+    for spelling, text in reencoded(header).items():
+        body = {**request(header), "paymentHeader": text}
+        assert (await service.post("/verify", body))[1]["isValid"], spelling
+
+
+async def test_everything_else_about_a_header_is_read_strictly(
+    devnet: Devnet, service: Service
+) -> None:
+    header = devnet_payment(devnet)
+    text = json.dumps(header)
+    bad: list[object] = [
+        *(text, "{}", "x", "====", "$$$$", "aGk=", 5, True, ["x"], {"a": 1}),
+        base64.b64encode(b"[1]").decode(),
+        base64.b64encode(b"null").decode(),
+        base64.b64encode(text.encode("utf-16")).decode(),
+        base64.b64encode(text[:-1].encode() + b',"nonce":"x"}').decode(),
+        base64.b64encode(text.encode() + b"x").decode(),
+    ]
+    for value in bad:
+        body = {**request(header), "paymentHeader": value}
+        status, reply = await service.post("/verify", body)
+        assert (status, reply["invalidReason"]) == (200, UNREADABLE), value
+
+
+MEMBERS = (
+    "scheme",
+    "network",
+    "asset",
+    "payTo",
+    "amount",
+    "resource",
+    "nonce",
+    "timestamp",
+    "signature",
+)
+
+
+@pytest.mark.parametrize("member", MEMBERS)
+async def test_every_member_of_a_header_is_required_and_typed(
+    devnet: Devnet, service: Service, member: str
+) -> None:
+    header = devnet_payment(devnet)
+    wrong: list[object] = [None, "", 0, False, True, [], {}, 1.5, -1, 2**64]
+    for value in wrong:
+        assert await refusal(service, {**header, member: value}, **asked(header)) == UNREADABLE
+    assert await refusal(service, without(header, member), **asked(header)) == UNREADABLE
+
+
+def without(header: dict[str, Any], member: str) -> "dict[str, Any]":
+    """A header that lacks a member; what the seller asks for is read from the whole one."""
+
+    class Lacking(dict[str, Any]):
+        def __missing__(self, _: str) -> str:
+            return "x"
+
+    return Lacking({name: value for name, value in header.items() if name != member})
+
+
+def asked(header: dict[str, Any]) -> dict[str, Any]:
+    requirements: dict[str, Any] = request(header)["paymentRequirements"]
+    return requirements
+
+
+@pytest.mark.parametrize("member", ["asset", "payTo", "payer"])
+@pytest.mark.parametrize("form", ["0X{}", "{}", "0x{}0", "0x{}\n", "0x {}"])
+async def test_addresses_are_read_strictly(
+    devnet: Devnet, service: Service, member: str, form: str
+) -> None:
+    header = devnet_payment(devnet)
+    digits = header[member][2:]
+    spelt = {**header, member: form.format(digits)}
+    assert await refusal(service, spelt, **asked(header)) == UNREADABLE
+    swapped = {**header, member: "0x" + digits.swapcase()}
+    assert await refusal(service, swapped, **asked(header)) == UNREADABLE
+
+
+async def test_a_thousand_malformed_requests_leave_no_5xx_and_no_money_moved(
+    devnet: Devnet, service: Service
+) -> None:
+    """Seeded mutations of a good request, byte by byte and member by member."""
+    rng = random.Random(402)  # noqa: S311 - a seed, so that a failure can be repeated
+    logs = len(await settled_logs(devnet))
+    good = request(devnet_payment(devnet, amount=10**15))
+    text = json.dumps(good).encode()
+    values: list[object] = [None, "", 0, -1, 1.5, True, [], {}, "x" * 5000, "\u0000", "ÿ", 10**80]
+    for _ in range(1000):
+        if rng.random() < 0.5:
+            spot = rng.randrange(len(text))
+            body = text[:spot] + rng.randbytes(rng.randrange(4)) + text[spot + rng.randrange(9) :]
+        else:
+            changed = json.loads(text)
+            target = rng.choice([changed, changed["paymentRequirements"]])
+            target[rng.choice(list(target))] = rng.choice(values)
+            body = json.dumps(changed).encode()
+        path = rng.choice(["/verify", "/settle", "/settle/gasless"])
+        async with service.session.post(service.url + path, data=body) as response:
+            reply = await response.json()
+            assert response.status in (200, 400), (body, reply)
+            assert reply.get("isValid", reply.get("success")) is False, body
+    assert len(await settled_logs(devnet)) == logs
+    assert not service.logged("unhandled_error")
+
+
+# --- section 4: the rest
+
+
+async def test_the_get_endpoints(devnet: Devnet, service: Service) -> None:
+    status, root = await service.get("/")
+    assert status == 200
+    assert root == {
+        "service": "Jeju x402 Facilitator",
+        "version": root["version"],
+        "status": "healthy",
+        "mode": "development",
+        "chainId": 420691,
+        "network": "jeju",
+        "facilitatorAddress": service.logged("started")[0]["contract"],
+        "endpoints": {
+            "verify": "POST /verify",
+            "settle": "POST /settle",
+            "supported": "GET /supported",
+            "stats": "GET /stats",
+        },
+        "timestamp": root["timestamp"],
+    }
+    assert (await service.get("/health"))[1]["status"] == "ok"
+    status, ready = await service.get("/ready")
+    assert (status, ready["status"]) == (200, "ready")
+    supported = (await service.get("/supported"))[1]
+    assert {"x402Version": 1, "scheme": "exact", "network": "jeju"} in supported["kinds"]
+    assert len(supported["kinds"]) == 12
+    assert supported["facilitator"] == {
+        "name": "Jeju x402 Facilitator",
+        "version": root["version"],
+        "url": None,
+    }
+
+
+async def test_what_is_not_there_is_a_404_of_one_shape(service: Service) -> None:
+    for method, path in (
+        ("GET", "/no%20such"),
+        ("POST", "/"),
+        ("DELETE", "/verify"),
+        ("GET", "/health/"),
+    ):
+        async with service.session.request(method, service.url + path + "?q=1") as response:
+            reply = await response.json()
+            assert response.status == 404
+            expected = path.replace("%20", " ")
+            assert reply == {
+                "error": "Not found",
+                "path": expected,
+                "timestamp": reply["timestamp"],
+            }
+            assert response.headers["X-Content-Type-Options"] == "nosniff"
+            assert response.headers["Access-Control-Allow-Origin"] == "*"
+
+
+async def test_production_serves_only_what_can_settle(devnet: Devnet, tmp_path: Path) -> None:
+    """Without a contract nothing can be verified there, and / is unhealthy."""
+    async with serve(devnet, tmp_path, FACILITATOR_ENV="production") as service:
+        assert (await service.get("/"))[1]["mode"] == "production"
+        kinds = (await service.get("/supported"))[1]["kinds"]
+        assert {kind["network"] for kind in kinds} == {"jeju"}
+    bare = environment(devnet, tmp_path, FACILITATOR_ENV="production")
+    del bare["X402_FACILITATOR_ADDRESS"]
+    async with launch(bare) as launched:
+        service = await launched.started()
+        status, root = await service.get("/")
+        assert (status, root["status"], root["facilitatorAddress"]) == (503, "unhealthy", None)
+        header = {**devnet_payment(devnet), "signature": "0x"}
+        words = "Facilitator contract not deployed - verification unavailable"
+        assert await refusal(service, header) == words
