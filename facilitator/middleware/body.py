@@ -85,12 +85,14 @@ class DrainBody:
             await self.app(scope, receive, send)
             return
         complete = False
+        gone = False
         withheld = False
 
         async def watched_receive() -> Message:
-            nonlocal complete
+            nonlocal complete, gone
             message = await receive()
-            complete = not message.get("more_body", False)  # a disconnect has none
+            gone = gone or message["type"] == "http.disconnect"
+            complete = gone or not message.get("more_body", False)
             return message
 
         async def withholding_send(message: Message) -> None:
@@ -111,6 +113,8 @@ class DrainBody:
                     await watched_receive()
         except TimeoutError:
             pass  # whoever is still sending has had the reply for a while
+        if gone:
+            return  # the server has closed, and says so once
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(_until_disconnect(receive))
             await send({"type": "http.response.body", "body": b"", "more_body": False})
