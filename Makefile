@@ -85,8 +85,11 @@ $(VENV): requirements-dev.lock pyproject.toml
 	@touch $@
 
 $(TOOLS): facilitator/contracts/package.json facilitator/contracts/package-lock.json
-	@command -v npm >/dev/null || { echo "error: npm not found; install Node.js 20 or newer," \
+	@command -v npm >/dev/null || { echo "error: npm not found; install Node.js 20 or newer with npm," \
 		"on Debian and Ubuntu: apt-get install nodejs npm" >&2; exit 1; }
+	@# an older Node.js makes npm leave out anvil's binary without a word
+	@node -e 'process.exit(parseInt(process.versions.node) < 20 ? 1 : 0)' || { \
+		echo "error: Node.js $$(node --version) is too old; install 20 or newer" >&2; exit 1; }
 	@echo "installing anvil and solc into .tools"
 	@mkdir -p .tools && cp $^ .tools/
 	@npm ci --prefix .tools --no-audit --no-fund --no-update-notifier --loglevel=error >/dev/null
