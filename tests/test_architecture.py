@@ -27,7 +27,7 @@ MAP: Final = {
         *("verifier", "signing", "watcher", "settler"),
     ),
     "shell": (
-        *("middleware", "service", "routes", "app", "server"),
+        *("middleware", "metrics", "service", "routes", "app", "server"),
         *("devnet", "payer", "demo", "cli", "__main__"),
     ),
 }
