@@ -497,6 +497,16 @@ async def test_a_client_cannot_write_the_log(caplog: pytest.LogCaptureFixture) -
     assert TextFormatter().format(line).isprintable()
 
 
+async def test_no_method_makes_a_long_line(caplog: pytest.LogCaptureFixture) -> None:
+    """HTTP has no limit for it; Hypercorn's for a whole head is 16 KiB."""
+    caplog.set_level(logging.INFO)
+    async with serving() as service, raw(service) as client:
+        client.write(b"%s /missing HTTP/1.1\r\nHost: x\r\n\r\n" % (b"Q" * 10_000))
+        await client.reply()
+        (line,) = requests_logged(caplog)
+    assert line.__dict__["fields"]["method"] == "Q" * 20
+
+
 # --- limits and errors
 
 

@@ -11,6 +11,7 @@ from facilitator.middleware.headers import Header
 from facilitator.telemetry import event, get_logger
 
 PATH_LIMIT = 200  # characters of a path in the log
+METHOD_LIMIT = 20  # of a method, for which HTTP has no limit; the longest registered one has 17
 PROBES = frozenset({"/health", "/ready"})
 
 _log = get_logger("facilitator.http")
@@ -42,7 +43,7 @@ class AccessLog:
                 _log,
                 logging.DEBUG if scope["path"] in PROBES else logging.INFO,
                 "request",
-                method=scope["method"],
+                method=scope["method"][:METHOD_LIMIT],
                 path=_printable(scope["path"]),
                 status=status,
                 duration_ms=round((time.perf_counter() - start) * 1000, 2),
