@@ -248,7 +248,7 @@ def find_proof(payment: JejuPayment, logs: Iterable[Log], block_timestamp: int) 
             continue
         try:
             token, amount, fee, resource, _ = decode(_SETTLED_DATA, log.data)
-        except DecodingError:
+        except (DecodingError, OverflowError):  # eth-abi's own, and a length that no buffer has
             continue
         if (token, amount, resource) == signed:
             return Proof(
