@@ -1,0 +1,23 @@
+"""Strategies for hypothesis: payments of every shape that can be signed."""
+
+from hypothesis import strategies as st
+
+from facilitator.ethereum.abi import MAX_UINT256
+from tests import rows
+
+addresses = st.binary(min_size=20, max_size=20)
+uints = st.integers(0, MAX_UINT256) | st.sampled_from([0, 1, 2**255, MAX_UINT256])
+texts = st.text(max_size=40)
+payments = st.builds(
+    rows.payment,
+    chain_id=st.integers(1, 2**63),
+    contract=addresses,
+    scheme=texts,
+    network=texts,
+    asset=addresses,
+    pay_to=addresses,
+    amount=uints,
+    resource=texts,
+    authorization_nonce=texts,
+    timestamp=uints,
+)
