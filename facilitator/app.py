@@ -6,11 +6,13 @@ from contextlib import asynccontextmanager
 from typing import TypedDict
 
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
 
 from facilitator import __version__
 from facilitator.config import Config
 from facilitator.ethereum.addresses import checksum
-from facilitator.middleware import layers
+from facilitator.metrics import Metrics
+from facilitator.middleware import CountRequests, layers
 from facilitator.routes import ROUTES, not_found
 from facilitator.service import Service, StartRefused, run_service
 from facilitator.store import StoreError
@@ -30,10 +32,12 @@ class State(TypedDict):
 def create_app(config: Config) -> Starlette:
     """The service as an ASGI application; it needs a server with lifespan support."""
 
+    metrics = Metrics(config)
+
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[State]:
         try:
-            async with run_service(config) as service:
+            async with run_service(config, metrics) as service:
                 _log_start(service)
                 yield State(service=service)
         except (StoreError, StartRefused) as refused:
@@ -42,7 +46,10 @@ def create_app(config: Config) -> Starlette:
 
     app = Starlette(
         routes=ROUTES,
-        middleware=layers(concurrency=CONCURRENCY),
+        middleware=[
+            Middleware(CountRequests, count=metrics.count_request),
+            *layers(concurrency=CONCURRENCY),
+        ],
         exception_handlers={404: not_found, 405: not_found},
         lifespan=lifespan,
     )

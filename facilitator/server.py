@@ -7,6 +7,7 @@ time of 5 s closes connections that a load balancer is about to use.
 import argparse
 import asyncio
 import os
+import resource
 import signal
 import socket
 import sys
@@ -27,6 +28,7 @@ GRACE_MARGIN = 5
 # Seconds; above the idle time of the common load balancers (60).
 KEEP_ALIVE = 75
 BACKLOG = 1024
+DESCRIPTORS = 65_536
 # Requests a connection: closing one under a client's next POST costs it an error.
 KEEP_ALIVE_REQUESTS = 1_000_000
 
@@ -38,6 +40,7 @@ async def run(_: argparse.Namespace) -> int:
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    _raise_descriptor_limit()
     _keep_secrets(config)
     configure_logging(config.log_format, config.log_level)
     try:
@@ -91,6 +94,16 @@ async def _stop_signal() -> None:
     await stop.wait()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.remove_signal_handler(number)
+
+
+def _raise_descriptor_limit() -> None:
+    """Hypercorn keeps the descriptor of a connection that its client has closed until KEEP_ALIVE
+    ends: a hundred short connections a second need thousands, and many systems start with 1,024.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, DESCRIPTORS)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _keep_secrets(config: Config) -> None:

@@ -19,6 +19,7 @@ from facilitator.ethereum.addresses import checksum
 from facilitator.ethereum.secp256k1 import Signer
 from facilitator.ethereum.transactions import TransactionBuilder
 from facilitator.listeners import Listeners
+from facilitator.metrics import Metrics
 from facilitator.node import ChainUnavailable
 from facilitator.rpc import RPC
 from facilitator.schemes import jeju
@@ -90,6 +91,7 @@ class Service:
     decoder: Decoder
     networks: dict[str, Served]
     signers: tuple[bytes, ...]
+    metrics: Metrics
     clock: Callable[[], int]
     started_at: int
 
@@ -100,7 +102,7 @@ def unix_ms() -> int:
 
 
 @asynccontextmanager
-async def run_service(config: Config) -> AsyncIterator[Service]:
+async def run_service(config: Config, metrics: Metrics) -> AsyncIterator[Service]:
     """The service with its loops running. Raises StoreError, StartRefused."""
     async with AsyncExitStack() as stack:
         store = await SQLiteStore.open(config.database)
@@ -125,6 +127,7 @@ async def run_service(config: Config) -> AsyncIterator[Service]:
             decoder=Decoder(config.networks, config.primary_network, config.max_payment_age),
             networks=networks,
             signers=tuple(signer.address for signer in signers),
+            metrics=metrics,
             clock=unix_ms,
             started_at=unix_ms(),
         )

@@ -560,3 +560,84 @@ async def test_production_serves_only_what_can_settle(devnet: Devnet, tmp_path: 
         header = {**devnet_payment(devnet), "signature": "0x"}
         words = "Facilitator contract not deployed - verification unavailable"
         assert await refusal(service, header) == words
+
+
+async def test_a_signature_alone_can_be_checked(devnet: Devnet, service: Service) -> None:
+    """Neither time nor terms nor chain: only who signed, on the chain of the body's network."""
+    header = devnet_payment(devnet, timestamp=now() - 9999)
+    text = encode_header(header)
+    status, reply = await service.post("/verify/signature", {"paymentHeader": text})
+    assert (status, reply) == (
+        200,
+        {
+            "valid": True,
+            "signer": header["payer"],
+            "payment": {
+                "amount": "1000000",
+                "recipient": header["payTo"],
+                "token": header["asset"],
+                "resource": header["resource"],
+                "network": "jeju",
+            },
+        },
+    )
+    body = {"paymentHeader": text, "network": "base"}
+    status, reply = await service.post("/verify/signature", body)
+    assert (status, reply["valid"]) == (200, False)
+    assert reply["error"].startswith("Invalid signature: signed by ")
+    body = {"paymentHeader": text, "network": "solana"}
+    status, reply = await service.post("/verify/signature", body)
+    assert (status, reply) == (200, {"valid": False, "error": "Unsupported network: solana"})
+    for wrong, words in (
+        ({}, "Missing paymentHeader"),
+        ({"paymentHeader": "x"}, UNREADABLE),
+        ([], "Invalid JSON request body"),
+    ):
+        status, reply = await service.post("/verify/signature", wrong)
+        assert (status, reply) == (400, {"valid": False, "error": words})
+
+
+async def test_stats_are_the_contracts(devnet: Devnet, tmp_path: Path) -> None:
+    async with serve(devnet, tmp_path) as service:
+        before = (await service.get("/stats"))[1]
+        assert (await service.settle(devnet_payment(devnet)))["success"]
+        after = (await service.get("/stats"))[1]
+    assert int(after["totalSettlements"]) == int(before["totalSettlements"]) + 1
+    assert int(after["totalVolumeUSD"]) == int(before["totalVolumeUSD"]) + 10**18
+    assert after["protocolFeeBps"] == 50
+    assert after["feeRecipient"] == "0xa0Ee7A142d267C1f36714E4a8F75612F20a79720"
+    assert after["supportedTokens"] == ["0x0165878A594ca255338adfa4d48449f69242Eb8F"]
+    assert after["uptime"] >= 0
+
+
+async def test_networks_and_tokens_are_told(service: Service) -> None:
+    networks = (await service.get("/supported/networks"))[1]["networks"]
+    jeju = {network["network"]: network for network in networks}["jeju"]
+    assert jeju == {
+        "network": "jeju",
+        "chainId": 420691,
+        "name": "Jeju",
+        "usdc": "0x0165878A594ca255338adfa4d48449f69242Eb8F",
+        "facilitator": service.logged("started")[0]["contract"],
+        "blockExplorer": None,
+    }
+    ether = {"address": "0x" + "0" * 40, "symbol": "ETH", "decimals": 18, "name": "Ether"}
+    tokens = (await service.get("/supported/tokens/jeju"))[1]
+    assert [token["symbol"] for token in tokens["tokens"]] == ["USDC", "ETH"]
+    assert tokens["tokens"][1] == ether
+    assert (await service.get("/supported/tokens/jeju-testnet"))[1]["tokens"] == [ether]
+    status, reply = await service.get("/supported/tokens/Jeju")
+    assert (status, reply) == (400, {"error": "Unsupported network: Jeju"})
+
+
+async def test_metrics_keep_the_names_of_existing_dashboards(service: Service) -> None:
+    async with service.session.get(service.url + "/metrics") as response:
+        text = await response.text()
+        assert response.headers["Content-Type"].startswith("text/plain; version=0.0.4")
+    for name in (
+        *("uptime_seconds", "nonce_cache_total", "nonce_cache_pending", "nonce_cache_used"),
+        *("chain_id", "protocol_fee_bps", "environment"),
+    ):
+        assert f'facilitator_{name}{{network="jeju"}} ' in text
+    assert 'facilitator_chain_id{network="jeju"} 420691.0' in text
+    assert 'http_requests_total{method="POST",status="200"}' in text

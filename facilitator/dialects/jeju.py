@@ -58,6 +58,16 @@ class JejuRequest(Struct, frozen=True, kw_only=True):
     asked: dict[str, JSON]
 
 
+class SignedRequest(Struct, frozen=True, kw_only=True):
+    """A request to check a signature and nothing else, on the chain of `network`."""
+
+    payment: JejuPayment
+    claimed_payer: bytes | None
+    network: str
+    served: NetworkConfig | None
+    header: dict[str, JSON]
+
+
 class Decoder:
     """Decodes requests for the networks that are served. `max_payment_age` is in seconds."""
 
@@ -90,6 +100,27 @@ class Decoder:
             return self._request(header_text, asked, network, members.get("authParams"))
         except _Unreadable as unreadable:
             return Malformed(status=200, words=str(unreadable), network=network)
+
+    def decode_signed(self, body: bytes) -> SignedRequest | Malformed:
+        """What a body of POST /verify/signature asks for."""
+        members = self.decode_object(body)
+        if isinstance(members, Malformed):
+            return members
+        if not members.get("paymentHeader"):
+            return self._refuse("Missing paymentHeader")
+        network = members.get("network") or self._primary
+        network = network if isinstance(network, str) else as_text(network)
+        served = self._networks.get(network)
+        try:
+            header = decode_header(members["paymentHeader"])
+            payment = self.payment(header, served)
+            payer = header.get("payer")
+            claimed = _address(payer) if payer else None
+        except _Unreadable as unreadable:
+            return self._refuse(str(unreadable))
+        return SignedRequest(
+            payment=payment, claimed_payer=claimed, network=network, served=served, header=header
+        )
 
     def decode_object(self, body: bytes) -> dict[str, JSON] | Malformed:
         """The members of a body that is a JSON object."""

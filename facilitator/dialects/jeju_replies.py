@@ -7,7 +7,7 @@ import msgspec
 from msgspec import UNSET, Struct, UnsetType
 from msgspec.structs import replace
 
-from facilitator.dialects.jeju import JejuRequest, Malformed, as_text
+from facilitator.dialects.jeju import JejuRequest, Malformed, SignedRequest, as_text
 from facilitator.ethereum.addresses import ZERO_ADDRESS, checksum
 from facilitator.payments import Proof, Reason, Refusal
 from facilitator.schemes.jeju import JejuPayment
@@ -186,6 +186,29 @@ def settled(
         timestamp=now,
     )
     return _encode(replace(reply, **_parties(request, payment)))
+
+
+def signature_valid(request: SignedRequest, signer: bytes) -> bytes:
+    """The reply of POST /verify/signature to a good one."""
+    header = request.header
+    payment = {
+        "amount": header["amount"],
+        "recipient": header["payTo"],
+        "token": header["asset"],
+        "resource": header["resource"],
+        "network": header["network"],
+    }
+    return _encode({"valid": True, "signer": checksum(signer), "payment": payment})
+
+
+def signature_invalid(why: str) -> bytes:
+    """The reply of POST /verify/signature to a bad one."""
+    return _encode({"valid": False, "error": why})
+
+
+def signature_words(refusal: Refusal, request: SignedRequest) -> str:
+    """The words for a bad signature, or for a network that is not served."""
+    return _WORDS[refusal.reason].format(found=refusal.found, network=request.network)
 
 
 def _parties(request: JejuRequest, payment: JejuPayment) -> dict[str, object]:

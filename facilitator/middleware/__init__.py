@@ -15,7 +15,12 @@ from facilitator.middleware.body import (
     DrainBody,
     read_body,
 )
-from facilitator.middleware.guards import AccessLog, CatchErrors, ConcurrencyLimit
+from facilitator.middleware.guards import (
+    AccessLog,
+    CatchErrors,
+    ConcurrencyLimit,
+    CountRequests,
+)
 from facilitator.middleware.headers import CORS, RequestId, SecurityHeaders
 
 __all__ = [
@@ -29,6 +34,7 @@ __all__ = [
     "CatchErrors",
     "ClientDisconnected",
     "ConcurrencyLimit",
+    "CountRequests",
     "DrainBody",
     "RequestId",
     "SecurityHeaders",

@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections.abc import Callable
 
 import msgspec
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -56,6 +57,26 @@ def _printable(path: str) -> str:
     if path.isprintable():
         return path
     return "".join(char if char.isprintable() else "?" for char in path)
+
+
+class CountRequests:
+    """Tell `count` the method and the status of every reply."""
+
+    def __init__(self, app: ASGIApp, *, count: Callable[[str, int], None]) -> None:
+        self.app = app
+        self.count = count
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+
+        async def counting_send(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                self.count(scope["method"], message["status"])
+            await send(message)
+
+        await self.app(scope, receive, counting_send)
 
 
 class ConcurrencyLimit:

@@ -48,6 +48,7 @@ _SUPPORTED_TOKENS = selector("supportedTokens(address)")
 _BALANCE_OF = selector("balanceOf(address)")
 _ALLOWANCE = selector("allowance(address,address)")
 _AUTHORIZATION_STATE = selector("authorizationState(address,bytes32)")
+_GET_STATS = selector("getStats()")
 PAYMENT_SETTLED = topic(
     "PaymentSettled(bytes32,address,address,address,uint256,uint256,string,uint256)"
 )
@@ -189,6 +190,29 @@ def settlement_call(payment: JejuPayment) -> Call:
 def allowed_calls(contract: bytes) -> frozenset[tuple[bytes, bytes]]:
     """The (target, selector) pairs that a signer may call for this scheme."""
     return frozenset({(contract, SETTLE), (contract, SETTLE_WITH_AUTHORIZATION)})
+
+
+class ContractState(Struct, frozen=True):
+    """What the contract tells about itself. `volume_usd` has 18 decimals."""
+
+    settlements: int
+    volume_usd: int
+    fee_bps: int
+    fee_recipient: bytes
+
+
+def stats_call(contract: bytes) -> Call:
+    """The read whose answer `read_stats` understands."""
+    return Call(contract, _GET_STATS)
+
+
+def read_stats(answer: bytes) -> ContractState | None:
+    """The contract's totals; None where there is no such contract."""
+    if len(answer) != 4 * 32:
+        return None
+    words = [answer[start : start + 32] for start in range(0, 128, 32)]
+    settlements, volume, fee_bps = (int.from_bytes(word) for word in words[:3])
+    return ContractState(settlements, volume, fee_bps, words[3][12:])
 
 
 def fact_calls(payment: JejuPayment) -> tuple[Call, ...]:

@@ -126,6 +126,14 @@ class OpenWork(Struct, frozen=True):
     fillers: tuple[Transaction, ...]
 
 
+class Counts(Struct, frozen=True):
+    """How many settlements of a chain the journal holds: all, PENDING or REORGED, CONFIRMED."""
+
+    total: int
+    pending: int
+    confirmed: int
+
+
 class Store(Protocol):
     """See the module's text for what every method promises. All raise StoreError."""
 
@@ -196,6 +204,9 @@ class Store(Protocol):
 
     async def in_flight(self, chain_id: int) -> dict[bytes, int]:
         """How many PENDING transactions each signer has on a chain (no entry: none)."""
+
+    async def counts(self, chain_id: int) -> Counts:
+        """How many settlements there are."""
 
     async def ping(self) -> None:
         """Raise StoreError unless the database can be written."""

@@ -41,6 +41,7 @@ MIGRATIONS: tuple[str, ...] = (
         ON settlement (chain_id, proof_transaction, proof_log_index)
         WHERE proof_transaction IS NOT NULL;
     CREATE INDEX settlement_listener ON settlement (listener) WHERE listener IS NOT NULL;
+    CREATE INDEX settlement_state ON settlement (chain_id, state);
     CREATE INDEX settlement_open ON settlement (chain_id, asset, payer)
         WHERE state IN ('pending', 'reorged');
 

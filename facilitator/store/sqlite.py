@@ -10,6 +10,7 @@ from pathlib import Path
 from facilitator.settlement import Attempt, Settlement, Transaction
 from facilitator.store import (
     Claimed,
+    Counts,
     IdempotencyKeyTaken,
     NewSettlement,
     NewTransaction,
@@ -159,6 +160,9 @@ class SQLiteStore:
             return {signer: pending for signer, pending in rows}
 
         return await self._writer.run(count)
+
+    async def counts(self, chain_id: int) -> Counts:
+        return await self._writer.run(partial(sql.counts, chain_id))
 
     async def ping(self) -> None:
         # Rewriting the version that is there is a real write, and changes nothing.

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from facilitator.settlement import Attempt, Settlement, SettlementState, Transaction
 from facilitator.store import (
     Claimed,
+    Counts,
     IdempotencyKeyTaken,
     NewSettlement,
     NewTransaction,
@@ -247,6 +248,16 @@ def open_work(chain_id: int, db: sqlite3.Connection) -> OpenWork:
     carrying = "SELECT transaction_id FROM settlement_transaction"
     fillers = _transactions(db, f"{pending} AND id NOT IN ({carrying})", (chain_id,))
     return OpenWork(rides=rides(db, chosen, (chain_id, chain_id)), fillers=tuple(fillers.values()))
+
+
+def counts(chain_id: int, db: sqlite3.Connection) -> Counts:
+    """How many settlements of a chain there are, from an index alone."""
+    rows = db.execute(
+        "SELECT state, count(*) FROM settlement WHERE chain_id = ? GROUP BY state", (chain_id,)
+    )
+    found = {state: number for state, number in rows}
+    pending = found.get("pending", 0) + found.get("reorged", 0)
+    return Counts(sum(found.values()), pending, found.get("confirmed", 0))
 
 
 def rides(db: sqlite3.Connection, chosen: str, parameters: tuple[object, ...]) -> tuple[Ride, ...]:

@@ -1,0 +1,231 @@
+"""What the service tells about itself."""
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from facilitator import __version__
+from facilitator.config import NetworkConfig
+from facilitator.dialects.jeju import VERSION
+from facilitator.ethereum.addresses import ZERO_ADDRESS, checksum
+from facilitator.metrics import CONTENT_TYPE
+from facilitator.node import ChainUnavailable
+from facilitator.routes.replying import RETRY_AFTER, json_reply, service_of
+from facilitator.schemes import jeju
+from facilitator.schemes.jeju import SCHEMES
+from facilitator.service import Served
+from facilitator.store import StoreError
+
+
+async def describe_verify(request: Request) -> Response:
+    """GET /verify: what to send there."""
+    return _describe("/verify", "Checks a payment and leaves no trace.")
+
+
+async def describe_settle(request: Request) -> Response:
+    """GET /settle: what to send there."""
+    return _describe("/settle", "Settles a payment on its chain and waits for the outcome.")
+
+
+def _describe(path: str, description: str) -> Response:
+    body = {
+        "paymentHeader": "base64 of the signed payment's JSON",
+        "paymentRequirements": {
+            "scheme": "exact | upto",
+            "network": "name of the network, the primary one by default",
+            "maxAmountRequired": "decimal string, atomic units",
+            "payTo": "address",
+            "asset": "address of the token",
+            "resource": "what is paid for",
+        },
+        "x402Version": VERSION,
+    }
+    described: dict[str, object] = {
+        "endpoint": path,
+        "method": "POST",
+        "description": description,
+        "body": body,
+    }
+    return json_reply(described)
+
+
+async def index(request: Request) -> Response:
+    """GET /: what this service is and whether it can work."""
+    service = service_of(request)
+    config = service.config
+    primary = service.networks[config.primary_network]
+    chain_id = primary.config.network.chain_id
+    status, code = "healthy", 200
+    if config.is_production and primary.config.contract is None:
+        status, code = "unhealthy", 503
+    elif not await primary.reachability.look():
+        status = "degraded"
+    contract = primary.config.contract
+    description = {
+        "service": config.service_name,
+        "version": __version__,
+        "status": status,
+        "mode": config.mode,
+        "chainId": chain_id,
+        "network": config.primary_network,
+        "facilitatorAddress": None if contract is None else checksum(contract),
+        "endpoints": {
+            "verify": "POST /verify",
+            "settle": "POST /settle",
+            "supported": "GET /supported",
+            "stats": "GET /stats",
+        },
+        "timestamp": service.clock(),
+    }
+    return json_reply(description, code)
+
+
+async def health(request: Request) -> Response:
+    """GET /health: the process answers. Never depends on a chain or a database."""
+    return json_reply({"status": "ok", "timestamp": service_of(request).clock()})
+
+
+async def ready(request: Request) -> Response:
+    """GET /ready: key and contract of the primary network are there, and the journal can be
+    written. The state of the chain is told, but a node's outage is no reason to take replicas away.
+    """
+    service = service_of(request)
+    primary = service.networks[service.config.primary_network]
+    wallet, contract = bool(service.signers), primary.config.contract is not None
+    journal, rpc = True, await primary.reachability.look()
+    try:
+        await service.store.ping()
+    except StoreError:
+        journal = False
+    now = service.clock()
+    if wallet and contract and journal:
+        return json_reply({"status": "ready", "rpc": rpc, "timestamp": now})
+    missing = {
+        "status": "not_ready",
+        "wallet": wallet,
+        "facilitator": contract,
+        "journal": journal,
+        "rpc": rpc,
+        "timestamp": now,
+    }
+    return json_reply(missing, 503)
+
+
+async def supported(request: Request) -> Response:
+    """GET /supported: schemes and networks. In production only those that can settle."""
+    service = service_of(request)
+    networks = [
+        name
+        for name, served in service.networks.items()
+        if served.settler is not None or not service.config.is_production
+    ]
+    body = {
+        "kinds": [_kind(scheme, network) for network in networks for scheme in SCHEMES],
+        "x402Version": VERSION,
+        "facilitator": {
+            "name": service.config.service_name,
+            "version": __version__,
+            "url": service.config.url,
+        },
+        "extensions": [],
+        "signers": {"eip155:*": [checksum(address) for address in service.signers]},
+    }
+    return json_reply(body)
+
+
+def _kind(scheme: str, network: str) -> dict[str, object]:
+    kind: dict[str, object] = {"x402Version": VERSION, "scheme": scheme, "network": network}
+    if scheme == "upto":  # the standard has another scheme of this name
+        kind["extra"] = {"dialect": "jeju"}
+    return kind
+
+
+async def stats(request: Request) -> Response:
+    """GET /stats: the contract's totals on the primary network."""
+    service = service_of(request)
+    config = service.config
+    primary = service.networks[config.primary_network]
+    try:
+        state = await _contract_state(primary)
+    except ChainUnavailable as fault:
+        error: dict[str, object] = {"error": "Chain unavailable", "timestamp": service.clock()}
+        return json_reply(error, 503, fault.retry_after or RETRY_AFTER)
+    fee_recipient = state.fee_recipient if state else config.fee_recipient
+    usdc = primary.config.usdc
+    now = service.clock()
+    return json_reply(
+        {
+            "totalSettlements": str(state.settlements if state else 0),
+            "totalVolumeUSD": str(state.volume_usd if state else 0),
+            "protocolFeeBps": state.fee_bps if state else config.protocol_fee_bps,
+            "feeRecipient": _spelt(fee_recipient),
+            "supportedTokens": [] if usdc is None else [checksum(usdc.address)],
+            "uptime": (now - service.started_at) // 1000,
+            "timestamp": now,
+        }
+    )
+
+
+async def _contract_state(served: Served) -> jeju.ContractState | None:
+    if served.config.contract is None:
+        return None
+    [answer] = await served.chain.read([jeju.stats_call(served.config.contract)])
+    return jeju.read_stats(answer)
+
+
+async def supported_networks(request: Request) -> Response:
+    """GET /supported/networks: where payments can be made, and through which contract."""
+    networks = service_of(request).networks.values()
+    return json_reply({"networks": [_network(served.config) for served in networks]})
+
+
+def _network(config: NetworkConfig) -> dict[str, object]:
+    return {
+        "network": config.network.name,
+        "chainId": config.network.chain_id,
+        "name": config.network.title,
+        "usdc": None if config.usdc is None else checksum(config.usdc.address),
+        "facilitator": _spelt(config.contract),
+        "blockExplorer": config.network.explorer,
+    }
+
+
+async def supported_tokens(request: Request) -> Response:
+    """GET /supported/tokens/{network}: USDC where it is known, then the native currency."""
+    name = request.path_params["network"]
+    served = service_of(request).networks.get(name)
+    if served is None:
+        return json_reply({"error": f"Unsupported network: {name}"}, 400)
+    network, usdc = served.config.network, served.config.usdc
+    tokens: list[dict[str, object]] = []
+    if usdc is not None:
+        tokens.append(_token(usdc.address, usdc.symbol, usdc.decimals, "USD Coin"))
+    native = (network.native_symbol, network.native_decimals, network.native_name)
+    tokens.append(_token(ZERO_ADDRESS, *native))
+    return json_reply({"network": name, "tokens": tokens})
+
+
+def _token(address: bytes, symbol: str, decimals: int, name: str) -> dict[str, object]:
+    return {"address": checksum(address), "symbol": symbol, "decimals": decimals, "name": name}
+
+
+async def metrics(request: Request) -> Response:
+    """GET /metrics: Prometheus text."""
+    service = service_of(request)
+    chain_id = service.config.primary.network.chain_id
+    try:
+        counts = await service.store.counts(chain_id)
+    except StoreError:
+        return json_reply({"error": "Settlement journal unavailable"}, 503, RETRY_AFTER)
+    uptime = (service.clock() - service.started_at) // 1000
+    return Response(service.metrics.render(uptime, counts), media_type=CONTENT_TYPE)
+
+
+def _spelt(address: bytes | None) -> str | None:
+    return None if address is None else checksum(address)
+
+
+async def not_found(request: Request, _: Exception) -> Response:
+    """Unknown paths, wrong methods and trailing slashes alike."""
+    path = request.scope["path"]
+    body = {"error": "Not found", "path": path, "timestamp": service_of(request).clock()}
+    return json_reply(body, 404)
