@@ -72,7 +72,9 @@ class Reachability:
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """One network. `settler` is None where no key or no contract is configured."""
+    """One network. `settler` is None where no key that signs new payments or no contract is
+    configured; `watcher` is there with any key, to end what was begun.
+    """
 
     config: NetworkConfig
     chain: Chain
@@ -84,7 +86,9 @@ class Served:
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """The running service. `clock` is in unix milliseconds, `started_at` too."""
+    """The running service. `signers` are those that take new payments; `clock` is in unix
+    milliseconds, `started_at` too.
+    """
 
     config: Config
     store: Store
@@ -110,8 +114,11 @@ async def run_service(config: Config, metrics: Metrics) -> AsyncIterator[Service
         connector = aiohttp.TCPConnector(limit=RPC_CONNECTIONS)
         session = await stack.enter_async_context(aiohttp.ClientSession(connector=connector))
         signers = tuple(Signer(key.secret) for key in config.keys)
+        retiring = frozenset(
+            signer.address for signer, key in zip(signers, config.keys, strict=True) if key.retires
+        )
         networks = {
-            name: _serve(config, network, signers, store, session)
+            name: _serve(config, network, signers, retiring, store, session)
             for name, network in config.networks.items()
         }
         for served in networks.values():
@@ -126,7 +133,7 @@ async def run_service(config: Config, metrics: Metrics) -> AsyncIterator[Service
             store=store,
             decoder=Decoder(config.networks, config.primary_network, config.max_payment_age),
             networks=networks,
-            signers=tuple(signer.address for signer in signers),
+            signers=tuple(each.address for each in signers if each.address not in retiring),
             metrics=metrics,
             clock=unix_ms,
             started_at=unix_ms(),
@@ -137,6 +144,7 @@ def _serve(
     config: Config,
     network: NetworkConfig,
     signers: tuple[Signer, ...],
+    retiring: frozenset[bytes],
     store: Store,
     session: aiohttp.ClientSession,
 ) -> Served:
@@ -161,6 +169,7 @@ def _serve(
     policy = Policy(confirmations=config.confirmations, max_fee_per_gas=config.max_fee_per_gas)
     pool = SignerPool(
         signers,
+        retiring=retiring,
         builder=TransactionBuilder(chain_id, jeju.allowed_calls(contract)),
         chain=chain,
         store=store,
@@ -179,6 +188,8 @@ def _serve(
         policy=policy,
         clock=unix_ms,
     )
+    if len(retiring) == len(signers):
+        return Served(network, chain, reachability, verifier, settler=None, watcher=watcher)
     settler = Settler(
         chain=chain,
         store=store,
@@ -194,7 +205,7 @@ def _serve(
 async def _check_keys(store: Store, served: Served, signers: tuple[Signer, ...]) -> None:
     """A transaction whose key is gone could be neither replaced nor taken up again."""
     network = served.config.network
-    known = {signer.address for signer in signers} if served.settler else set()
+    known = {signer.address for signer in signers} if served.watcher else set()
     for address in await store.in_flight(network.chain_id):
         if address not in known:
             raise StartRefused(

@@ -42,10 +42,11 @@ class _Account:
     the chain would still take.
     """
 
-    __slots__ = ("floor", "pending", "reserved", "signer", "synced")
+    __slots__ = ("floor", "pending", "reserved", "retires", "signer", "synced")
 
-    def __init__(self, signer: Signer) -> None:
+    def __init__(self, signer: Signer, *, retires: bool) -> None:
         self.signer = signer
+        self.retires = retires
         self.reserved = 0
         self.pending = 0
         self.floor = 0
@@ -57,12 +58,15 @@ class _Account:
 
 
 class SignerPool:
-    """The private keys of one chain. Nothing else signs."""
+    """The private keys of one chain. Nothing else signs. A signer that is `retiring` takes no new
+    payment: it only replaces its own transactions, until they are mined.
+    """
 
     def __init__(
         self,
         signers: Sequence[Signer],
         *,
+        retiring: frozenset[bytes],
         builder: TransactionBuilder,
         chain: Chain,
         store: Store,
@@ -70,7 +74,11 @@ class SignerPool:
         policy: Policy,
         clock: Callable[[], int],
     ) -> None:
-        self._accounts = {signer.address: _Account(signer) for signer in signers}
+        self._accounts = {
+            signer.address: _Account(signer, retires=signer.address in retiring)
+            for signer in signers
+        }
+        self._active = [each for each in self._accounts.values() if not each.retires]
         self._builder = builder
         self._chain = chain
         self._store = store
@@ -128,14 +136,19 @@ class SignerPool:
 
     def least_loaded(self) -> bytes:
         """The signer for a transaction that must not wait: one that takes up a payment again."""
-        return min(self._accounts.values(), key=lambda account: account.load).signer.address
+        return self._least_loaded().signer.address
+
+    def _least_loaded(self) -> _Account:
+        # Where every key retires, what they have taken on is still brought to its end.
+        among = self._active or list(self._accounts.values())
+        return min(among, key=lambda account: account.load)
 
     def claimed(self, address: bytes) -> None:
         """The place of this signer has become a transaction in the journal."""
         self._accounts[address].pending += 1
 
     def _reserve(self) -> bytes | None:
-        account = min(self._accounts.values(), key=lambda account: account.load)
+        account = self._least_loaded()
         if account.load >= MAX_IN_FLIGHT:
             return None
         account.reserved += 1

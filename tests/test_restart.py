@@ -224,3 +224,28 @@ async def test_without_key_or_contract_it_runs_and_says_what_it_cannot_do(
         assert (await service.verify(header))["isValid"] is True
         status, reply = await service.post("/settle", request(header))
         assert (status, reply["error"]) == (503, "Settlement wallet not configured")
+
+
+async def test_a_retiring_key_ends_its_work_and_takes_no_more(
+    devnet: Devnet, tmp_path: Path
+) -> None:
+    """What it had signed is mined under the next start; new payments go to the other key."""
+    await approve(devnet)
+    held = devnet_payment(devnet)
+    async with serve(devnet, tmp_path) as first:
+        await stop_mining(devnet)
+        await post_and_die(first, held)
+    keys = tmp_path / "keys"
+    other = devnet.accounts[4]
+    keys.write_text(f"{devnet.signer.key.hex()} retire\n{other.key.hex()}\n")
+    changed = environment(devnet, tmp_path, FACILITATOR_PRIVATE_KEY_FILE=str(keys))
+    del changed["FACILITATOR_PRIVATE_KEY"]
+    async with launch(changed) as launched:
+        second = await launched.started()
+        await resume_mining(devnet)
+        assert (await second.settle(held))["success"]
+        for _ in range(3):
+            assert (await second.settle(devnet_payment(devnet)))["success"]
+        signers = {line["signer"] for line in second.logged("settlement_submitted")}
+    assert {signer.lower() for signer in signers} == {"0x" + other.address.hex()}
+    assert len(await settled_logs(devnet)) == 4
