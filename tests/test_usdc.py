@@ -1,4 +1,4 @@
-"""The test USDC moves as USDC does: by allowance, permit, authorization; for keys and contracts."""
+"""The test USDC moves as USDC does: by allowance, permit and authorization; contracts pay too."""
 
 import time
 from typing import Any
