@@ -61,6 +61,8 @@ def test_one_letter_of_the_wrong_case_is_refused(address: bytes, swapped: set[in
         USDC[:-1] + "\uff13",  # a full-width 3
         USDC[:-1] + "\u0663",  # an Arabic-Indic 3
         USDC[:-1] + "\n",
+        USDC.lower() + "\n",  # without a checksum to fail on
+        USDC.lower() + " ",
         USDC[:10] + "_" + USDC[11:],
         "0x" + " " * 40,
         "0x-" + USDC[3:],

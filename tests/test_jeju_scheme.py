@@ -215,6 +215,26 @@ def test_a_gasless_payment_uses_up_two_nonces() -> None:
         assert request_digest(gasless(**changes)) != request_digest(gasless())
 
 
+@pytest.mark.parametrize(
+    ("changes", "same"),
+    [
+        ({"chain_id": 1}, False),
+        ({"asset": bytes(20)}, False),
+        ({"payer": bytes(20)}, False),
+        ({"contract": bytes(20)}, True),
+        ({"authorization_nonce": "another"}, True),
+        ({"amount": 2}, True),
+        ({"pay_to": bytes(20)}, True),
+    ],
+)
+def test_chain_token_and_payer_make_the_identity_of_an_authorization(
+    changes: dict[str, Any], same: bool
+) -> None:
+    """EIP-3009: the token keeps its nonces by authorizer, whoever the money is for."""
+    changed = payment_keys(replace(gasless(), **changes))[1]
+    assert (changed == payment_keys(gasless())[1]) == same
+
+
 @given(payments, payments)
 def test_different_nonces_never_share_a_key(one: JejuPayment, other: JejuPayment) -> None:
     def what(payment: JejuPayment) -> tuple[int, bytes, bytes, str]:
