@@ -216,6 +216,10 @@ class SignerPool:
             sign=sign,
         )
 
+    def allows(self, call: Call, address: bytes) -> bool:
+        """Whether this signer may sign the call; not where its contract is configured no more."""
+        return self._builder.allows(call, address)
+
     def replacement(self, transaction: Transaction, fees: Fees) -> Attempt:
         """The same transaction with other fees."""
         return self._sign(

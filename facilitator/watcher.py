@@ -117,6 +117,9 @@ class Watcher:
             except (ChainUnavailable, StoreError) as fault:
                 self._event(logging.WARNING, "turn_failed", fault=str(fault))
                 pause, backoff = backoff, min(2 * backoff, MAX_BACKOFF_SECONDS)
+            except Exception as bug:  # one turn that is broken must not end all others
+                event(_log, logging.ERROR, "turn_broken", exc_info=bug, network=self._network)
+                pause, backoff = backoff, min(2 * backoff, MAX_BACKOFF_SECONDS)
             with anyio.move_on_after(pause):
                 await self._woken.wait()
                 self._woken = anyio.Event()
@@ -164,6 +167,10 @@ class Watcher:
                 case Broadcast(attempt):
                     to_send.append((transaction, attempt))
                 case Replace(fees):
+                    if not self._signers.allows(transaction.call, transaction.signer):
+                        # Its contract is configured no more: what was signed is all there will be.
+                        to_send.append((transaction, transaction.attempts[-1]))
+                        continue
                     attempt = self._signers.replacement(transaction, fees)
                     if await self._store.add_attempt(transaction.id, attempt):
                         to_send.append((transaction, attempt))
@@ -216,6 +223,9 @@ class Watcher:
         """
         call = jeju.settlement_call(settlement.payment)
         signer = self._signers.least_loaded()
+        if not self._signers.allows(call, signer):
+            self._event(logging.ERROR, "contract_not_configured", settlement=settlement.id)
+            return
         try:
             prepared = await self._signers.prepare(call, signer)
         except ChainUnavailable:

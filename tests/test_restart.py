@@ -8,7 +8,7 @@ import aiohttp
 import pytest
 
 from facilitator.devnet import Devnet, DevnetOptions
-from tests.chain import approve, devnet_payment, settled_logs
+from tests.chain import approve, deploy_legacy, devnet_payment, settled_logs
 from tests.faultproxy import fault_proxy, lose_request
 from tests.service import Service, environment, launch, request, serve
 
@@ -224,6 +224,25 @@ async def test_without_key_or_contract_it_runs_and_says_what_it_cannot_do(
         assert (await service.verify(header))["isValid"] is True
         status, reply = await service.post("/settle", request(header))
         assert (status, reply["error"]) == (503, "Settlement wallet not configured")
+
+
+async def test_another_contract_in_the_settings_strands_nothing(
+    devnet: Devnet, tmp_path: Path
+) -> None:
+    """What was signed for the one before is still sent; new payments go to the new one."""
+    await approve(devnet)
+    held = devnet_payment(devnet)
+    async with serve(devnet, tmp_path) as first:
+        await stop_mining(devnet)
+        await post_and_die(first, held)
+    await resume_mining(devnet)
+    legacy = await deploy_legacy(devnet)
+    await approve(devnet, spender=legacy)
+    async with serve(devnet, tmp_path, X402_FACILITATOR_ADDRESS="0x" + legacy.hex()) as second:
+        await second.wait_for("settlement_confirmed")
+        assert (await second.settle(devnet_payment(devnet, contract=legacy)))["success"]
+        assert not second.logged("turn_broken")
+    assert len(await settled_logs(devnet)) == 1
 
 
 async def test_a_retiring_key_ends_its_work_and_takes_no_more(

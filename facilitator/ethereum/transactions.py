@@ -46,12 +46,16 @@ class TransactionBuilder:
         self._chain_id = chain_id
         self._allowed = allowed
 
+    def allows(self, call: Call, sender: bytes) -> bool:
+        """Whether `sender` may sign this: an allowed call, or a gap filler of its own."""
+        filler = call.target == sender and not call.calldata
+        return filler or (call.target, call.selector) in self._allowed
+
     def sign(
         self, signer: Signer, *, account_nonce: int, call: Call, gas_limit: int, fees: Fees
     ) -> SignedTransaction:
         """Sign `call` with value 0. Raises ForbiddenCall unless it is allowed or a gap filler."""
-        filler = call.target == signer.address and not call.calldata
-        if not filler and (call.target, call.selector) not in self._allowed:
+        if not self.allows(call, signer.address):
             raise ForbiddenCall(f"0x{call.target.hex()} selector 0x{call.selector.hex()}")
         fields = (
             encode_int(self._chain_id),
