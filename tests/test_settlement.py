@@ -18,6 +18,7 @@ from tests.chain import (
     load_artifact,
     settle_call,
     settled_logs,
+    unhex,
 )
 from tests.service import request, serve
 
@@ -175,6 +176,46 @@ async def test_gasless_needs_no_allowance(devnet: Devnet, tmp_path: Path) -> Non
     [log] = await settled_logs(devnet)
     assert reply["txHash"] == log.transaction_hash
     assert without["invalidReason"] == "Insufficient allowance: 0 < 1000000"
+
+
+async def test_an_authorization_used_outside_the_contract_is_told_and_alerted(
+    devnet: Devnet, tmp_path: Path
+) -> None:
+    """Front-run: the money sits in the contract, and only its owner can give it back."""
+    header = devnet_payment(devnet)
+    authorization = devnet_authorization(devnet)
+    direct = calldata(
+        "transferWithAuthorization(address,address,uint256,uint256,uint256,bytes32,bytes)",
+        devnet.payer.address,
+        devnet.contract,
+        1_000_000,
+        int(authorization["validAfter"]),
+        int(authorization["validBefore"]),
+        unhex(authorization["authNonce"]),
+        unhex(authorization["authSignature"]),
+    )
+    await devnet.transact(devnet.accounts[5], devnet.usdc, direct)
+    async with serve(devnet, tmp_path) as service:
+        body = {**request(header), "authParams": authorization}
+        words = "Authorization was used outside the contract"
+        status, verified = await service.post("/verify", body)
+        assert (status, verified["invalidReason"]) == (200, words)
+        status, reply = await service.post("/settle/gasless", body)
+        assert (status, reply["success"], reply["error"]) == (200, False, words)
+        [alert] = service.logged("authorization_used_elsewhere")
+        assert alert["level"] == "critical"
+    assert await settled_logs(devnet) == []
+
+
+async def test_one_authorization_pays_one_payment(devnet: Devnet, tmp_path: Path) -> None:
+    """Two payments, one authorization of the token, at once: one success, one transfer."""
+    authorization = devnet_authorization(devnet)
+    bodies = [{**request(devnet_payment(devnet)), "authParams": authorization} for _ in range(8)]
+    async with serve(devnet, tmp_path) as service:
+        replies = await asyncio.gather(*(service.post("/settle/gasless", body) for body in bodies))
+    assert [status for status, _ in replies] == [200] * 8
+    assert sum(reply["success"] for _, reply in replies) == 1
+    assert len(await settled_logs(devnet)) == 1
 
 
 async def test_the_contract_that_is_deployed_already_settles(
