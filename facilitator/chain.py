@@ -88,14 +88,14 @@ class Chain:
         estimate, market, balance, account_nonce = await asyncio.gather(
             self._try("eth_estimateGas", _call_object(call, sender), "latest"),
             self.fee_market(),
-            self._ask("eth_getBalance", to_hex(sender), "latest"),
+            self.balance(sender),
             self.account_nonce(sender),
         )
         if isinstance(estimate, Reverted):
             return estimate
         gas = quantity(estimate)
         limit = min(gas + gas * GAS_MARGIN_PERCENT // 100, GAS_CAP)
-        return Preparation(limit, market, quantity(balance), account_nonce)
+        return Preparation(limit, market, balance, account_nonce)
 
     async def fee_market(self) -> FeeMarket:
         """The next block's base fee and the tip of recent blocks."""
@@ -140,6 +140,10 @@ class Chain:
                     raise ChainUnavailable("receipt of another transaction")
                 receipts[transaction_hash] = receipt
         return receipts
+
+    async def balance(self, address: bytes) -> int:
+        """Wei of `address` at the latest block."""
+        return quantity(await self._ask("eth_getBalance", to_hex(address), "latest"))
 
     async def account_nonce(self, address: bytes, block: int | str = "latest") -> int:
         """How many transactions of `address` are mined as of a block number or tag."""

@@ -21,7 +21,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"error: {package} is not installed: it brings {purpose}", file=sys.stderr)
             return 1
     # Only now: these import the packages that were looked for.
-    from facilitator import __version__, devnet, server  # noqa: PLC0415
+    from facilitator import __version__, check, devnet, server  # noqa: PLC0415
 
     parser = argparse.ArgumentParser(
         prog="facilitator",
@@ -44,6 +44,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     devnet.add_arguments(chain)
     chain.set_defaults(run=devnet.run)
+    checking = commands.add_parser(
+        "check",
+        help="see whether everything is in place to settle",
+        description="Check node, chain id, contract, what it hashes, fee, token, signers' gas money"
+        " and journal, as the environment configures them: one line a check, exit code 1 if any"
+        " fails.",
+    )
+    check.add_arguments(checking)
+    checking.set_defaults(run=check.run)
     options = parser.parse_args(arguments)
     code: int = asyncio.run(options.run(options))
     return code

@@ -28,7 +28,7 @@ MAP: Final = {
     ),
     "shell": (
         *("middleware", "metrics", "service", "routes", "app", "server"),
-        *("devnet", "payer", "demo", "cli", "__main__"),
+        *("check", "devnet", "payer", "demo", "cli", "__main__"),
     ),
 }
 ORDER: Final = [name for group in MAP.values() for name in group]

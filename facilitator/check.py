@@ -1,0 +1,218 @@
+"""The command `check`: is everything in place to settle? One line a check, before real money
+flows."""
+
+import argparse
+import asyncio
+import json
+import os
+import sys
+from collections.abc import AsyncIterator
+
+import aiohttp
+from eth_abi.abi import encode
+from msgspec import Struct
+
+from facilitator.chain import Chain
+from facilitator.config import Config, ConfigError, NetworkConfig, load_config
+from facilitator.ethereum.abi import address_word, selector
+from facilitator.ethereum.addresses import checksum
+from facilitator.ethereum.fees import initial_fees
+from facilitator.ethereum.secp256k1 import Signer
+from facilitator.ethereum.transactions import Call
+from facilitator.networks import NETWORKS
+from facilitator.node import ChainUnavailable
+from facilitator.rpc import RPC
+from facilitator.schemes import jeju
+from facilitator.store import StoreError, StoreLocked
+from facilitator.store.sqlite import SQLiteStore
+
+SETTLEMENT_GAS = 175_000  # the dearest way to settle, measured
+ENOUGH_FOR = 10  # settlements that a signer should be able to pay for
+
+_HASH_PAYMENT = selector("hashPayment(address,address,uint256,string,string,uint256)")
+_SUPPORTED_TOKENS = selector("supportedTokens(address)")
+_TOKEN_DECIMALS = selector("tokenDecimals(address)")
+
+
+class Finding(Struct, frozen=True):
+    """What one check found."""
+
+    subject: str
+    ok: bool
+    detail: str
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of the command `check`."""
+    parser.add_argument(
+        "--network",
+        choices=list(NETWORKS),
+        help="check this network (default: the primary one and every one with a contract)",
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON array instead")
+
+
+async def run(options: argparse.Namespace) -> int:
+    """Check what the environment configures: 0 when all is in place, 1 when something is not."""
+    try:
+        config = load_config(os.environ)
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    names = [options.network] if options.network else _to_check(config)
+    findings = []
+    async with aiohttp.ClientSession() as session:
+        for name in names:
+            if name not in config.networks:
+                print(f"error: {name} is not served with these settings", file=sys.stderr)
+                return 2
+            network = config.networks[name]
+            chain = Chain(RPC(network.rpc_urls, name=name, session=session))
+            async for finding in _network(config, network, chain):
+                findings.append(finding)
+                _say(finding, quiet=options.json)
+    journal = await _journal(config)
+    findings.append(journal)
+    _say(journal, quiet=options.json)
+    if options.json:
+        print(
+            json.dumps([{name: getattr(f, name) for name in f.__struct_fields__} for f in findings])
+        )
+    return 0 if all(finding.ok for finding in findings) else 1
+
+
+def _to_check(config: Config) -> list[str]:
+    return [
+        name
+        for name, network in config.networks.items()
+        if network.contract is not None or name == config.primary_network
+    ]
+
+
+def _say(finding: Finding, *, quiet: bool) -> None:
+    if not quiet:
+        print(f"{'ok  ' if finding.ok else 'FAIL'} {finding.subject}: {finding.detail}", flush=True)
+
+
+async def _network(config: Config, network: NetworkConfig, chain: Chain) -> AsyncIterator[Finding]:
+    """Every check of one network; it ends where nothing further can be asked."""
+    name = network.network.name
+    try:
+        chain_id = await chain.chain_id()
+        yield Finding(f"{name} node", True, "answers")
+        expected = network.network.chain_id
+        right = chain_id == expected
+        yield Finding(f"{name} chain id", right, f"{chain_id}, expected {expected}")
+        if right:
+            for finding in await _signers(config, name, chain):
+                yield finding
+            async for finding in _contract(config, network, chain):
+                yield finding
+    except ChainUnavailable as fault:
+        yield Finding(f"{name} node", False, str(fault))
+
+
+async def _signers(config: Config, name: str, chain: Chain) -> list[Finding]:
+    if not config.keys:
+        return [Finding(f"{name} signer", False, "no signing key (FACILITATOR_PRIVATE_KEY)")]
+    fees = initial_fees(await chain.fee_market(), config.max_fee_per_gas)
+    price = config.max_fee_per_gas if fees is None else fees.max_fee_per_gas
+    addresses = [Signer(key.secret).address for key in config.keys]
+    balances = await asyncio.gather(*(chain.balance(address) for address in addresses))
+    return [
+        Finding(
+            f"{name} signer {checksum(address)}",
+            balance >= ENOUGH_FOR * SETTLEMENT_GAS * price,
+            f"{balance} wei, enough for about {balance // max(SETTLEMENT_GAS * price, 1)}"
+            " settlements",
+        )
+        for address, balance in zip(addresses, balances, strict=True)
+    ]
+
+
+async def _contract(config: Config, network: NetworkConfig, chain: Chain) -> AsyncIterator[Finding]:
+    name, contract = network.network.name, network.contract
+    if contract is None:
+        yield Finding(f"{name} contract", False, "none configured (X402_FACILITATOR_ADDRESS)")
+        return
+    [answer] = await chain.read([jeju.stats_call(contract)])
+    state = jeju.read_stats(answer)
+    where = checksum(contract)
+    if state is None:
+        yield Finding(f"{name} contract", False, f"no X402Facilitator at {where}")
+        return
+    yield Finding(f"{name} contract", True, where)
+    sample = _sample(network, contract)
+    [hashed] = await chain.read([_hash_call(sample)])
+    agrees = hashed == jeju.digest(sample, contract)
+    said = "agrees with ours" if agrees else "differs: another domain or network name"
+    yield Finding(f"{name} hashPayment", agrees, f"{said} (network name {name!r})")
+    fee = config.protocol_fee_bps
+    told = f"{state.fee_bps} bps, PROTOCOL_FEE_BPS says {fee}"
+    yield Finding(f"{name} fee", state.fee_bps == fee, told)
+    recipient = config.fee_recipient
+    same = recipient is None or recipient == state.fee_recipient
+    yield Finding(f"{name} fee recipient", same, checksum(state.fee_recipient))
+    if network.usdc is None:
+        yield Finding(f"{name} token", False, f"no USDC known ({name} USDC_ADDRESS)")
+        return
+    usdc = network.usdc
+    word = address_word(usdc.address)
+    supported, decimals = await chain.read(
+        [Call(contract, _SUPPORTED_TOKENS + word), Call(contract, _TOKEN_DECIMALS + word)]
+    )
+    takes = bool(int.from_bytes(supported))
+    said = "taken" if takes else "not taken"
+    yield Finding(f"{name} token {checksum(usdc.address)}", takes, f"{said} by the contract")
+    # The contract takes 0, which it has for tokens that nobody set, as 6.
+    known = int.from_bytes(decimals) or 6
+    yield Finding(f"{name} token decimals", known == usdc.decimals, str(known))
+
+
+def _sample(network: NetworkConfig, contract: bytes) -> jeju.JejuPayment:
+    """A payment that nobody made, to compare what is signed with what the contract hashes."""
+    return jeju.JejuPayment(
+        chain_id=network.network.chain_id,
+        payer=bytes(20),
+        asset=b"\x01" * 20,
+        pay_to=b"\x02" * 20,
+        amount=3,
+        valid_from=0,
+        deadline=0,
+        signature=b"",
+        contract=contract,
+        scheme="exact",
+        network=network.network.name,
+        resource="/sample",
+        authorization_nonce="sample",
+        timestamp=4,
+    )
+
+
+def _hash_call(payment: jeju.JejuPayment) -> Call:
+    arguments = encode(
+        ["address", "address", "uint256", "string", "string", "uint256"],
+        [
+            payment.asset,
+            payment.pay_to,
+            payment.amount,
+            payment.resource,
+            payment.authorization_nonce,
+            payment.timestamp,
+        ],
+    )
+    return Call(payment.contract, _HASH_PAYMENT + arguments)
+
+
+async def _journal(config: Config) -> Finding:
+    try:
+        store = await SQLiteStore.open(config.database)
+        try:
+            await store.ping()
+        finally:
+            await store.close()
+    except StoreLocked:
+        return Finding("journal", True, f"{config.database}, in use by a running service")
+    except StoreError as error:
+        return Finding("journal", False, str(error))
+    return Finding("journal", True, f"{config.database}, can be written")
