@@ -45,7 +45,11 @@ def find_anvil(tools: Path) -> Path:
         _install(tools)
         installed = _installed(tools)
     if installed is None:
-        raise AnvilError(f"npm installed no anvil for {sys.platform}; name one with --anvil")
+        # npm passes silently over an optional package that Node.js is too old for.
+        raise AnvilError(
+            f"npm installed no anvil for {sys.platform}; remedy: Node.js 20 or newer, "
+            "or name an anvil with --anvil"
+        )
     return installed
 
 
