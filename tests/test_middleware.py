@@ -222,14 +222,20 @@ async def test_a_chunked_body_is_refused_at_the_first_byte_over() -> None:
         assert json.loads(body)["error"] == "Request body exceeds 65536 bytes"
 
 
-async def test_an_endless_body_is_cut_off() -> None:
-    """The client that never stops hears 413 at once and loses its connection soon after."""
+@pytest.mark.parametrize(
+    "chunk", [pytest.param(CHUNK, id="large"), pytest.param(b"1\r\nx\r\n" * 10_000, id="tiny")]
+)
+async def test_an_endless_body_is_cut_off(chunk: bytes) -> None:
+    """The client that never stops hears 413 at once and loses its connection soon after.
+
+    Tiny chunks fill the server's queue of a request again as fast as it is emptied.
+    """
     async with serving() as service, raw(service) as client:
         client.write(POST % b"/echo" + CHUNKED)
 
         async def endlessly() -> None:
             while True:
-                client.write(CHUNK)
+                client.write(chunk)
                 await client.writer.drain()
 
         sending = asyncio.create_task(endlessly())

@@ -510,6 +510,21 @@ async def test_a_caller_may_leave_at_any_moment(turns: int) -> None:
     assert complaints == []
 
 
+@pytest.mark.parametrize("turns", range(4))
+async def test_a_caller_may_leave_while_an_endpoint_is_left_alone(turns: int) -> None:
+    """No POST is made then, so that a batch is over as soon as it has begun."""
+    script = always(Reply(status=429, headers={"Retry-After": "5"}))
+    async with rpc_server(script) as server, rpc_to(server.url) as rpc:
+        await outcomes(rpc, 1)
+        tasks = [asyncio.create_task(rpc.call("m", i)) for i in range(2)]
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        tasks[0].cancel()
+        _, stayed = await asyncio.gather(*tasks, return_exceptions=True)
+        assert isinstance(stayed, TransportError)
+        assert len(server.posts) == 1
+
+
 def test_a_loop_that_ends_ends_its_calls() -> None:
     """asyncio.run returns at once and quietly though a node has not answered yet."""
 
