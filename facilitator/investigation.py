@@ -38,6 +38,9 @@ class Investigator:
         None while that is still open. `margin` is the seconds that must be left to mine it.
         """
         head = await self._chain.head()
+        seen = self._heads.head
+        if seen is not None and head.number < seen.number:
+            return None  # an endpoint that lags: what it does not show may exist all the same
         # The nonce is read as of the block up to which logs count, or it would look used before the
         # log that says by what.
         deep = max(head.number - self._policy.confirmations + 1, 0)
