@@ -1,15 +1,13 @@
 """Fixtures that every test may use."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
 
 import pytest
-from hypothesis import settings
 
 from facilitator.devnet import Devnet, DevnetOptions
-
-# A deadline per example would measure the machine, not the code.
-settings.register_profile("unhurried", deadline=None)
-settings.load_profile("unhurried")
+from facilitator.store import Store
+from facilitator.store.sqlite import SQLiteStore
 
 
 @pytest.fixture(scope="session")
@@ -28,3 +26,16 @@ async def devnet(devnet_options: DevnetOptions) -> AsyncIterator[Devnet]:
     """A chain of this test's own: it starts in a tenth of a second, so none is shared."""
     async with Devnet.start(devnet_options) as chain:
         yield chain
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> Callable[[], Awaitable[Store]]:
+    """Opens one and the same journal, again and again; another engine joins by a parameter here."""
+    return lambda: SQLiteStore.open(tmp_path / "journal.db")
+
+
+@pytest.fixture
+async def store(engine: Callable[[], Awaitable[Store]]) -> AsyncIterator[Store]:
+    opened = await engine()
+    yield opened
+    await opened.close()

@@ -1,7 +1,7 @@
 """Rows of the journal into Structs and back, the same for every engine."""
 
-import json
 from collections.abc import Mapping
+from typing import Any
 
 import msgspec
 
@@ -12,16 +12,23 @@ from facilitator.schemes.jeju import JejuPayment
 from facilitator.settlement import (
     Attempt,
     Settlement,
+    SettlementState,
     Transaction,
+    TransactionKind,
+    TransactionState,
 )
+from facilitator.store import StoreError
 
 # What drivers give for a row, by column name.
-Row = Mapping[str, object]
+Row = Mapping[str, Any]
+
+_payments = msgspec.json.Decoder(JejuPayment)
+_refusals = msgspec.json.Decoder(Refusal)
 
 
 def payment_text(payment: JejuPayment) -> str:
-    """A payment as JSON. By way of the standard library: msgspec's own stops at 64-bit integers."""
-    return json.dumps(msgspec.to_builtins(payment), separators=(",", ":"))
+    """A payment as JSON; integers are as long as they have to be."""
+    return msgspec.json.encode(payment).decode()
 
 
 def refusal_text(refusal: Refusal | None) -> str | None:
@@ -30,34 +37,37 @@ def refusal_text(refusal: Refusal | None) -> str | None:
 
 
 def read_settlement(row: Row) -> Settlement:
-    """A row of `settlement`."""
-    return msgspec.convert(
-        {
-            **row,
-            "payment": msgspec.convert(json.loads(str(row["payment"])), JejuPayment),
-            "refusal": _refusal(row["refusal"]),
-            "proof": _proof(row),
-        },
-        Settlement,
-    )
-
-
-def _refusal(text: object) -> Refusal | None:
-    return None if text is None else msgspec.json.decode(str(text), type=Refusal)
+    """A row of `settlement`. StoreError where it holds a word that only a newer version knows."""
+    try:
+        return Settlement(
+            id=row["id"],
+            key=row["key"],
+            request_digest=row["request_digest"],
+            dialect=row["dialect"],
+            payment=_payments.decode(row["payment"]),
+            state=SettlementState(row["state"]),
+            version=row["version"],
+            listener=row["listener"],
+            listener_until=row["listener_until"],
+            replied_success_at=row["replied_success_at"],
+            proof=_proof(row),
+            refusal=None if row["refusal"] is None else _refusals.decode(row["refusal"]),
+            created_at=row["created_at"],
+            updated_at=row["updated_at"],
+        )
+    except (msgspec.DecodeError, ValueError) as error:
+        raise StoreError(f"settlement {row['id']} cannot be read: {error}") from None
 
 
 def _proof(row: Row) -> Proof | None:
     if row["proof_transaction"] is None:
         return None
-    return msgspec.convert(
-        {
-            "transaction_hash": row["proof_transaction"],
-            "log_index": row["proof_log_index"],
-            "block_number": row["proof_block_number"],
-            "reference": row["proof_reference"],
-            "fee": int(str(row["proof_fee"])),
-        },
-        Proof,
+    return Proof(
+        transaction_hash=row["proof_transaction"],
+        log_index=row["proof_log_index"],
+        block_number=row["proof_block_number"],
+        reference=row["proof_reference"],
+        fee=int(row["proof_fee"]),
     )
 
 
@@ -76,16 +86,25 @@ def proof_columns(proof: Proof | None) -> tuple[object, ...]:
 
 def read_attempt(row: Row) -> Attempt:
     """A row of `attempt`."""
-    fees = msgspec.convert(row, Fees)
-    return msgspec.convert({**row, "fees": fees}, Attempt)
+    fees = Fees(row["max_fee_per_gas"], row["max_priority_fee_per_gas"])
+    return Attempt(hash=row["hash"], raw=row["raw"], fees=fees, signed_at=row["signed_at"])
 
 
 def read_transaction(row: Row, attempts: tuple[Attempt, ...]) -> Transaction:
-    """A row of `transaction` with its attempts."""
-    call = Call(_bytes(row["target"]), _bytes(row["calldata"]))
-    return msgspec.convert({**row, "call": call, "attempts": attempts}, Transaction)
-
-
-def _bytes(value: object) -> bytes:
-    assert isinstance(value, bytes)
-    return value
+    """A row of `transaction` with its attempts. StoreError as in `read_settlement`."""
+    try:
+        kind, state = TransactionKind(row["kind"]), TransactionState(row["state"])
+    except ValueError as error:
+        raise StoreError(f"transaction {row['id']} cannot be read: {error}") from None
+    return Transaction(
+        id=row["id"],
+        chain_id=row["chain_id"],
+        signer=row["signer"],
+        account_nonce=row["account_nonce"],
+        kind=kind,
+        call=Call(row["target"], row["calldata"]),
+        gas_limit=row["gas_limit"],
+        state=state,
+        block_number=row["block_number"],
+        attempts=attempts,
+    )

@@ -5,6 +5,9 @@ release later), so rolling back needs no way down. Amounts are decimal text: uin
 integer column.
 """
 
+# Marks the file as a journal (SQLite's application_id): "x402" in ASCII.
+APPLICATION_ID = 0x78343032
+
 MIGRATIONS: tuple[str, ...] = (
     """
     CREATE TABLE settlement (
@@ -40,10 +43,11 @@ MIGRATIONS: tuple[str, ...] = (
     CREATE UNIQUE INDEX settlement_proof
         ON settlement (chain_id, proof_transaction, proof_log_index)
         WHERE proof_transaction IS NOT NULL;
-    CREATE INDEX settlement_listener ON settlement (listener) WHERE listener IS NOT NULL;
     CREATE INDEX settlement_state ON settlement (chain_id, state);
     CREATE INDEX settlement_open ON settlement (chain_id, asset, payer)
         WHERE state IN ('pending', 'reorged');
+    CREATE INDEX settlement_listener ON settlement (listener)
+        WHERE listener IS NOT NULL AND replied_success_at IS NULL;
 
     CREATE TABLE "transaction" (
         id INTEGER NOT NULL PRIMARY KEY,

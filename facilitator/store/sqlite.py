@@ -22,9 +22,10 @@ from facilitator.store import (
     StoreLocked,
     Taken,
     TransactionChange,
+    queries,
 )
 from facilitator.store import statements as sql
-from facilitator.store.schema import MIGRATIONS
+from facilitator.store.schema import APPLICATION_ID, MIGRATIONS
 from facilitator.store.writer import Writer, connect
 
 
@@ -33,28 +34,32 @@ class SQLiteStore:
 
     def __init__(self, writer: Writer, lock: int) -> None:
         self._writer = writer
-        self._lock = lock
+        self._lock: int | None = lock
 
     @classmethod
-    async def open(cls, path: Path) -> "SQLiteStore":
+    async def open(cls, path: str | Path) -> "SQLiteStore":
         """Open or create the file, as its only user. Raises StoreError, StoreLocked."""
+        path = Path(path)
         try:
             lock = _lock(path)
+        except FileNotFoundError:
+            raise StoreError(
+                f"cannot open the journal {path}: create the directory {path.parent} first"
+            ) from None
         except OSError as error:
             raise StoreError(f"cannot open the journal {path}: {error.strerror}") from None
         try:
-            connection = connect(path)
-            _migrate(connection)
-            # Whoever listened did so in a process that is gone: the lock says that we are alone.
-            connection.execute("UPDATE settlement SET listener = NULL WHERE listener IS NOT NULL")
-        except (sqlite3.Error, StoreError) as error:
+            connection = _open(path)
+        except (OSError, sqlite3.Error, StoreError) as error:
             os.close(lock)
             raise StoreError(f"cannot open the journal {path}: {error}") from None
         return cls(Writer(connection), lock)
 
     async def close(self) -> None:
         await self._writer.close()
-        os.close(self._lock)
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
 
     async def claim(
         self, new: NewSettlement, transaction: NewTransaction, now: int
@@ -94,23 +99,23 @@ class SQLiteStore:
         )
 
     async def find(self, key: str) -> Settlement | None:
-        return await self._writer.run(partial(sql.find, (key,)))
+        return await self._writer.run(partial(queries.find, (key,)))
 
     async def get(self, settlement_id: str) -> Ride | None:
         def read(db: sqlite3.Connection) -> Ride | None:
-            rides = sql.rides(db, "SELECT ?", (settlement_id,))
+            rides = queries.rides(db, "SELECT ?", (settlement_id,))
             return rides[0] if rides else None
 
         return await self._writer.run(read)
 
     async def open_work(self, chain_id: int) -> OpenWork:
-        return await self._writer.run(partial(sql.open_work, chain_id))
+        return await self._writer.run(partial(queries.open_work, chain_id))
 
     async def watched(self, chain_id: int) -> tuple[Ride, ...]:
         chosen = """SELECT settlement_id FROM settlement_transaction
                     JOIN "transaction" ON "transaction".id = transaction_id
                     WHERE chain_id = ? AND state = 'mined'"""
-        return await self._writer.run(lambda db: sql.rides(db, chosen, (chain_id,)))
+        return await self._writer.run(lambda db: queries.rides(db, chosen, (chain_id,)))
 
     async def listen(self, settlement_id: str, listener: str, until: int, now: int) -> Settlement:
         def become(db: sqlite3.Connection) -> Settlement:
@@ -120,7 +125,7 @@ class SQLiteStore:
                    AND (listener IS NULL OR listener_until <= ?)""",
                 (listener, until, settlement_id, now),
             )
-            return sql.get(db, settlement_id)
+            return queries.get(db, settlement_id)
 
         return await self._writer.run(become)
 
@@ -162,7 +167,7 @@ class SQLiteStore:
         return await self._writer.run(count)
 
     async def counts(self, chain_id: int) -> Counts:
-        return await self._writer.run(partial(sql.counts, chain_id))
+        return await self._writer.run(partial(queries.counts, chain_id))
 
     async def ping(self) -> None:
         # Rewriting the version that is there is a real write, and changes nothing.
@@ -188,10 +193,36 @@ def _lock(path: Path) -> int:
     return lock
 
 
+def _open(path: Path) -> sqlite3.Connection:
+    # Signed payments are nobody else's to read; SQLite gives its other files the same mode.
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    connection = connect(path)
+    try:
+        _refuse_strangers(connection)
+        connection.execute("PRAGMA journal_mode = WAL")
+        _migrate(connection)
+        # Whoever listened did so in a process that is gone: the lock says that we are alone.
+        connection.execute(
+            """UPDATE settlement SET listener = NULL
+               WHERE listener IS NOT NULL AND replied_success_at IS NULL"""
+        )
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
 def _version(db: sqlite3.Connection) -> int:
     """How many migrations were made."""
     (version,) = db.execute("PRAGMA user_version").fetchone()
     return int(version)
+
+
+def _refuse_strangers(db: sqlite3.Connection) -> None:
+    (application,) = db.execute("PRAGMA application_id").fetchone()
+    (tables,) = db.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+    if application != APPLICATION_ID and tables:
+        raise StoreError("it is the database of another program")
 
 
 def _migrate(db: sqlite3.Connection) -> None:
@@ -200,5 +231,6 @@ def _migrate(db: sqlite3.Connection) -> None:
         raise StoreError(f"schema version {version} is too new for this program (it knows {known})")
     for number in range(version, known):
         db.executescript(
-            f"BEGIN IMMEDIATE; {MIGRATIONS[number]} PRAGMA user_version = {number + 1}; COMMIT;"
+            f"""BEGIN IMMEDIATE; {MIGRATIONS[number]} PRAGMA user_version = {number + 1};
+                PRAGMA application_id = {APPLICATION_ID}; COMMIT;"""
         )

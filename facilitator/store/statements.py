@@ -7,30 +7,30 @@ import sqlite3
 import uuid
 from collections.abc import Sequence
 
-from facilitator.settlement import Attempt, Settlement, SettlementState, Transaction
+from facilitator.settlement import (
+    Attempt,
+    Settlement,
+    SettlementState,
+    Transaction,
+    TransactionState,
+)
 from facilitator.store import (
     Claimed,
-    Counts,
     IdempotencyKeyTaken,
     NewSettlement,
     NewTransaction,
-    OpenWork,
     Overcommitted,
-    Ride,
     SettlementChange,
     Taken,
     TransactionChange,
 )
+from facilitator.store.queries import OPEN, find, get
 from facilitator.store.rows import (
     payment_text,
     proof_columns,
-    read_attempt,
     read_settlement,
-    read_transaction,
     refusal_text,
 )
-
-_OPEN = "('pending', 'reorged')"
 
 
 def claim(
@@ -52,36 +52,51 @@ def claim(
             (new.tenant, new.idempotency_key),
         ).fetchone()
         if row is not None:
-            return IdempotencyKeyTaken(read_settlement(dict(row)))
+            return IdempotencyKeyTaken(read_settlement(row))
     left = new.available - _committed(new, db)
     if left < new.payment.amount:
         return Overcommitted(left)
-    settlement_id = _insert(new, now, db) if found is None else _reopen(found, new, now, db)
+    settlement = _insert(new, now, db) if found is None else _reopen(found, new, now, db)
     signed = sign(transaction, now, db)
-    _join(settlement_id, signed, db)
-    return Claimed(get(db, settlement_id), signed)
+    _join(settlement.id, signed, db)
+    return Claimed(settlement, signed)
 
 
 def _committed(new: NewSettlement, db: sqlite3.Connection) -> int:
     payment = new.payment
     rows = db.execute(
         f"""SELECT amount FROM settlement
-            WHERE chain_id = ? AND asset = ? AND payer = ? AND state IN {_OPEN}""",
+            WHERE chain_id = ? AND asset = ? AND payer = ? AND state IN {OPEN}""",
         (payment.chain_id, payment.asset, payment.payer),
     )
     return sum(int(amount) for (amount,) in rows)
 
 
-def _insert(new: NewSettlement, now: int, db: sqlite3.Connection) -> str:
-    settlement_id = uuid.uuid4().hex
+def _insert(new: NewSettlement, now: int, db: sqlite3.Connection) -> Settlement:
     payment = new.payment
+    settlement = Settlement(
+        id=uuid.uuid4().hex,
+        key=new.key,
+        request_digest=new.request_digest,
+        dialect=new.dialect,
+        payment=payment,
+        state=SettlementState.PENDING,
+        version=1,
+        listener=new.listener,
+        listener_until=new.listener_until,
+        replied_success_at=None,
+        proof=None,
+        refusal=None,
+        created_at=now,
+        updated_at=now,
+    )
     db.execute(
         """INSERT INTO settlement (id, key, second_key, tenant, idempotency_key, request_digest,
                dialect, chain_id, asset, payer, amount, payment, state, version, listener,
                listener_until, traceparent, created_at, updated_at)
            VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'pending', 1, ?, ?, ?, ?, ?)""",
         (
-            settlement_id,
+            settlement.id,
             new.key,
             new.second_key,
             new.tenant,
@@ -100,17 +115,17 @@ def _insert(new: NewSettlement, now: int, db: sqlite3.Connection) -> str:
             now,
         ),
     )
-    return settlement_id
+    return settlement
 
 
-def _reopen(found: Settlement, new: NewSettlement, now: int, db: sqlite3.Connection) -> str:
+def _reopen(found: Settlement, new: NewSettlement, now: int, db: sqlite3.Connection) -> Settlement:
     # The signature may be spelt anew, and is what the next transaction carries.
     db.execute(
         """UPDATE settlement SET state = 'pending', version = version + 1, refusal = NULL,
                payment = ?, listener = ?, listener_until = ?, updated_at = ? WHERE id = ?""",
         (payment_text(new.payment), new.listener, new.listener_until, now, found.id),
     )
-    return found.id
+    return get(db, found.id)
 
 
 def settle_again(
@@ -122,7 +137,7 @@ def settle_again(
 ) -> Transaction | None:
     changed = db.execute(
         f"""UPDATE settlement SET version = version + 1, updated_at = ?
-            WHERE id = ? AND version = ? AND state IN {_OPEN}""",
+            WHERE id = ? AND version = ? AND state IN {OPEN}""",
         (now, settlement_id, version),
     ).rowcount
     if not changed:
@@ -149,7 +164,18 @@ def sign(new: NewTransaction, now: int, db: sqlite3.Connection) -> Transaction:
     ).lastrowid
     assert transaction_id is not None
     _insert_attempt(transaction_id, attempt, db)
-    return _transactions(db, "SELECT ?", (transaction_id,))[transaction_id]
+    return Transaction(
+        id=transaction_id,
+        chain_id=new.chain_id,
+        signer=new.signer,
+        account_nonce=nonce,
+        kind=new.kind,
+        call=new.call,
+        gas_limit=new.gas_limit,
+        state=TransactionState.PENDING,
+        block_number=None,
+        attempts=(attempt,),
+    )
 
 
 def raise_nonce_floor(chain_id: int, signer: bytes, floor: int, db: sqlite3.Connection) -> int:
@@ -164,7 +190,9 @@ def raise_nonce_floor(chain_id: int, signer: bytes, floor: int, db: sqlite3.Conn
 
 def _join(settlement_id: str, transaction: Transaction, db: sqlite3.Connection) -> None:
     db.execute(
-        "INSERT INTO settlement_transaction VALUES (?, ?, 0)", (settlement_id, transaction.id)
+        """INSERT INTO settlement_transaction (settlement_id, transaction_id, position)
+           VALUES (?, ?, 0)""",
+        (settlement_id, transaction.id),
     )
 
 
@@ -179,7 +207,9 @@ def add_attempt(transaction_id: int, attempt: Attempt, db: sqlite3.Connection) -
 
 def _insert_attempt(transaction_id: int, attempt: Attempt, db: sqlite3.Connection) -> None:
     db.execute(
-        "INSERT INTO attempt VALUES (?, ?, ?, ?, ?, ?)",
+        """INSERT INTO attempt (hash, transaction_id, raw, max_fee_per_gas,
+               max_priority_fee_per_gas, signed_at)
+           VALUES (?, ?, ?, ?, ?, ?)""",
         (
             attempt.hash,
             transaction_id,
@@ -222,77 +252,3 @@ def record(
         if done:
             changed.append(get(db, change.id))
     return tuple(changed)
-
-
-def find(keys: tuple[str, ...], db: sqlite3.Connection) -> Settlement | None:
-    for key in keys:
-        for column in ("key", "second_key"):
-            row = db.execute(f"SELECT * FROM settlement WHERE {column} = ?", (key,)).fetchone()
-            if row is not None:
-                return read_settlement(dict(row))
-    return None
-
-
-def get(db: sqlite3.Connection, settlement_id: str) -> Settlement:
-    row = db.execute("SELECT * FROM settlement WHERE id = ?", (settlement_id,)).fetchone()
-    if row is None:
-        raise LookupError("no such settlement")
-    return read_settlement(dict(row))
-
-
-def open_work(chain_id: int, db: sqlite3.Connection) -> OpenWork:
-    pending = """SELECT id FROM "transaction" WHERE chain_id = ? AND state = 'pending'"""
-    chosen = f"""SELECT id FROM settlement WHERE chain_id = ? AND state IN {_OPEN}
-                 UNION SELECT settlement_id FROM settlement_transaction
-                 WHERE transaction_id IN ({pending})"""
-    carrying = "SELECT transaction_id FROM settlement_transaction"
-    fillers = _transactions(db, f"{pending} AND id NOT IN ({carrying})", (chain_id,))
-    return OpenWork(rides=rides(db, chosen, (chain_id, chain_id)), fillers=tuple(fillers.values()))
-
-
-def counts(chain_id: int, db: sqlite3.Connection) -> Counts:
-    """How many settlements of a chain there are, from an index alone."""
-    rows = db.execute(
-        "SELECT state, count(*) FROM settlement WHERE chain_id = ? GROUP BY state", (chain_id,)
-    )
-    found = {state: number for state, number in rows}
-    pending = found.get("pending", 0) + found.get("reorged", 0)
-    return Counts(sum(found.values()), pending, found.get("confirmed", 0))
-
-
-def rides(db: sqlite3.Connection, chosen: str, parameters: tuple[object, ...]) -> tuple[Ride, ...]:
-    """The settlements whose ids `chosen` selects, each with all its transactions."""
-    settlements = db.execute(
-        f"SELECT * FROM settlement WHERE id IN ({chosen}) ORDER BY created_at, id", parameters
-    ).fetchall()
-    joins = db.execute(
-        f"""SELECT settlement_id, transaction_id FROM settlement_transaction
-            WHERE settlement_id IN ({chosen}) ORDER BY transaction_id""",
-        parameters,
-    ).fetchall()
-    carried = f"""SELECT transaction_id FROM settlement_transaction
-                  WHERE settlement_id IN ({chosen})"""
-    transactions = _transactions(db, carried, parameters)
-    carriers: dict[str, list[Transaction]] = {}
-    for settlement_id, transaction_id in joins:
-        carriers.setdefault(settlement_id, []).append(transactions[transaction_id])
-    return tuple(
-        Ride(read_settlement(dict(row)), tuple(carriers.get(row["id"], ()))) for row in settlements
-    )
-
-
-def _transactions(
-    db: sqlite3.Connection, chosen: str, parameters: tuple[object, ...]
-) -> dict[int, Transaction]:
-    """The transactions whose ids `chosen` selects, with their attempts in the order of signing."""
-    attempts: dict[int, list[Attempt]] = {}
-    for row in db.execute(
-        f"SELECT * FROM attempt WHERE transaction_id IN ({chosen}) ORDER BY rowid", parameters
-    ):
-        attempts.setdefault(row["transaction_id"], []).append(read_attempt(dict(row)))
-    return {
-        row["id"]: read_transaction(dict(row), tuple(attempts[row["id"]]))
-        for row in db.execute(
-            f'SELECT * FROM "transaction" WHERE id IN ({chosen}) ORDER BY id', parameters
-        )
-    }

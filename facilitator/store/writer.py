@@ -89,9 +89,10 @@ class Writer:
                 self._try(task)
             connection.execute("COMMIT")
         except Exception as error:
-            # Disk full, I/O error: nothing of this batch was written.
-            if connection.in_transaction:
-                connection.execute("ROLLBACK")
+            # Disk full, I/O error, busy: whether the disk has any of it is unknown to all of them.
+            with suppress(sqlite3.Error):
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
             for task in batch:
                 task.error = StoreError(f"the journal could not be written: {error}")
 
@@ -100,12 +101,12 @@ class Writer:
         connection.execute("SAVEPOINT operation")
         try:
             task.result = task.operation(connection)
-        except Exception as error:
+        except BaseException as error:  # nothing ends this thread while callers wait for it
+            told = _told(error)
             if not connection.in_transaction:
-                raise  # SQLite has undone the whole batch by itself
+                raise told from error  # SQLite has undone the whole batch by itself
             connection.execute("ROLLBACK TO operation")
-            known = isinstance(error, StoreError) or not isinstance(error, sqlite3.Error)
-            task.error = error if known else StoreError(f"the journal refused: {error}")
+            task.error = told
         connection.execute("RELEASE operation")
 
     def _deliver(self, batch: list[_Task]) -> None:
@@ -122,17 +123,22 @@ class Writer:
             self._loop.call_soon_threadsafe(deliver)
 
 
+def _told(error: BaseException) -> Exception:
+    """What the caller of an operation is told that raised `error`."""
+    if isinstance(error, sqlite3.Error):
+        return StoreError(f"the journal refused: {error}")
+    if isinstance(error, StopIteration) or not isinstance(error, Exception):
+        # A future takes neither of them.
+        return StoreError(f"the operation was broken off by {type(error).__name__}")
+    return error
+
+
 def connect(path: Path) -> sqlite3.Connection:
-    """Open the file as a journal: write-ahead log, every commit on the disk."""
+    """Open the file; every commit is on the disk when it returns. Raises sqlite3.Error."""
     connection = sqlite3.connect(
         path, timeout=BUSY_TIMEOUT, isolation_level=None, check_same_thread=False
     )
     connection.row_factory = sqlite3.Row
-    for pragma in (
-        "journal_mode = WAL",
-        "synchronous = FULL",
-        "foreign_keys = ON",
-        "trusted_schema = OFF",
-    ):
+    for pragma in ("synchronous = FULL", "foreign_keys = ON", "trusted_schema = OFF"):
         connection.execute(f"PRAGMA {pragma}")
     return connection

@@ -1,0 +1,89 @@
+"""What the journal is asked, in SQL: functions of a connection, inside a transaction.
+
+Each looks only at the rows that it is about, by an index: the finished ones, which only ever grow
+in number, cost nothing. Text that is pasted into a statement is a constant of the program; every
+value is bound.
+"""
+
+import sqlite3
+
+from facilitator.settlement import Attempt, Settlement, Transaction
+from facilitator.store import Counts, OpenWork, Ride
+from facilitator.store.rows import read_attempt, read_settlement, read_transaction
+
+# As in the indexes of the schema, or they are not used.
+OPEN = "('pending', 'reorged')"
+
+
+def find(keys: tuple[str, ...], db: sqlite3.Connection) -> Settlement | None:
+    for key in keys:
+        for column in ("key", "second_key"):
+            row = db.execute(f"SELECT * FROM settlement WHERE {column} = ?", (key,)).fetchone()
+            if row is not None:
+                return read_settlement(row)
+    return None
+
+
+def get(db: sqlite3.Connection, settlement_id: str) -> Settlement:
+    row = db.execute("SELECT * FROM settlement WHERE id = ?", (settlement_id,)).fetchone()
+    if row is None:
+        raise LookupError("no such settlement")
+    return read_settlement(row)
+
+
+def open_work(chain_id: int, db: sqlite3.Connection) -> OpenWork:
+    pending = """SELECT id FROM "transaction" WHERE chain_id = ? AND state = 'pending'"""
+    chosen = f"""SELECT id FROM settlement WHERE chain_id = ? AND state IN {OPEN}
+                 UNION SELECT settlement_id FROM settlement_transaction
+                 WHERE transaction_id IN ({pending})"""
+    carrying = "SELECT transaction_id FROM settlement_transaction"
+    fillers = transactions(db, f"{pending} AND id NOT IN ({carrying})", (chain_id,))
+    return OpenWork(rides=rides(db, chosen, (chain_id, chain_id)), fillers=tuple(fillers.values()))
+
+
+def counts(chain_id: int, db: sqlite3.Connection) -> Counts:
+    """How many settlements of a chain there are, from an index alone."""
+    rows = db.execute(
+        "SELECT state, count(*) FROM settlement WHERE chain_id = ? GROUP BY state", (chain_id,)
+    )
+    found = {state: number for state, number in rows}
+    pending = found.get("pending", 0) + found.get("reorged", 0)
+    return Counts(sum(found.values()), pending, found.get("confirmed", 0))
+
+
+def rides(db: sqlite3.Connection, chosen: str, parameters: tuple[object, ...]) -> tuple[Ride, ...]:
+    """The settlements whose ids `chosen` selects, each with all its transactions."""
+    settlements = db.execute(
+        f"SELECT * FROM settlement WHERE id IN ({chosen}) ORDER BY created_at, id", parameters
+    ).fetchall()
+    joins = db.execute(
+        f"""SELECT settlement_id, transaction_id FROM settlement_transaction
+            WHERE settlement_id IN ({chosen}) ORDER BY transaction_id""",
+        parameters,
+    ).fetchall()
+    carried = f"""SELECT transaction_id FROM settlement_transaction
+                  WHERE settlement_id IN ({chosen})"""
+    riding = transactions(db, carried, parameters)
+    carriers: dict[str, list[Transaction]] = {}
+    for settlement_id, transaction_id in joins:
+        carriers.setdefault(settlement_id, []).append(riding[transaction_id])
+    return tuple(
+        Ride(read_settlement(row), tuple(carriers.get(row["id"], ()))) for row in settlements
+    )
+
+
+def transactions(
+    db: sqlite3.Connection, chosen: str, parameters: tuple[object, ...]
+) -> dict[int, Transaction]:
+    """The transactions whose ids `chosen` selects, with their attempts in the order of signing."""
+    attempts: dict[int, list[Attempt]] = {}
+    for row in db.execute(
+        f"SELECT * FROM attempt WHERE transaction_id IN ({chosen}) ORDER BY rowid", parameters
+    ):
+        attempts.setdefault(row["transaction_id"], []).append(read_attempt(row))
+    return {
+        row["id"]: read_transaction(row, tuple(attempts[row["id"]]))
+        for row in db.execute(
+            f'SELECT * FROM "transaction" WHERE id IN ({chosen}) ORDER BY id', parameters
+        )
+    }
