@@ -65,6 +65,7 @@ _FAULT_WORDS = (
             "out of gas",
             "outofgas",
             "gas required exceeds",
+            "intrinsic gas",  # calldata so long that the gas cap does not even carry it
             "invalid opcode",
             "invalid jump",
             "stack underflow",

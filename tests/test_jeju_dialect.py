@@ -641,3 +641,13 @@ async def test_metrics_keep_the_names_of_existing_dashboards(service: Service) -
         assert f'facilitator_{name}{{network="jeju"}} ' in text
     assert 'facilitator_chain_id{network="jeju"} 420691.0' in text
     assert 'http_requests_total{method="POST",status="200"}' in text
+
+
+@pytest.mark.parametrize("member", ["nonce", "resource"])
+async def test_a_text_that_no_signer_would_pay_gas_for_is_refused(
+    devnet: Devnet, service: Service, member: str
+) -> None:
+    """Not called an outage: the same request would never settle."""
+    long: dict[str, Any] = {member: "z" * 20_000}
+    header = devnet_payment(devnet, **long)
+    assert await refusal(service, header) == "Transaction reverted"

@@ -202,6 +202,7 @@ async def test_an_authorization_used_outside_the_contract_is_told_and_alerted(
         assert (status, verified["invalidReason"]) == (200, words)
         status, reply = await service.post("/settle/gasless", body)
         assert (status, reply["success"], reply["error"]) == (200, False, words)
+        await service.wait_for("authorization_used_elsewhere")
         [alert] = service.logged("authorization_used_elsewhere")
         assert alert["level"] == "critical"
     assert await settled_logs(devnet) == []
