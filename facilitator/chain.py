@@ -11,8 +11,8 @@ from collections.abc import Iterable, Sequence
 from msgspec import Struct
 
 from facilitator.ethereum.fees import FeeMarket, fee_market
-from facilitator.ethereum.receipts import Block, Log, Receipt
-from facilitator.ethereum.transactions import Call
+from facilitator.ethereum.receipts import Block, Log, LogFilter, Receipt
+from facilitator.ethereum.transactions import Call, CodeOf, Read
 from facilitator.node import (
     ChainUnavailable,
     NodeFault,
@@ -30,10 +30,9 @@ from facilitator.node import (
 from facilitator.rpc import RPC, RPCError, TransportError
 from facilitator.strict_json import JSON
 
-# No simulated or sent call may use more: a payer could otherwise make a signer, or the node, pay
-# for a megabyte of text or a token's endless loop. `settle` needs 107 k, the gasless way up to 175
-# k.
-GAS_CAP = 500_000
+# No question may use more: a payer's wallet or a token could otherwise burn a node's time in an
+# endless loop. A wallet that checks a signature of another curve (passkeys) needs about 350 k.
+READ_GAS = 1_000_000
 # Storage that another payment has touched since the estimate can make a call dearer.
 GAS_MARGIN_PERCENT = 25
 FEE_HISTORY_BLOCKS = 10
@@ -67,26 +66,30 @@ class Chain:
         """The id that the node says it has."""
         return quantity(await self._ask("eth_chainId"))
 
-    async def read(self, calls: Sequence[Call], block: int | None = None) -> tuple[bytes, ...]:
-        """The answers of view functions, at the latest block unless a number is given; one that
-        reverts answers nothing.
+    async def read(self, reads: Sequence[Read], block: int | None = None) -> tuple[bytes, ...]:
+        """The code of addresses and the answers of view functions, at the latest block unless a
+        number is given; a function that reverts answers nothing.
         """
         tag = "latest" if block is None else hex(block)
-        return tuple(await asyncio.gather(*(self._read_one(call, tag) for call in calls)))
+        return tuple(await asyncio.gather(*(self._read_one(each, tag) for each in reads)))
 
-    async def _read_one(self, call: Call, tag: str) -> bytes:
-        answer = await self._try("eth_call", _call_object(call), tag)
+    async def _read_one(self, read: Read, tag: str) -> bytes:
+        if isinstance(read, CodeOf):
+            return parse_data(await self._ask("eth_getCode", to_hex(read.address), tag))
+        answer = await self._try("eth_call", _call_object(read, READ_GAS), tag)
         return b"" if isinstance(answer, Reverted) else parse_data(answer)
 
-    async def simulate(self, call: Call, sender: bytes) -> Reverted | None:
+    async def simulate(self, call: Call, sender: bytes, gas_cap: int) -> Reverted | None:
         """Run `call` on top of the latest block, as `sender` would send it."""
-        answer = await self._try("eth_call", _call_object(call, sender), "latest")
+        answer = await self._try("eth_call", _call_object(call, gas_cap, sender), "latest")
         return answer if isinstance(answer, Reverted) else None
 
-    async def prepare(self, call: Call, sender: bytes) -> Preparation | Reverted:
-        """Simulate `call` and learn what signing it takes, in one round trip."""
+    async def prepare(self, call: Call, sender: bytes, gas_cap: int) -> Preparation | Reverted:
+        """Simulate `call` and learn what signing it takes, in one round trip. It may not take more
+        gas than `gas_cap`.
+        """
         estimate, market, balance, account_nonce = await asyncio.gather(
-            self._try("eth_estimateGas", _call_object(call, sender), "latest"),
+            self._try("eth_estimateGas", _call_object(call, gas_cap, sender), "latest"),
             self.fee_market(),
             self.balance(sender),
             self.account_nonce(sender),
@@ -94,7 +97,7 @@ class Chain:
         if isinstance(estimate, Reverted):
             return estimate
         gas = quantity(estimate)
-        limit = min(gas + gas * GAS_MARGIN_PERCENT // 100, GAS_CAP)
+        limit = min(gas + gas * GAS_MARGIN_PERCENT // 100, gas_cap)
         return Preparation(limit, market, balance, account_nonce)
 
     async def fee_market(self) -> FeeMarket:
@@ -158,13 +161,11 @@ class Chain:
         counts = await asyncio.gather(*(self.account_nonce(one, block) for one in asked))
         return dict(zip(asked, counts, strict=True))
 
-    async def logs(
-        self, address: bytes, topics: Sequence[bytes | None], first: int, last: int
-    ) -> tuple[Log, ...]:
-        """A contract's events in blocks first..last; a topic that is None matches any."""
+    async def logs(self, wanted: LogFilter, first: int, last: int) -> tuple[Log, ...]:
+        """A contract's events in blocks first..last."""
         query = {
-            "address": to_hex(address),
-            "topics": [None if topic is None else to_hex(topic) for topic in topics],
+            "address": to_hex(wanted.address),
+            "topics": [None if topic is None else to_hex(topic) for topic in wanted.topics],
             "fromBlock": hex(first),
             "toBlock": hex(last),
         }
@@ -202,8 +203,8 @@ class Chain:
         return answer
 
 
-def _call_object(call: Call, sender: bytes | None = None) -> dict[str, str]:
-    described = {"to": to_hex(call.target), "data": to_hex(call.calldata), "gas": hex(GAS_CAP)}
+def _call_object(call: Call, gas: int, sender: bytes | None = None) -> dict[str, str]:
+    described = {"to": to_hex(call.target), "data": to_hex(call.calldata), "gas": hex(gas)}
     if sender is not None:
         described["from"] = to_hex(sender)
     return described

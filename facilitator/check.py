@@ -22,7 +22,7 @@ from facilitator.ethereum.transactions import Call
 from facilitator.networks import NETWORKS
 from facilitator.node import ChainUnavailable
 from facilitator.rpc import RPC
-from facilitator.schemes import jeju
+from facilitator.schemes import jeju, jeju_chain
 from facilitator.store import StoreError, StoreLocked
 from facilitator.store.sqlite import SQLiteStore
 
@@ -135,8 +135,8 @@ async def _contract(config: Config, network: NetworkConfig, chain: Chain) -> Asy
     if contract is None:
         yield Finding(f"{name} contract", False, "none configured (X402_FACILITATOR_ADDRESS)")
         return
-    [answer] = await chain.read([jeju.stats_call(contract)])
-    state = jeju.read_stats(answer)
+    [answer] = await chain.read([jeju_chain.stats_call(contract)])
+    state = jeju_chain.read_stats(answer)
     where = checksum(contract)
     if state is None:
         yield Finding(f"{name} contract", False, f"no X402Facilitator at {where}")

@@ -5,38 +5,52 @@ transaction failed may have passed, so that another one would settle it.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from facilitator.chain import Chain
-from facilitator.ethereum.abi import address_word
+from facilitator.ethereum.receipts import Receipt
+from facilitator.examination import Examiner
 from facilitator.heads import Heads
 from facilitator.payments import Proof, Reason, Refusal
-from facilitator.schemes import jeju
-from facilitator.schemes.jeju import JejuPayment
-from facilitator.settlement import Findings, Policy
-from facilitator.verification import check_facts, check_time
+from facilitator.schemes import AnyPayment, scheme_of
+from facilitator.settlement import Findings, Policy, Settlement
+from facilitator.verification import check_time
 
 # Blocks a log query: what the strictest common providers allow.
 LOG_RANGE = 500
 # How far back, in all: a day of one-second blocks and more.
 MAX_LOG_QUERIES = 200
+# Seconds before a payment was taken on for which the clocks of chain and service may disagree: its
+# nonce was unused then, so nothing older can have used it.
+SLACK = 3600
 
 
 class Investigator:
     """Looks at one chain. `clock` is in unix milliseconds. Its methods raise ChainUnavailable."""
 
     def __init__(
-        self, *, chain: Chain, heads: Heads, policy: Policy, clock: Callable[[], int]
+        self,
+        *,
+        chain: Chain,
+        examiner: Examiner,
+        heads: Heads,
+        policy: Policy,
+        clock: Callable[[], int],
     ) -> None:
         self._chain = chain
+        self._examiner = examiner
         self._heads = heads
         self._policy = policy
         self._clock = clock
 
-    async def findings(self, payment: JejuPayment, sender: bytes, margin: int) -> Findings | None:
+    async def findings(
+        self, settlement: Settlement, sent: Collection[bytes], margin: int
+    ) -> Findings | None:
         """What the chain shows about a payment, and whether another transaction would settle it;
-        None while that is still open. `margin` is the seconds that must be left to mine it.
+        None while that is still open. `sent` are the hashes of what was signed for it so far;
+        `margin` is the seconds that must be left to mine another one.
         """
+        payment = settlement.payment
         head = await self._chain.head()
         seen = self._heads.head
         if seen is not None and head.number < seen.number:
@@ -44,47 +58,57 @@ class Investigator:
         # The nonce is read as of the block up to which logs count, or it would look used before the
         # log that says by what.
         deep = max(head.number - self._policy.confirmations + 1, 0)
-        answers, reverted = await asyncio.gather(
-            self._chain.read(jeju.fact_calls(payment), deep),
-            self._chain.simulate(jeju.settlement_call(payment), sender),
+        examined, reverted, receipts = await asyncio.gather(
+            self._examiner.look(payment, deep),
+            self._examiner.simulate(payment),
+            self._chain.receipts(sent),
         )
-        facts = jeju.read_facts(payment, answers)
-        if facts.authorization_used:
-            proof = await self._find_proof(payment, deep)
+        refusal = None
+        for receipt in receipts.values():
+            if receipt.succeeded and await self._proof_in(receipt, payment) is None:
+                # The token took our call without complaint, and did not pay: once is enough.
+                refusal = Refusal(Reason.TRANSFER_MISSING)
+        if examined.facts.authorization_used:
+            since = max(payment.valid_from, settlement.created_at // 1000 - SLACK)
+            proof = await self._find_proof(payment, deep, since)
             return Findings(
-                block_number=head.number, proof=proof, authorization_used=True, refusal=None
+                block_number=head.number, proof=proof, authorization_used=True, refusal=refusal
             )
         now = self._clock() // 1000
-        refusal: Refusal | None = check_time(payment, now, margin) or check_facts(payment, facts)
+        refusal = refusal or check_time(payment, now, margin) or examined.facts.refusal
         if refusal is None and reverted is not None:
-            refusal = jeju.explain_revert(payment, reverted.data, now)
-            if refusal.reason is Reason.AUTHORIZATION_USED_ON_CHAIN:
+            refusal = await self._examiner.diagnose(payment, reverted, now)
+            if refusal.reason in _USED:
                 return None  # used above `deep`
         return Findings(
             block_number=head.number, proof=None, authorization_used=False, refusal=refusal
         )
 
-    async def _find_proof(self, payment: JejuPayment, last: int) -> Proof | None:
+    async def _find_proof(self, payment: AnyPayment, last: int, since: int) -> Proof | None:
         """The log that proves the payment, in anybody's transaction up to block `last`, back to
-        when it was signed.
+        `since` (unix seconds).
         """
-        topics = (
-            jeju.PAYMENT_SETTLED,
-            None,
-            address_word(payment.payer),
-            address_word(payment.pay_to),
-        )
+        wanted = scheme_of(payment).proof_filter(payment)
         for _ in range(MAX_LOG_QUERIES):
             first = max(last - LOG_RANGE + 1, 0)
-            logs = await self._chain.logs(payment.contract, topics, first, last)
-            for log in logs:
-                timestamp = await self._heads.timestamp_of(log.block_hash)
-                if timestamp is not None:
-                    proof = jeju.find_proof(payment, (log,), timestamp)
-                    if proof is not None:
-                        return proof
+            logs = await self._chain.logs(wanted, first, last)
+            receipts = await self._chain.receipts({log.transaction_hash for log in logs})
+            for receipt in receipts.values():
+                proof = await self._proof_in(receipt, payment)
+                if proof is not None:
+                    return proof
             oldest = await self._chain.block(first)
-            if first == 0 or oldest is None or oldest.timestamp < payment.valid_from:
+            if first == 0 or oldest is None or oldest.timestamp < since:
                 return None
             last = first - 1
         return None
+
+    async def _proof_in(self, receipt: Receipt, payment: AnyPayment) -> Proof | None:
+        timestamp = await self._heads.timestamp_of(receipt.block_hash)
+        if timestamp is None:
+            return None
+        proof: Proof | None = scheme_of(payment).find_proof(payment, receipt.logs, timestamp)
+        return proof
+
+
+_USED = frozenset({Reason.AUTHORIZATION_USED, Reason.AUTHORIZATION_USED_ON_CHAIN})

@@ -11,8 +11,7 @@ from facilitator.heads import Heads
 from facilitator.investigation import Investigator
 from facilitator.node import ChainUnavailable
 from facilitator.payments import Proof
-from facilitator.schemes import jeju
-from facilitator.schemes.jeju import JejuPayment
+from facilitator.schemes import AnyPayment, scheme_of
 from facilitator.settlement import (
     Confirm,
     Fail,
@@ -35,9 +34,7 @@ _OPEN = frozenset({SettlementState.PENDING, SettlementState.REORGED})
 
 
 class Judge:
-    """Judges the settlements of one chain. `sender` is the signer that simulations come from. Its
-    methods raise ChainUnavailable.
-    """
+    """Judges the settlements of one chain. Its methods raise ChainUnavailable."""
 
     def __init__(
         self,
@@ -46,13 +43,11 @@ class Judge:
         heads: Heads,
         investigator: Investigator,
         policy: Policy,
-        sender: bytes,
     ) -> None:
         self._chain = chain
         self._heads = heads
         self._investigator = investigator
         self._policy = policy
-        self._sender = sender
 
     async def judge(self, ride: Ride, resolved: Mapping[int, Resolved], margin: int) -> Verdict:
         """The verdict on one settlement, after a fresh look at the chain where that is due.
@@ -78,18 +73,20 @@ class Judge:
             return Keep()
         verdict = outcome(settlement, transactions, proof, None, self._policy)
         if isinstance(verdict, Investigate):
-            findings = await self._investigator.findings(settlement.payment, self._sender, margin)
+            sent = [attempt.hash for each in transactions for attempt in each.attempts]
+            findings = await self._investigator.findings(settlement, sent, margin)
             if findings is not None:
                 verdict = outcome(settlement, transactions, None, findings, self._policy)
         return verdict
 
-    async def _proof_in(self, payment: JejuPayment, receipt: Receipt) -> Proof | None:
+    async def _proof_in(self, payment: AnyPayment, receipt: Receipt) -> Proof | None:
         if not receipt.succeeded:
             return None
         timestamp = await self._heads.timestamp_of(receipt.block_hash)
         if timestamp is None:
             raise ChainUnavailable("a receipt's block is missing")
-        return jeju.find_proof(payment, receipt.logs, timestamp)
+        proof: Proof | None = scheme_of(payment).find_proof(payment, receipt.logs, timestamp)
+        return proof
 
     async def look_again(
         self, ride: Ride

@@ -15,6 +15,7 @@ class Reason(StrEnum):
     # what the payment itself says
     IN_THE_FUTURE = "in_the_future"
     EXPIRED = "expired"
+    UNSUPPORTED_VERSION = "unsupported_version"
     UNSUPPORTED_NETWORK = "unsupported_network"
     INVALID_SIGNATURE = "invalid_signature"
     NETWORK_MISMATCH = "network_mismatch"
@@ -26,7 +27,14 @@ class Reason(StrEnum):
     AMOUNT_ZERO = "amount_zero"
     AMOUNT_BELOW_MINIMUM = "amount_below_minimum"
     UNSUPPORTED_SCHEME = "unsupported_scheme"
+    UNSUPPORTED_PAYLOAD = "unsupported_payload"
+    SCHEME_MISMATCH = "scheme_mismatch"
     INVALID_RECIPIENT = "invalid_recipient"
+    INVALID_PAYER = "invalid_payer"
+    MISSING_DOMAIN = "missing_domain"
+    OFFER_MISMATCH = "offer_mismatch"
+    UNLISTED_ASSET = "unlisted_asset"
+    UNLISTED_FACTORY = "unlisted_factory"
     # what the chain says
     AUTHORIZATION_USED = "authorization_used"
     AUTHORIZATION_USED_ON_CHAIN = "authorization_used_on_chain"
@@ -34,13 +42,20 @@ class Reason(StrEnum):
     UNSUPPORTED_ASSET = "unsupported_asset"
     INSUFFICIENT_BALANCE = "insufficient_balance"
     INSUFFICIENT_ALLOWANCE = "insufficient_allowance"
+    ASSET_NOT_DEPLOYED = "asset_not_deployed"
+    ASSET_WITHOUT_AUTHORIZATIONS = "asset_without_authorizations"
+    ASSET_NAME_MISMATCH = "asset_name_mismatch"
+    ASSET_VERSION_MISMATCH = "asset_version_mismatch"
     TRANSACTION_REVERTED = "transaction_reverted"
+    TRANSFER_MISSING = "transfer_missing"
     # what this service says
     CONTRACT_NOT_DEPLOYED = "contract_not_deployed"
     CONTRACT_NOT_CONFIGURED = "contract_not_configured"
     SIGNER_NOT_CONFIGURED = "signer_not_configured"
     BEING_SETTLED = "being_settled"
     SETTLEMENT_PENDING = "settlement_pending"
+    IDEMPOTENCY_CONFLICT = "idempotency_conflict"
+    INVALID_IDEMPOTENCY_KEY = "invalid_idempotency_key"
     # what passes: asking again later may succeed
     CHAIN_UNAVAILABLE = "chain_unavailable"
     STORE_UNAVAILABLE = "store_unavailable"
@@ -72,7 +87,8 @@ class Refusal(Struct, frozen=True):
 class Quote(Struct, frozen=True, kw_only=True):
     """What the seller asks for: `amount` is the price (scheme exact) or the most it may be (upto).
 
-    An address or amount that the seller misspelt is None: it fits no payment.
+    An address or amount that the seller misspelt is None: it fits no payment. `domain` is the
+    token's EIP-712 name and version, as the standard dialect quotes them.
     """
 
     scheme: str
@@ -80,7 +96,8 @@ class Quote(Struct, frozen=True, kw_only=True):
     asset: bytes | None
     pay_to: bytes | None
     amount: int | None
-    resource: str
+    resource: str = ""
+    domain: tuple[str, str] | None = None
 
 
 class Payment(Struct, frozen=True, kw_only=True, tag_field="method"):
@@ -112,3 +129,15 @@ class Proof(Struct, frozen=True):
     block_number: int
     reference: bytes
     fee: int
+
+
+class Facts(Struct, frozen=True, kw_only=True):
+    """What the chain shows about one payment, in one block.
+
+    `refusal` is what speaks against it by then, `spendable` how much of the asset the payer could
+    spend (atomic units). `authorization_used` says that its one-shot nonce is gone.
+    """
+
+    refusal: Refusal | None
+    spendable: int
+    authorization_used: bool

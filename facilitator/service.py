@@ -14,15 +14,17 @@ import anyio
 
 from facilitator.chain import Chain
 from facilitator.config import Config, NetworkConfig
-from facilitator.dialects.jeju import Decoder
-from facilitator.ethereum.addresses import checksum
+from facilitator.dialects import jeju as jeju_dialect
+from facilitator.dialects import x402 as x402_dialect
+from facilitator.ethereum.addresses import ZERO_ADDRESS, checksum
 from facilitator.ethereum.secp256k1 import Signer
 from facilitator.ethereum.transactions import TransactionBuilder
+from facilitator.examination import Examiner
 from facilitator.listeners import Listeners
 from facilitator.metrics import Metrics
 from facilitator.node import ChainUnavailable
 from facilitator.rpc import RPC
-from facilitator.schemes import jeju
+from facilitator.schemes import eip3009, jeju
 from facilitator.settlement import Policy
 from facilitator.settler import Settler
 from facilitator.signing import SignerPool
@@ -72,8 +74,8 @@ class Reachability:
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """One network. `settler` is None where no key that signs new payments or no contract is
-    configured; `watcher` is there with any key, to end what was begun.
+    """One network. `settler` is None where no key that signs new payments is configured, or nothing
+    that it could settle; `watcher` is there with any key, to end what was begun.
     """
 
     config: NetworkConfig
@@ -92,7 +94,8 @@ class Service:
 
     config: Config
     store: Store
-    decoder: Decoder
+    jeju: jeju_dialect.Decoder
+    x402: x402_dialect.Decoder
     networks: dict[str, Served]
     signers: tuple[bytes, ...]
     metrics: Metrics
@@ -131,7 +134,10 @@ async def run_service(config: Config, metrics: Metrics) -> AsyncIterator[Service
         yield Service(
             config=config,
             store=store,
-            decoder=Decoder(config.networks, config.primary_network, config.max_payment_age),
+            jeju=jeju_dialect.Decoder(
+                config.networks, config.primary_network, config.max_payment_age
+            ),
+            x402=x402_dialect.Decoder(config.networks.values()),
             networks=networks,
             signers=tuple(each.address for each in signers if each.address not in retiring),
             metrics=metrics,
@@ -152,25 +158,34 @@ def _serve(
     rpc = RPC(network.rpc_urls, name=network.network.name, session=session)
     chain = Chain(rpc)
     reachability = Reachability(chain, chain_id, unix_ms)
-    own_addresses = {signer.address for signer in signers}
-    if contract is not None:
-        own_addresses.add(contract)
+    addresses = frozenset(signer.address for signer in signers)
+    assets = () if network.usdc is None else (network.usdc.address,)
+    terms = Terms(
+        min_amount=config.min_payment_amount,
+        own_addresses=addresses if contract is None else addresses | {contract},
+        signers=addresses,
+        assets=frozenset(assets),
+        factories=frozenset(config.allowed_factories),
+    )
+    examiner = Examiner(chain=chain, sender=signers[0].address if signers else ZERO_ADDRESS)
     verifier = Verifier(
-        chain=chain,
+        examiner=examiner,
         store=store,
-        terms=Terms(config.min_payment_amount, frozenset(own_addresses)),
+        terms=terms,
         contract=contract,
         production=config.is_production,
-        sender=signers[0].address if signers else None,
         clock=unix_ms,
     )
-    if contract is None or not signers:
+    allowed = eip3009.allowed_calls(assets, deployments=bool(config.allowed_factories))
+    if contract is not None:
+        allowed |= jeju.allowed_calls(contract)
+    if not allowed or not signers:
         return Served(network, chain, reachability, verifier, settler=None, watcher=None)
     policy = Policy(confirmations=config.confirmations, max_fee_per_gas=config.max_fee_per_gas)
     pool = SignerPool(
         signers,
         retiring=retiring,
-        builder=TransactionBuilder(chain_id, jeju.allowed_calls(contract)),
+        builder=TransactionBuilder(chain_id, allowed),
         chain=chain,
         store=store,
         chain_id=chain_id,
@@ -182,6 +197,7 @@ def _serve(
         network=network.network.name,
         chain_id=chain_id,
         chain=chain,
+        examiner=examiner,
         store=store,
         signers=pool,
         listeners=listeners,
@@ -191,7 +207,7 @@ def _serve(
     if len(retiring) == len(signers):
         return Served(network, chain, reachability, verifier, settler=None, watcher=watcher)
     settler = Settler(
-        chain=chain,
+        examiner=examiner,
         store=store,
         signers=pool,
         watcher=watcher,

@@ -24,7 +24,7 @@ from facilitator.ethereum.fees import GWEI, FeeMarket, Fees, bumped_fees
 from facilitator.ethereum.receipts import Block, Receipt
 from facilitator.ethereum.transactions import Call
 from facilitator.payments import Proof, Reason, Refusal
-from facilitator.schemes.jeju import JejuPayment
+from facilitator.schemes import AnyPayment
 
 
 class SettlementState(StrEnum):
@@ -84,9 +84,10 @@ class Settlement(Struct, frozen=True, kw_only=True):
 
     id: str
     key: str
+    idempotency_key: str | None = None
     request_digest: bytes
     dialect: str
-    payment: JejuPayment
+    payment: AnyPayment
     state: SettlementState
     version: int
     listener: str | None
@@ -96,11 +97,6 @@ class Settlement(Struct, frozen=True, kw_only=True):
     refusal: Refusal | None
     created_at: int
     updated_at: int
-
-    @property
-    def succeeded(self) -> bool:
-        """Whether the money has moved and still has, as far as is known."""
-        return self.state is SettlementState.CONFIRMED
 
 
 class Policy(Struct, frozen=True, kw_only=True):

@@ -12,25 +12,28 @@ from contextlib import asynccontextmanager, suppress
 
 import anyio
 from msgspec import Struct
+from msgspec.structs import replace
 
-from facilitator.chain import Chain, Reverted
+from facilitator.chain import Reverted
 from facilitator.ethereum.addresses import checksum
+from facilitator.examination import Examiner
 from facilitator.listeners import Listener, Listeners
 from facilitator.payments import Proof, Reason, Refusal
-from facilitator.schemes import jeju
-from facilitator.schemes.jeju import JejuPayment
+from facilitator.schemes import AnyPayment, scheme_of
 from facilitator.settlement import Settlement, SettlementState, TransactionKind
 from facilitator.signing import QueueFull, SignerPool
 from facilitator.store import (
     Claimed,
+    IdempotencyKeyTaken,
     NewSettlement,
+    NewTransaction,
     Overcommitted,
     Ride,
     Store,
     StoreError,
 )
 from facilitator.telemetry import event, get_logger
-from facilitator.verification import check_facts, check_time
+from facilitator.verification import check_time
 from facilitator.watcher import Watcher
 
 _log = get_logger(__name__)
@@ -42,14 +45,38 @@ LEASE_SLACK_MS = 15_000
 class SettleReply(Struct, frozen=True):
     """What a request is told: a proof of payment, or why there is none (yet).
 
-    `transaction_hash` is set as soon as there is a transaction, whatever became of it;
-    `retry_after` is seconds, for refusals that pass.
+    `transaction_hash` is set as soon as there is a transaction, whatever became of it, and with it
+    the settlement's id and state; `retry_after` is seconds, for refusals that pass. `body` is the
+    reply as the journal keeps it, where the request has an idempotency key of its own.
     """
 
     proof: Proof | None = None
     refusal: Refusal | None = None
     transaction_hash: bytes | None = None
+    settlement_id: str | None = None
+    state: SettlementState | None = None
     retry_after: float | None = None
+    body: bytes | None = None
+
+
+class Repetition(Struct, frozen=True):
+    """A request's idempotency key, and the digest of what came with it."""
+
+    key: str
+    body_digest: bytes
+
+
+class Order(Struct, frozen=True):
+    """A request to settle a payment whose signature and terms are checked.
+
+    `dialect` names who asks in the journal; `encode` writes a final reply as the request will get
+    it, to be kept where it may be repeated.
+    """
+
+    payment: AnyPayment
+    dialect: str
+    encode: Callable[[SettleReply], bytes]
+    repetition: Repetition | None = None
 
 
 class Settler:
@@ -58,7 +85,7 @@ class Settler:
     def __init__(
         self,
         *,
-        chain: Chain,
+        examiner: Examiner,
         store: Store,
         signers: SignerPool,
         watcher: Watcher,
@@ -66,7 +93,7 @@ class Settler:
         timeout: int,
         clock: Callable[[], int],
     ) -> None:
-        self._chain = chain
+        self._examiner = examiner
         self._store = store
         self._signers = signers
         self._watcher = watcher
@@ -75,28 +102,27 @@ class Settler:
         self._clock = clock
         self._turns: dict[str, _Turn] = {}
 
-    async def settle(
-        self, payment: JejuPayment, request_digest: bytes, listener: Listener
-    ) -> SettleReply:
-        """Settle a payment whose signature and terms are checked; wait for the outcome until
-        `timeout` seconds have passed.
-
-        `request_digest` tells identical requests from others that use up the same nonce. Raises
+    async def settle(self, order: Order, listener: Listener) -> SettleReply:
+        """Settle a payment; wait for the outcome until `timeout` seconds have passed. Raises
         ChainUnavailable and StoreError only while this request has sent nothing.
         """
         until = anyio.current_time() + self._timeout
-        key, _ = jeju.payment_keys(payment)
+        scheme = scheme_of(order.payment)
+        key, _ = scheme.payment_keys(order.payment)
+        request_digest: bytes = scheme.request_digest(order.payment)
         async with self._turn(key):
             found = await self._store.find(key)
             if found is None or _may_open_again(found, request_digest):
-                submitted = await self._submit(payment, request_digest, listener, until)
+                submitted = await self._submit(order, request_digest, listener, until)
                 if isinstance(submitted, SettleReply):
                     return submitted
+                if isinstance(submitted, Ride):
+                    return await self._follow(order, submitted, listener, until)
                 found = submitted
         ride = await self._ride(found.id)
         if found.request_digest != request_digest:
             return _duplicate(ride, over=found.state in _ENDED)
-        return await self._follow(ride, listener, until)
+        return await self._follow(order, ride, listener, until)
 
     @asynccontextmanager
     async def _turn(self, key: str) -> AsyncIterator[None]:
@@ -114,35 +140,33 @@ class Settler:
                 del self._turns[key]
 
     async def _submit(
-        self, payment: JejuPayment, request_digest: bytes, listener: Listener, until: float
-    ) -> SettleReply | Settlement:
+        self, order: Order, request_digest: bytes, listener: Listener, until: float
+    ) -> SettleReply | Ride | Settlement:
         """Look at the chain, wait for a place, simulate, claim, send: a reply where nothing was
-        claimed.
+        claimed, the settlement that was there already where somebody else was faster.
         """
-        late = self._too_late(payment)
+        late = self._too_late(order.payment)
         if late is not None:
             return late
-        answers = await self._chain.read(jeju.fact_calls(payment))
-        facts = jeju.read_facts(payment, answers)
-        refusal = check_facts(payment, facts)
-        if refusal is not None:
-            if refusal.reason is Reason.AUTHORIZATION_USED_ELSEWHERE:
+        examined = await self._examiner.look(order.payment)
+        payment, facts = examined.payment, examined.facts
+        if facts.refusal is not None:
+            if facts.refusal.reason is Reason.AUTHORIZATION_USED_ELSEWHERE:
                 # The money sits in the contract, and only its owner can give it back.
                 event(_log, logging.CRITICAL, "authorization_used_elsewhere", payer=payment.payer)
-            return SettleReply(refusal=refusal)
-        key, second_key = jeju.payment_keys(payment)
-        spendable = (
-            facts.balance if facts.allowance is None else min(facts.balance, facts.allowance)
-        )
+            return SettleReply(refusal=facts.refusal)
+        key, second_key = scheme_of(payment).payment_keys(payment)
         new = NewSettlement(
             key=key,
             second_key=second_key,
             request_digest=request_digest,
-            dialect="jeju",
+            dialect=order.dialect,
             payment=payment,
-            available=spendable,
+            available=facts.spendable,
             listener=listener.id,
             listener_until=self._lease(),
+            idempotency_key=None if order.repetition is None else order.repetition.key,
+            body_digest=None if order.repetition is None else order.repetition.body_digest,
         )
         await self._signers.ready()
         try:
@@ -151,51 +175,59 @@ class Settler:
         except (QueueFull, TimeoutError):
             return SettleReply(refusal=Refusal(Reason.OVERLOADED))
 
-    def _too_late(self, payment: JejuPayment) -> SettleReply | None:
+    def _too_late(self, payment: AnyPayment) -> SettleReply | None:
         late = check_time(payment, self._clock() // 1000, self._watcher.settle_margin)
         return None if late is None else SettleReply(refusal=late)
 
     def _lease(self) -> int:
         return self._clock() + self._timeout * 1000 + LEASE_SLACK_MS
 
-    async def _claim(self, new: NewSettlement, signer: bytes) -> SettleReply | Settlement:
-        payment = new.payment
-        call = jeju.settlement_call(payment)
-        prepared = await self._signers.prepare(call, signer)
+    async def _claim(self, new: NewSettlement, signer: bytes) -> SettleReply | Ride | Settlement:
+        payment, scheme = new.payment, scheme_of(new.payment)
+        call = scheme.settlement_call(payment)
+        prepared = await self._signers.prepare(call, signer, scheme.gas_cap(payment))
         if isinstance(prepared, Reverted):
-            return SettleReply(refusal=await self._why(payment, prepared))
+            now = self._clock() // 1000
+            return SettleReply(refusal=await self._examiner.diagnose(payment, prepared, now))
         if isinstance(prepared, Refusal):
             return SettleReply(refusal=prepared)
         transaction = self._signers.transaction(TransactionKind.SETTLE, call, signer, *prepared)
+        # What is claimed is sent, even if the request is cancelled in between.
+        with anyio.CancelScope(shield=True):
+            told = await self._claim_and_send(new, transaction)
+        return told
+
+    async def _claim_and_send(
+        self, new: NewSettlement, transaction: NewTransaction
+    ) -> SettleReply | Ride | Settlement:
         claimed = await self._store.claim(new, transaction, self._clock())
         if isinstance(claimed, Overcommitted):
-            left = str(max(claimed.left, 0))
-            short = Refusal(Reason.INSUFFICIENT_BALANCE, left, str(payment.amount))
-            return SettleReply(refusal=short)
-        if isinstance(claimed, Claimed):
-            self._signers.claimed(signer)
-            sent, attempt = claimed.transaction, claimed.transaction.attempts[-1]
-            event(
-                _log,
-                logging.INFO,
-                "settlement_submitted",
-                settlement=claimed.settlement.id,
-                transaction=attempt.hash,
-                signer=checksum(signer),
-                account_nonce=sent.account_nonce,
-            )
-            await self._watcher.send(sent, attempt)
-        return claimed.settlement
+            left, asked = str(max(claimed.left, 0)), str(new.payment.amount)
+            return SettleReply(refusal=Refusal(Reason.INSUFFICIENT_BALANCE, left, asked))
+        if isinstance(claimed, IdempotencyKeyTaken):
+            return SettleReply(refusal=Refusal(Reason.IDEMPOTENCY_CONFLICT))
+        if not isinstance(claimed, Claimed):
+            return claimed.settlement
+        self._signers.claimed(transaction.signer)
+        await self._send(claimed)
+        return Ride(claimed.settlement, (claimed.transaction,))
 
-    async def _why(self, payment: JejuPayment, reverted: Reverted) -> Refusal:
-        """The contract says little about a transfer that failed: the facts may have changed since
-        they were read.
-        """
-        answers = await self._chain.read(jeju.fact_calls(payment))
-        refusal = check_facts(payment, jeju.read_facts(payment, answers))
-        return refusal or jeju.explain_revert(payment, reverted.data, self._clock() // 1000)
+    async def _send(self, claimed: Claimed) -> None:
+        sent, attempt = claimed.transaction, claimed.transaction.attempts[-1]
+        event(
+            _log,
+            logging.INFO,
+            "settlement_submitted",
+            settlement=claimed.settlement.id,
+            transaction=attempt.hash,
+            signer=checksum(sent.signer),
+            account_nonce=sent.account_nonce,
+        )
+        await self._watcher.send(sent, attempt)
 
-    async def _follow(self, ride: Ride, listener: Listener, until: float) -> SettleReply:
+    async def _follow(
+        self, order: Order, ride: Ride, listener: Listener, until: float
+    ) -> SettleReply:
         """Be the one to hear the outcome, if nobody else is."""
         settlement = ride.settlement
         if settlement.listener != listener.id:
@@ -207,14 +239,22 @@ class Settler:
         told = False
         try:
             ride = await self._outcome(settlement.id, listener, until)
-            if ride.settlement.state is SettlementState.CONFIRMED and not listener.gone:
+            reply = _reply(ride)
+            if order.repetition and order.repetition.key == settlement.idempotency_key:
+                reply = replace(reply, body=order.encode(reply))
+            if reply.proof is None:
+                if ride.settlement.state in _ENDED and reply.body is not None:
+                    await self._store.keep_reply(settlement.id, reply.body)
+                return reply
+            if not listener.gone:
                 now = self._clock()
-                told = await self._store.mark_success_told(settlement.id, listener.id, now)
-            return _reply(ride, told=told)
+                told = await self._store.mark_success_told(
+                    settlement.id, listener.id, now, reply.body
+                )
+            return reply if told else _duplicate(ride, over=True)
         except StoreError:
             # What was sent stays sent: that the journal is out of reach fails no payment.
-            pending = Refusal(Reason.SETTLEMENT_PENDING)
-            return SettleReply(refusal=pending, transaction_hash=_hash_of(ride))
+            return _about(ride, Refusal(Reason.SETTLEMENT_PENDING))
         finally:
             self._listeners.remove(settlement.id, listener)
             if not told:
@@ -256,19 +296,25 @@ def _may_open_again(settlement: Settlement, request_digest: bytes) -> bool:
 
 def _duplicate(ride: Ride, *, over: bool) -> SettleReply:
     """What a request is told that is not the one to hear the outcome."""
-    reason = Reason.AUTHORIZATION_USED if over else Reason.BEING_SETTLED
-    return SettleReply(refusal=Refusal(reason), transaction_hash=_hash_of(ride))
+    return _about(ride, Refusal(Reason.AUTHORIZATION_USED if over else Reason.BEING_SETTLED))
 
 
-def _reply(ride: Ride, *, told: bool) -> SettleReply:
-    """The listener's reply; `told` where it has taken the right to say success."""
-    settlement, transaction_hash = ride.settlement, _hash_of(ride)
+def _reply(ride: Ride) -> SettleReply:
+    """What the one who hears the outcome is told."""
+    settlement = ride.settlement
     if settlement.state is SettlementState.CONFIRMED:
-        if told:
-            return SettleReply(proof=settlement.proof, transaction_hash=transaction_hash)
-        return _duplicate(ride, over=True)
-    refusal = settlement.refusal or Refusal(Reason.SETTLEMENT_PENDING)
-    return SettleReply(refusal=refusal, transaction_hash=transaction_hash)
+        return replace(_about(ride, None), proof=settlement.proof)
+    return _about(ride, settlement.refusal or Refusal(Reason.SETTLEMENT_PENDING))
+
+
+def _about(ride: Ride, refusal: Refusal | None) -> SettleReply:
+    settlement = ride.settlement
+    return SettleReply(
+        refusal=refusal,
+        transaction_hash=_hash_of(ride),
+        settlement_id=settlement.id,
+        state=settlement.state,
+    )
 
 
 def _hash_of(ride: Ride) -> bytes:

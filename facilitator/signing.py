@@ -179,11 +179,14 @@ class SignerPool:
             raise
         return waiter.address
 
-    async def prepare(self, call: Call, address: bytes) -> tuple[int, Fees] | Reverted | Refusal:
-        """Simulate `call` as this signer would send it: its gas limit and fees, the revert that it
-        would end in, or why this signer cannot pay for it now. Raises ChainUnavailable.
+    async def prepare(
+        self, call: Call, address: bytes, gas_cap: int
+    ) -> tuple[int, Fees] | Reverted | Refusal:
+        """Simulate `call` as this signer would send it, with at most `gas_cap` gas: its gas limit
+        and fees, the revert that it would end in, or why this signer cannot pay for it now. Raises
+        ChainUnavailable.
         """
-        preparation = await self._chain.prepare(call, address)
+        preparation = await self._chain.prepare(call, address, gas_cap)
         if isinstance(preparation, Reverted):
             return preparation
         account = self._accounts[address]

@@ -1,46 +1,53 @@
 """Would this payment settle? The checks of one network, those that ask nobody first."""
 
-import asyncio
 from collections.abc import Callable
 
 from msgspec.structs import replace
 
-from facilitator.chain import Chain
+from facilitator.examination import Examiner
 from facilitator.payments import Quote, Reason, Refusal
-from facilitator.schemes import jeju
+from facilitator.schemes import AnyPayment, eip3009, jeju, scheme_of
+from facilitator.schemes.eip3009 import Eip3009Payment
 from facilitator.schemes.jeju import JejuPayment
-from facilitator.settlement import SettlementState
+from facilitator.settlement import Settlement, SettlementState
 from facilitator.store import Store
-from facilitator.verification import Terms, check_facts, check_terms, check_time
+from facilitator.verification import (
+    Terms,
+    check_authorization,
+    check_offer,
+    check_terms,
+    check_time,
+)
+
+_TAKEN_ON = frozenset({SettlementState.PENDING, SettlementState.CONFIRMED})
+_SIGNATURE_REASONS = frozenset({Reason.INVALID_SIGNATURE, Reason.UNLISTED_FACTORY})
 
 
 class Verifier:
     """Verifies payments on one network and leaves no trace. `clock` is in unix milliseconds.
 
-    `contract` is None where none is configured: then only what was signed can be checked, and in
-    production not even that is of use. `sender` is the signer that a settlement would come from.
+    `contract` is None where none is configured: then of Jeju payments only what was signed can be
+    checked, and in production not even that is of use.
     """
 
     def __init__(
         self,
         *,
-        chain: Chain,
+        examiner: Examiner,
         store: Store,
         terms: Terms,
         contract: bytes | None,
         production: bool,
-        sender: bytes | None,
         clock: Callable[[], int],
     ) -> None:
-        self._chain = chain
+        self._examiner = examiner
         self._store = store
         self._terms = terms
         self._contract = contract
         self._production = production
-        self._sender = sender
         self._clock = clock
 
-    def check_request(
+    def check_jeju(
         self, payment: JejuPayment, claimed_payer: bytes | None, quote: Quote
     ) -> JejuPayment | Refusal:
         """The checks that need nothing but the request, time excepted. The payment with its payer,
@@ -54,38 +61,72 @@ class Verifier:
         signed = replace(payment, payer=payer)
         return check_terms(signed, quote, self._terms) or signed
 
-    async def verify(
+    async def check_exact(
+        self, payment: Eip3009Payment, accepted: Quote, quote: Quote, now: int | None = None
+    ) -> Eip3009Payment | Refusal:
+        """The same for the standard dialect, and time as of `now` (unix seconds) where it is given.
+
+        The chain is asked only where the payer's contract may have signed, since its refusal comes
+        before others. Raises ChainUnavailable.
+        """
+        refusal = check_offer(accepted, quote, self._terms)
+        if refusal is not None:
+            return refusal
+        deployment = payment.deployment
+        if deployment is not None:
+            listed = deployment.factory in self._terms.factories
+            payment = replace(payment, deployment=replace(deployment, listed=listed))
+        signed = eip3009.attributed(payment)
+        refusal = check_authorization(signed, quote, self._terms, now)
+        if refusal is None:
+            return signed
+        if not signed.signed_by_key or signed.deployment is not None:
+            seen = (await self._examiner.look(signed)).facts.refusal
+            if seen is not None and seen.reason in _SIGNATURE_REASONS:
+                return seen
+        return refusal
+
+    async def verify_jeju(
         self, payment: JejuPayment, claimed_payer: bytes | None, quote: Quote
-    ) -> JejuPayment | Refusal:
+    ) -> AnyPayment | Refusal:
         """All checks, in the order of their words. Raises ChainUnavailable and StoreError."""
-        now = self._clock() // 1000
-        late = check_time(payment, now)
+        late = check_time(payment, self._clock() // 1000)
         if late is not None:
             return late
-        signed = self.check_request(payment, claimed_payer, quote)
-        if isinstance(signed, Refusal):
-            return signed
-        if await self._is_known(signed):
-            return Refusal(Reason.AUTHORIZATION_USED)
-        return await self._check_chain(signed, now) or signed
+        signed = self.check_jeju(payment, claimed_payer, quote)
+        return signed if isinstance(signed, Refusal) else await self._verify(signed)
 
-    async def _is_known(self, payment: JejuPayment) -> bool:
-        for key in jeju.payment_keys(payment):
+    async def verify_exact(
+        self, payment: Eip3009Payment, accepted: Quote, quote: Quote
+    ) -> AnyPayment | Refusal:
+        """All checks, in the order of their words. Raises ChainUnavailable and StoreError."""
+        signed = await self.check_exact(payment, accepted, quote, self._clock() // 1000)
+        return signed if isinstance(signed, Refusal) else await self._verify(signed)
+
+    async def _verify(self, payment: AnyPayment) -> AnyPayment | Refusal:
+        """What the journal and the chain say about a payment that passed the checks before."""
+        settlement = await self._known(payment)
+        if settlement is not None:
+            if isinstance(payment, Eip3009Payment) and self._may_hear_success(settlement, payment):
+                return payment
+            return Refusal(Reason.AUTHORIZATION_USED)
+        if isinstance(payment, JejuPayment) and self._contract is None:
+            return payment
+        return await self._examiner.examine(payment, self._clock() // 1000)
+
+    async def _known(self, payment: AnyPayment) -> Settlement | None:
+        """The settlement in the journal that uses up one of this payment's nonces."""
+        for key in scheme_of(payment).payment_keys(payment):
             settlement = None if key is None else await self._store.find(key)
             if settlement is not None and settlement.state is not SettlementState.FAILED:
-                return True
-        return False
+                return settlement
+        return None
 
-    async def _check_chain(self, payment: JejuPayment, now: int) -> Refusal | None:
-        """What the chain would say, from facts and a simulation read in one round trip."""
-        if self._contract is None:
-            return None
-        call = jeju.settlement_call(payment)
-        answers, reverted = await asyncio.gather(
-            self._chain.read(jeju.fact_calls(payment)),
-            self._chain.simulate(call, self._sender or bytes(20)),
-        )
-        refusal = check_facts(payment, jeju.read_facts(payment, answers))
-        if refusal is None and reverted is not None:
-            refusal = jeju.explain_revert(payment, reverted.data, now)
-        return refusal
+    def _may_hear_success(self, settlement: Settlement, payment: Eip3009Payment) -> bool:
+        """Whether POST /settle of this payment would wait for the outcome, and tell it: sent
+        already, but nobody has been told, and nobody waits to be.
+        """
+        same = settlement.request_digest == eip3009.request_digest(payment)
+        waits = settlement.listener is not None and settlement.listener_until > self._clock()
+        told = settlement.replied_success_at is not None
+        return same and settlement.state in _TAKEN_ON and not waits and not told

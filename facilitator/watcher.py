@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 import anyio
 
 from facilitator.chain import Chain, Reverted
+from facilitator.examination import Examiner
 from facilitator.heads import Heads, Sight
 from facilitator.investigation import Investigator
 from facilitator.judgement import Judge, Resolved, change_of, end_of
@@ -21,7 +22,7 @@ from facilitator.listeners import Listeners
 from facilitator.node import ChainUnavailable, to_hex
 from facilitator.observation import Observer
 from facilitator.payments import Refusal
-from facilitator.schemes import jeju
+from facilitator.schemes import scheme_of
 from facilitator.settlement import (
     Attempt,
     Broadcast,
@@ -61,6 +62,7 @@ class Watcher:
         network: str,
         chain_id: int,
         chain: Chain,
+        examiner: Examiner,
         store: Store,
         signers: SignerPool,
         listeners: Listeners,
@@ -80,9 +82,10 @@ class Watcher:
         self._judge = Judge(
             chain=chain,
             heads=self._heads,
-            investigator=Investigator(chain=chain, heads=self._heads, policy=policy, clock=clock),
+            investigator=Investigator(
+                chain=chain, examiner=examiner, heads=self._heads, policy=policy, clock=clock
+            ),
             policy=policy,
-            sender=signers.addresses[0],
         )
         self._broadcast_at: dict[int, int] = {}
         self._looked_at = 0
@@ -221,13 +224,14 @@ class Watcher:
         """Sign a further transaction, unless something speaks against it by now: then the next turn
         finds out what.
         """
-        call = jeju.settlement_call(settlement.payment)
+        scheme = scheme_of(settlement.payment)
+        call = scheme.settlement_call(settlement.payment)
         signer = self._signers.least_loaded()
         if not self._signers.allows(call, signer):
             self._event(logging.ERROR, "contract_not_configured", settlement=settlement.id)
             return
         try:
-            prepared = await self._signers.prepare(call, signer)
+            prepared = await self._signers.prepare(call, signer, scheme.gas_cap(settlement.payment))
         except ChainUnavailable:
             return
         if isinstance(prepared, Reverted | Refusal):

@@ -7,14 +7,8 @@ from facilitator.ethereum.fees import GWEI, Fees
 from facilitator.ethereum.secp256k1 import Signer
 from facilitator.ethereum.transactions import Call, TransactionBuilder
 from facilitator.payments import Proof, Reason, Refusal
-from facilitator.schemes.jeju import (
-    JejuPayment,
-    TokenAuthorization,
-    allowed_calls,
-    payment_keys,
-    request_digest,
-    settlement_call,
-)
+from facilitator.schemes import AnyPayment, scheme_of
+from facilitator.schemes.jeju import JejuPayment, TokenAuthorization, allowed_calls
 from facilitator.settlement import Attempt, Settlement, SettlementState, TransactionKind
 from facilitator.store import Claimed, NewSettlement, NewTransaction, SettlementChange, Store
 
@@ -71,7 +65,7 @@ def payment(
 
 
 def settlement_of(
-    paid: JejuPayment,
+    paid: AnyPayment,
     *,
     key: str | None = None,
     second_key: str | None = None,
@@ -83,11 +77,11 @@ def settlement_of(
     idempotency_key: str | None = None,
 ) -> NewSettlement:
     """A payment to take on, under its own keys unless others are given."""
-    own_key, own_second_key = payment_keys(paid)
+    own_key, own_second_key = scheme_of(paid).payment_keys(paid)
     return NewSettlement(
         key=own_key if key is None else key,
         second_key=own_second_key if second_key is None else second_key,
-        request_digest=request_digest(paid) if digest is None else digest,
+        request_digest=scheme_of(paid).request_digest(paid) if digest is None else digest,
         dialect="jeju",
         payment=paid,
         available=available,
@@ -116,14 +110,14 @@ def signing(
 
 
 def transaction_of(
-    paid: JejuPayment,
+    paid: AnyPayment,
     *,
     signer: Signer = SIGNERS[0],
     floor: int = 0,
     sign: Callable[[int], Attempt] | None = None,
 ) -> NewTransaction:
     """The transaction that settles the payment."""
-    call = settlement_call(paid)
+    call = scheme_of(paid).settlement_call(paid)
     return NewTransaction(
         chain_id=paid.chain_id,
         signer=signer.address,

@@ -263,6 +263,7 @@ class Process:
         if log is None and key in view.paid:
             return None
         proof = None if log is None else _proof_of(log)
+        assert isinstance(settlement.payment, JejuPayment)
         return Findings(
             block_number=view.header.number,
             proof=proof,

@@ -23,7 +23,7 @@ MAP: Final = {
     "edge formats": ("strict_json", "dialects"),
     "adapters": ("telemetry", "rpc", "node", "chain", "store"),
     "settling": (
-        *("heads", "observation", "investigation", "judgement", "listeners"),
+        *("heads", "observation", "examination", "investigation", "judgement", "listeners"),
         *("verifier", "signing", "watcher", "settler"),
     ),
     "shell": (

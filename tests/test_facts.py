@@ -10,8 +10,7 @@ from msgspec.structs import replace
 
 from facilitator.ethereum.abi import MAX_UINT256
 from facilitator.payments import Reason, Refusal
-from facilitator.schemes.jeju import JejuFacts
-from facilitator.verification import check_facts
+from facilitator.schemes.jeju_chain import JejuFacts, check_facts
 from tests import rows
 from tests.drawn import uints
 

@@ -15,11 +15,9 @@ from facilitator.schemes.jeju import (
     JejuPayment,
     TokenAuthorization,
     allowed_calls,
-    explain_revert,
-    fact_calls,
-    read_facts,
     settlement_call,
 )
+from facilitator.schemes.jeju_chain import explain_revert, fact_calls, read_facts
 from tests import rows
 from tests.drawn import payments, uints
 

@@ -12,7 +12,8 @@ from msgspec.structs import replace
 
 from facilitator.ethereum.receipts import Log
 from facilitator.payments import Proof
-from facilitator.schemes.jeju import JejuPayment, find_proof
+from facilitator.schemes.jeju import JejuPayment
+from facilitator.schemes.jeju_chain import find_proof
 from tests import rows
 from tests.drawn import payments, uints
 

@@ -85,6 +85,12 @@ class Decoder:
         members = self.decode_object(body)
         if isinstance(members, Malformed):
             return members
+        return self.decode_members(members, gasless=gasless)
+
+    def decode_members(
+        self, members: dict[str, JSON], *, gasless: bool = False
+    ) -> JejuRequest | Malformed:
+        """The same for a body whose members are decoded already."""
         header_text, asked = members.get("paymentHeader"), members.get("paymentRequirements")
         undetermined = not isinstance(header_text, str) or not header_text
         if not header_text:
@@ -104,8 +110,10 @@ class Decoder:
     def decode_signed(self, body: bytes) -> SignedRequest | Malformed:
         """What a body of POST /verify/signature asks for."""
         members = self.decode_object(body)
-        if isinstance(members, Malformed):
-            return members
+        return members if isinstance(members, Malformed) else self.decode_signed_members(members)
+
+    def decode_signed_members(self, members: dict[str, JSON]) -> SignedRequest | Malformed:
+        """The same for a body whose members are decoded already."""
         if not members.get("paymentHeader"):
             return self._refuse("Missing paymentHeader")
         network = members.get("network") or self._primary

@@ -10,6 +10,7 @@ from msgspec.structs import replace
 from facilitator.dialects.jeju import JejuRequest, Malformed, SignedRequest, as_text
 from facilitator.ethereum.addresses import ZERO_ADDRESS, checksum
 from facilitator.payments import Proof, Reason, Refusal
+from facilitator.schemes import AnyPayment
 from facilitator.schemes.jeju import JejuPayment
 from facilitator.strict_json import JSON
 
@@ -47,6 +48,9 @@ _WORDS = {
     Reason.SIGNER_NOT_CONFIGURED: "Settlement wallet not configured",
     Reason.BEING_SETTLED: "Nonce is being processed",
     Reason.SETTLEMENT_PENDING: "Settlement pending",
+    Reason.TRANSFER_MISSING: "Transaction reverted",
+    Reason.IDEMPOTENCY_CONFLICT: "Idempotency-Key was used with another body",
+    Reason.INVALID_IDEMPOTENCY_KEY: "Invalid Idempotency-Key",
     Reason.CHAIN_UNAVAILABLE: "Chain unavailable",
     Reason.STORE_UNAVAILABLE: "Settlement journal unavailable",
     Reason.OVERLOADED: "Too many settlements in progress",
@@ -119,7 +123,7 @@ class _SettleReply(Struct, frozen=True, kw_only=True, rename="camel"):
     error_reason: str | UnsetType = UNSET
 
 
-def verified(payment: JejuPayment, now: int) -> bytes:
+def verified(payment: AnyPayment, now: int) -> bytes:
     """The reply to a valid payment; `now` in unix milliseconds, here and below."""
     return _encode(
         _VerifyReply(

@@ -24,6 +24,13 @@ class Log(Struct, frozen=True):
     block_hash: bytes
 
 
+class LogFilter(Struct, frozen=True):
+    """Which events of a contract are meant; a topic that is None matches any."""
+
+    address: bytes
+    topics: tuple[bytes | None, ...]
+
+
 class Receipt(Struct, frozen=True):
     """A mined transaction. `succeeded` says that it did not revert, not that it paid anybody.
 

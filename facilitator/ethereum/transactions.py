@@ -32,6 +32,15 @@ class Call(Struct, frozen=True):
         return self.calldata[:4]
 
 
+class CodeOf(Struct, frozen=True):
+    """The question for the code at an address, where a `Call` would ask a contract."""
+
+    address: bytes
+
+
+Read = Call | CodeOf
+
+
 class SignedTransaction(Struct, frozen=True):
     """What goes to eth_sendRawTransaction, and its hash."""
 

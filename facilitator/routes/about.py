@@ -10,7 +10,7 @@ from facilitator.ethereum.addresses import ZERO_ADDRESS, checksum
 from facilitator.metrics import CONTENT_TYPE
 from facilitator.node import ChainUnavailable
 from facilitator.routes.replying import RETRY_AFTER, json_reply, service_of
-from facilitator.schemes import jeju
+from facilitator.schemes import jeju_chain
 from facilitator.schemes.jeju import SCHEMES
 from facilitator.service import Served
 from facilitator.store import StoreError
@@ -165,11 +165,11 @@ async def stats(request: Request) -> Response:
     )
 
 
-async def _contract_state(served: Served) -> jeju.ContractState | None:
+async def _contract_state(served: Served) -> jeju_chain.ContractState | None:
     if served.config.contract is None:
         return None
-    [answer] = await served.chain.read([jeju.stats_call(served.config.contract)])
-    return jeju.read_stats(answer)
+    [answer] = await served.chain.read([jeju_chain.stats_call(served.config.contract)])
+    return jeju_chain.read_stats(answer)
 
 
 async def supported_networks(request: Request) -> Response:

@@ -1,4 +1,81 @@
-"""One file a way of moving money: what is signed, which calls move it, which log proves it.
+"""The ways of moving money, two files each: what is signed and executed, what the chain shows.
 
-All of it pure: a scheme says *what* to ask a chain and reads the answer; `chain` does the asking.
+What differs between them is in one table, so that everything below asks `scheme_of(payment)` and
+knows none of them.
 """
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from facilitator.ethereum.receipts import Log, LogFilter
+from facilitator.ethereum.transactions import Call, Read
+from facilitator.payments import Facts, Payment, Proof, Refusal
+from facilitator.schemes import eip3009, eip3009_chain, jeju, jeju_chain
+from facilitator.schemes.eip3009 import Eip3009Payment
+from facilitator.schemes.jeju import JejuPayment
+
+AnyPayment = JejuPayment | Eip3009Payment
+P = TypeVar("P", bound=Payment)
+Answers = tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Scheme(Generic[P]):
+    """One way of moving money: pure functions of a payment.
+
+    `payment_keys`: the one-shot nonces that it uses up, as the store's unique keys.
+    `request_digest`: the same for requests that mean the same.
+    `settlement_call`, `gas_cap`: what moves the money, and the most gas that it may take.
+    `fact_calls`, `facts`: what to read about it, and what the answers come to.
+    `wallet_question`: what is left to ask the payer's own contract, given those answers.
+    `diagnosis_calls`, `diagnose`: the same for why its call reverted (answers, revert data, now).
+    `proof_filter`, `find_proof`: the events that prove it, and the proof among a transaction's logs
+    (which block's timestamp is in unix seconds).
+    """
+
+    payment_keys: Callable[[P], tuple[str, str | None]]
+    request_digest: Callable[[P], bytes]
+    settlement_call: Callable[[P], Call]
+    gas_cap: Callable[[P], int]
+    fact_calls: Callable[[P], tuple[Read, ...]]
+    facts: Callable[[P, Answers], Facts]
+    wallet_question: Callable[[P, Answers], Call | None]
+    diagnosis_calls: Callable[[P], tuple[Read, ...]]
+    diagnose: Callable[[P, Answers, bytes, int], Refusal]
+    proof_filter: Callable[[P], LogFilter]
+    find_proof: Callable[[P, Iterable[Log], int], Proof | None]
+
+
+_JEJU: Scheme[JejuPayment] = Scheme(
+    payment_keys=jeju.payment_keys,
+    request_digest=jeju.request_digest,
+    settlement_call=jeju.settlement_call,
+    gas_cap=lambda _: jeju.GAS_CAP,
+    fact_calls=jeju_chain.fact_calls,
+    facts=jeju_chain.facts,
+    wallet_question=lambda _, __: None,  # the contract only recovers keys
+    diagnosis_calls=jeju_chain.fact_calls,
+    diagnose=jeju_chain.diagnose,
+    proof_filter=jeju_chain.proof_filter,
+    find_proof=jeju_chain.find_proof,
+)
+_EIP3009: Scheme[Eip3009Payment] = Scheme(
+    payment_keys=eip3009.payment_keys,
+    request_digest=eip3009.request_digest,
+    settlement_call=eip3009.settlement_call,
+    gas_cap=eip3009.gas_cap,
+    fact_calls=eip3009_chain.fact_calls,
+    facts=eip3009_chain.facts,
+    wallet_question=eip3009_chain.wallet_question,
+    diagnosis_calls=eip3009_chain.diagnosis_calls,
+    diagnose=eip3009_chain.diagnose,
+    proof_filter=eip3009_chain.proof_filter,
+    find_proof=eip3009_chain.find_proof,
+)
+_SCHEMES: dict[type, Scheme[Any]] = {JejuPayment: _JEJU, Eip3009Payment: _EIP3009}
+
+
+def scheme_of(payment: Payment) -> Scheme[Any]:
+    """The way in which a payment moves its money."""
+    return _SCHEMES[type(payment)]

@@ -12,7 +12,7 @@ from msgspec import Struct
 
 from facilitator.ethereum.transactions import Call
 from facilitator.payments import Proof, Refusal
-from facilitator.schemes.jeju import JejuPayment
+from facilitator.schemes import AnyPayment
 from facilitator.settlement import (
     Attempt,
     Settlement,
@@ -35,19 +35,21 @@ class NewSettlement(Struct, frozen=True, kw_only=True):
     """A payment to take on. `key` and `second_key` are the one-shot nonces that it uses up.
 
     `available` is how much of the asset the payer could spend as of the chain's latest block: this
-    payment and all pending ones of the same payer and asset must fit into it.
+    payment and all pending ones of the same payer and asset must fit into it. `body_digest` is of
+    the request that brought the idempotency key.
     """
 
     key: str
     second_key: str | None
     request_digest: bytes
     dialect: str
-    payment: JejuPayment
+    payment: AnyPayment
     available: int
     listener: str
     listener_until: int
     tenant: str = ""
     idempotency_key: str | None = None
+    body_digest: bytes | None = None
     traceparent: str | None = None
 
 
@@ -84,6 +86,15 @@ class IdempotencyKeyTaken(Struct, frozen=True):
     """The caller's idempotency key belongs to this other settlement."""
 
     settlement: Settlement
+
+
+class KeptReply(Struct, frozen=True):
+    """What the journal holds under an idempotency key: the digest of the request that brought it,
+    and the body of its final reply, once there is one.
+    """
+
+    body_digest: bytes
+    reply: bytes | None
 
 
 class Overcommitted(Struct, frozen=True):
@@ -179,6 +190,9 @@ class Store(Protocol):
     async def get(self, settlement_id: str) -> Ride | None:
         """One settlement with its transactions."""
 
+    async def find_transaction(self, transaction_hash: bytes) -> Settlement | None:
+        """The settlement that this transaction was signed for, or that its log proves."""
+
     async def open_work(self, chain_id: int) -> OpenWork:
         """Rides in PENDING or REORGED or with a PENDING transaction, and pending fillers."""
 
@@ -194,10 +208,19 @@ class Store(Protocol):
     async def let_go(self, settlement_id: str, listener: str) -> None:
         """Stop being the listener, if one still is, having said nothing."""
 
-    async def mark_success_told(self, settlement_id: str, listener: str, now: int) -> bool:
+    async def mark_success_told(
+        self, settlement_id: str, listener: str, now: int, reply: bytes | None = None
+    ) -> bool:
         """Take the right to say success, once in the settlement's life: True only for its listener,
-        in state CONFIRMED, when `replied_success_at` was not set.
+        in state CONFIRMED, when `replied_success_at` was not set. `reply` is kept with it, for
+        repetitions under the settlement's idempotency key.
         """
+
+    async def keep_reply(self, settlement_id: str, reply: bytes) -> None:
+        """Keep a final reply of failure, for repetitions under the settlement's idempotency key."""
+
+    async def find_reply(self, tenant: str, idempotency_key: str) -> KeptReply | None:
+        """What is kept under an idempotency key; None where no claimed payment came with it."""
 
     async def raise_nonce_floor(self, chain_id: int, signer: bytes, floor: int) -> int:
         """Make sure that no nonce below `floor` is handed out any more; the next one to be."""

@@ -8,7 +8,7 @@ value is bound.
 import sqlite3
 
 from facilitator.settlement import Attempt, Settlement, Transaction
-from facilitator.store import Counts, OpenWork, Ride
+from facilitator.store import Counts, KeptReply, OpenWork, Ride
 from facilitator.store.rows import read_attempt, read_settlement, read_transaction
 
 # As in the indexes of the schema, or they are not used.
@@ -29,6 +29,30 @@ def get(db: sqlite3.Connection, settlement_id: str) -> Settlement:
     if row is None:
         raise LookupError("no such settlement")
     return read_settlement(row)
+
+
+def find_transaction(transaction_hash: bytes, db: sqlite3.Connection) -> Settlement | None:
+    """Of several that one transaction carries, the first; somebody else's may prove one as well."""
+    row = db.execute(
+        """SELECT settlement.* FROM attempt
+               JOIN settlement_transaction USING (transaction_id)
+               JOIN settlement ON settlement.id = settlement_id
+           WHERE hash = ? ORDER BY position LIMIT 1""",
+        (transaction_hash,),
+    ).fetchone()
+    if row is None:
+        row = db.execute(
+            "SELECT * FROM settlement WHERE proof_transaction = ? LIMIT 1", (transaction_hash,)
+        ).fetchone()
+    return None if row is None else read_settlement(row)
+
+
+def find_reply(tenant: str, idempotency_key: str, db: sqlite3.Connection) -> KeptReply | None:
+    row = db.execute(
+        "SELECT body_digest, reply FROM settlement WHERE tenant = ? AND idempotency_key = ?",
+        (tenant, idempotency_key),
+    ).fetchone()
+    return None if row is None else KeptReply(row["body_digest"] or b"", row["reply"])
 
 
 def open_work(chain_id: int, db: sqlite3.Connection) -> OpenWork:

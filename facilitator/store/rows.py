@@ -8,7 +8,7 @@ import msgspec
 from facilitator.ethereum.fees import Fees
 from facilitator.ethereum.transactions import Call
 from facilitator.payments import Proof, Refusal
-from facilitator.schemes.jeju import JejuPayment
+from facilitator.schemes import AnyPayment
 from facilitator.settlement import (
     Attempt,
     Settlement,
@@ -22,11 +22,11 @@ from facilitator.store import StoreError
 # What drivers give for a row, by column name.
 Row = Mapping[str, Any]
 
-_payments = msgspec.json.Decoder(JejuPayment)
+_payments = msgspec.json.Decoder(AnyPayment)
 _refusals = msgspec.json.Decoder(Refusal)
 
 
-def payment_text(payment: JejuPayment) -> str:
+def payment_text(payment: AnyPayment) -> str:
     """A payment as JSON; integers are as long as they have to be."""
     return msgspec.json.encode(payment).decode()
 
@@ -42,6 +42,7 @@ def read_settlement(row: Row) -> Settlement:
         return Settlement(
             id=row["id"],
             key=row["key"],
+            idempotency_key=row["idempotency_key"],
             request_digest=row["request_digest"],
             dialect=row["dialect"],
             payment=_payments.decode(row["payment"]),

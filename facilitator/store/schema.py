@@ -96,4 +96,10 @@ MIGRATIONS: tuple[str, ...] = (
         PRIMARY KEY (chain_id, address)
     ) STRICT, WITHOUT ROWID;
     """,
+    """
+    ALTER TABLE settlement ADD COLUMN body_digest BLOB;
+    ALTER TABLE settlement ADD COLUMN reply BLOB;
+    CREATE INDEX settlement_proof_transaction ON settlement (proof_transaction)
+        WHERE proof_transaction IS NOT NULL;
+    """,
 )

@@ -12,6 +12,7 @@ from facilitator.store import (
     Claimed,
     Counts,
     IdempotencyKeyTaken,
+    KeptReply,
     NewSettlement,
     NewTransaction,
     OpenWork,
@@ -108,6 +109,9 @@ class SQLiteStore:
 
         return await self._writer.run(read)
 
+    async def find_transaction(self, transaction_hash: bytes) -> Settlement | None:
+        return await self._writer.run(partial(queries.find_transaction, transaction_hash))
+
     async def open_work(self, chain_id: int) -> OpenWork:
         return await self._writer.run(partial(queries.open_work, chain_id))
 
@@ -139,18 +143,26 @@ class SQLiteStore:
             )
         )
 
-    async def mark_success_told(self, settlement_id: str, listener: str, now: int) -> bool:
+    async def mark_success_told(
+        self, settlement_id: str, listener: str, now: int, reply: bytes | None = None
+    ) -> bool:
         changed = await self._writer.run(
             lambda db: (
                 db.execute(
-                    """UPDATE settlement SET replied_success_at = ?
+                    """UPDATE settlement SET replied_success_at = ?, reply = ?
                    WHERE id = ? AND listener = ? AND state = 'confirmed'
                    AND replied_success_at IS NULL""",
-                    (now, settlement_id, listener),
+                    (now, reply, settlement_id, listener),
                 ).rowcount
             )
         )
         return changed == 1
+
+    async def keep_reply(self, settlement_id: str, reply: bytes) -> None:
+        await self._writer.run(partial(sql.keep_reply, settlement_id, reply))
+
+    async def find_reply(self, tenant: str, idempotency_key: str) -> KeptReply | None:
+        return await self._writer.run(partial(queries.find_reply, tenant, idempotency_key))
 
     async def raise_nonce_floor(self, chain_id: int, signer: bytes, floor: int) -> int:
         return await self._writer.run(partial(sql.raise_nonce_floor, chain_id, signer, floor))

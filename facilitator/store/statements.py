@@ -77,6 +77,7 @@ def _insert(new: NewSettlement, now: int, db: sqlite3.Connection) -> Settlement:
     settlement = Settlement(
         id=uuid.uuid4().hex,
         key=new.key,
+        idempotency_key=new.idempotency_key,
         request_digest=new.request_digest,
         dialect=new.dialect,
         payment=payment,
@@ -91,16 +92,17 @@ def _insert(new: NewSettlement, now: int, db: sqlite3.Connection) -> Settlement:
         updated_at=now,
     )
     db.execute(
-        """INSERT INTO settlement (id, key, second_key, tenant, idempotency_key, request_digest,
-               dialect, chain_id, asset, payer, amount, payment, state, version, listener,
-               listener_until, traceparent, created_at, updated_at)
-           VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'pending', 1, ?, ?, ?, ?, ?)""",
+        """INSERT INTO settlement (id, key, second_key, tenant, idempotency_key, body_digest,
+               request_digest, dialect, chain_id, asset, payer, amount, payment, state, version,
+               listener, listener_until, traceparent, created_at, updated_at)
+           VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'pending', 1, ?, ?, ?, ?, ?)""",
         (
             settlement.id,
             new.key,
             new.second_key,
             new.tenant,
             new.idempotency_key,
+            new.body_digest,
             new.request_digest,
             new.dialect,
             payment.chain_id,
@@ -126,6 +128,13 @@ def _reopen(found: Settlement, new: NewSettlement, now: int, db: sqlite3.Connect
         (payment_text(new.payment), new.listener, new.listener_until, now, found.id),
     )
     return get(db, found.id)
+
+
+def keep_reply(settlement_id: str, reply: bytes, db: sqlite3.Connection) -> None:
+    db.execute(
+        "UPDATE settlement SET reply = ? WHERE id = ? AND state IN ('failed', 'lost')",
+        (reply, settlement_id),
+    )
 
 
 def settle_again(

@@ -1,0 +1,237 @@
+"""The standard dialect, versions 1 and 2: JSON into payments and quotes.
+
+Both versions share the paths; `paymentPayload.x402Version` tells them apart, and the outer one is
+not looked at, as in the official facilitators. Members that are not known are ignored, null is the
+same as absent, and everything that is used must be of exactly the right kind.
+"""
+
+import re
+from collections.abc import Iterable
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from facilitator.config import NetworkConfig
+from facilitator.ethereum.abi import MAX_UINT256
+from facilitator.ethereum.addresses import parse_address
+from facilitator.ethereum.smart_wallets import unwrap
+from facilitator.payments import Quote, Reason, Refusal
+from facilitator.schemes.eip3009 import SCHEME, Deployment, Eip3009Payment
+from facilitator.strict_json import JSON
+
+VERSIONS = (1, 2)
+# 128 characters are more than any token's name.
+DOMAIN_LIMIT = 128
+
+_AMOUNT = re.compile(r"\A(0|[1-9][0-9]{0,77})\Z")
+_BYTES = re.compile(r"\A0x(?:[0-9a-fA-F]{2})*\Z")
+_BYTES32 = re.compile(r"\A0x[0-9a-fA-F]{64}\Z")
+
+
+class Unreadable(Struct, frozen=True):
+    """A request that is not understood (400): a stable code and what is wrong, in words."""
+
+    code: str
+    message: str
+
+
+class Unserved(Struct, frozen=True):
+    """A request that is understood and not served here; `network` as it was given."""
+
+    refusal: Refusal
+    network: str
+    payer: str = ""
+
+
+class X402Request(Struct, frozen=True, kw_only=True):
+    """A request to verify or to settle: what was signed, the offer that the payer accepted, and the
+    seller's own. `network` and `payer` are repeated in replies as they were given.
+    """
+
+    version: int
+    payment: Eip3009Payment
+    accepted: Quote
+    quote: Quote
+    network: str
+    payer: str
+    served: NetworkConfig
+
+
+def speaks_x402(members: dict[str, JSON]) -> bool:
+    """Whether a body is of this dialect: it has a paymentPayload, whatever else it has."""
+    return members.get("paymentPayload") is not None
+
+
+class Decoder:
+    """Decodes requests for the networks that are served."""
+
+    def __init__(self, networks: Iterable[NetworkConfig]) -> None:
+        self._networks: dict[tuple[int, str], NetworkConfig] = {}
+        for served in networks:
+            self._networks[1, served.network.name] = served
+            self._networks[2, served.network.caip2] = served
+
+    def decode(self, members: dict[str, JSON]) -> X402Request | Unserved | Unreadable:
+        """What a body of POST /verify or POST /settle asks for."""
+        try:
+            return self._decode(members)
+        except _Wrong as wrong:
+            return Unreadable(wrong.code, str(wrong))
+
+    def _decode(self, members: dict[str, JSON]) -> X402Request | Unserved:
+        if members.get("paymentRequirements") is None:
+            raise _Wrong("paymentRequirements is missing", code="missing_parameters")
+        payload = _object(members, "paymentPayload")
+        asked = _object(members, "paymentRequirements")
+        version = payload.get("x402Version")
+        network = asked.get("network")
+        told = network if isinstance(network, str) else ""
+        if type(version) is not int:
+            raise _Wrong("paymentPayload.x402Version must be an integer")
+        if version not in VERSIONS:
+            return Unserved(Refusal(Reason.UNSUPPORTED_VERSION, str(version)), told)
+        scheme, network = _text(asked, "scheme"), _text(asked, "network")
+        if scheme != SCHEME:
+            return Unserved(Refusal(Reason.UNSUPPORTED_SCHEME, scheme), network)
+        served = self._networks.get((version, network))
+        if served is None:
+            return Unserved(Refusal(Reason.UNSUPPORTED_NETWORK, network), network)
+        quote = _quote(asked, version, "paymentRequirements")
+        inner = _object(payload, "payload", "paymentPayload.")
+        if "permit2Authorization" in inner:
+            return Unserved(Refusal(Reason.UNSUPPORTED_PAYLOAD), network)
+        if version == 1:
+            scheme, accepted_network = _text(payload, "scheme"), _text(payload, "network")
+            accepted = replace(quote, scheme=scheme, network=accepted_network)
+        else:
+            accepted = _quote(
+                _object(payload, "accepted", "paymentPayload."), version, "paymentPayload.accepted"
+            )
+        payment = _payment(inner, quote, served)
+        return X402Request(
+            version=version,
+            payment=payment,
+            accepted=accepted,
+            quote=quote,
+            network=network,
+            payer=_text(_object(inner, "authorization"), "from"),
+            served=served,
+        )
+
+
+class _Wrong(ValueError):
+    """A member that cannot be what it should; the text names it."""
+
+    def __init__(self, message: str, code: str = "invalid_payload") -> None:
+        super().__init__(message)
+        self.code = code
+
+
+def _quote(members: dict[str, JSON], version: int, where: str) -> Quote:
+    """An offer; without a whole EIP-712 domain in `extra` it has none."""
+    amount = "amount" if version == 2 else "maxAmountRequired"
+    seconds = members.get("maxTimeoutSeconds")
+    if type(seconds) not in (int, float) or not isinstance(seconds, int | float) or seconds <= 0:
+        raise _Wrong(f"{where}.maxTimeoutSeconds must be a positive number")
+    extra = members.get("extra")
+    if extra is not None and not isinstance(extra, dict):
+        raise _Wrong(f"{where}.extra must be an object")
+    name, domain_version = (
+        (extra or {}).get("name"),
+        (extra or {}).get("version"),
+    )
+    return Quote(
+        scheme=_text(members, "scheme", where + "."),
+        network=_text(members, "network", where + "."),
+        asset=_address(members, "asset", where + "."),
+        pay_to=_address(members, "payTo", where + "."),
+        amount=_uint256(members, amount, where + "."),
+        domain=_domain(name, domain_version, where),
+    )
+
+
+def _domain(name: JSON, version: JSON, where: str) -> tuple[str, str] | None:
+    for value in (name, version):
+        if value is not None and not isinstance(value, str):
+            raise _Wrong(f"{where}.extra.name and .version must be strings")
+    if not isinstance(name, str) or not isinstance(version, str) or not name or not version:
+        return None
+    if max(len(name), len(version)) > DOMAIN_LIMIT:
+        raise _Wrong(f"{where}.extra.name and .version may have {DOMAIN_LIMIT} characters")
+    return name, version
+
+
+def _payment(inner: dict[str, JSON], quote: Quote, served: NetworkConfig) -> Eip3009Payment:
+    where = "paymentPayload.payload."
+    signature = _text(inner, "signature", where)
+    if not _BYTES.match(signature):
+        raise _Wrong(f"{where}signature must be 0x hex")
+    signed = _object(inner, "authorization", where)
+    where += "authorization."
+    nonce = _text(signed, "nonce", where)
+    if not _BYTES32.match(nonce):
+        raise _Wrong(f"{where}nonce must be 32 bytes of 0x hex")
+    valid_after = _uint256(signed, "validAfter", where)
+    valid_before = _uint256(signed, "validBefore", where)
+    assert quote.asset is not None
+    name, version = quote.domain or ("", "")
+    bare, deployment = _unwrap(bytes.fromhex(signature[2:]))
+    return Eip3009Payment(
+        chain_id=served.network.chain_id,
+        payer=_address(signed, "from", where),
+        asset=quote.asset,
+        pay_to=_address(signed, "to", where),
+        amount=_uint256(signed, "value", where),
+        # The token wants it strictly later; the next block is.
+        valid_from=valid_after,
+        deadline=valid_before - 1,
+        signature=bare,
+        authorization_nonce=bytes.fromhex(nonce[2:]),
+        valid_after=valid_after,
+        valid_before=valid_before,
+        domain_name=name,
+        domain_version=version,
+        deployment=deployment,
+    )
+
+
+def _unwrap(signature: bytes) -> tuple[bytes, Deployment | None]:
+    try:
+        wrapped = unwrap(signature)
+    except ValueError:
+        wrapped = None  # no contract accepts it either
+    if wrapped is None:
+        return signature, None
+    deployment = Deployment(wrapped.factory, wrapped.factory_calldata, listed=False)
+    return wrapped.signature, deployment
+
+
+def _object(members: dict[str, JSON], name: str, where: str = "") -> dict[str, JSON]:
+    value = members.get(name)
+    if not isinstance(value, dict):
+        raise _Wrong(f"{where}{name} must be an object")
+    return value
+
+
+def _text(members: dict[str, JSON], name: str, where: str = "") -> str:
+    value = members.get(name)
+    if not isinstance(value, str) or not value:
+        raise _Wrong(f"{where}{name} must be a string")
+    return value
+
+
+def _address(members: dict[str, JSON], name: str, where: str) -> bytes:
+    try:
+        return parse_address(_text(members, name, where))
+    except ValueError as error:
+        if isinstance(error, _Wrong):
+            raise
+        raise _Wrong(f"{where}{name}: {error}") from None
+
+
+def _uint256(members: dict[str, JSON], name: str, where: str) -> int:
+    """A decimal string below 2^256, without sign, spaces or leading zeros."""
+    value = members.get(name)
+    if not isinstance(value, str) or not _AMOUNT.match(value) or int(value) > MAX_UINT256:
+        raise _Wrong(f"{where}{name} must be a decimal string below 2^256")
+    return int(value)

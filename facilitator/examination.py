@@ -1,0 +1,75 @@
+"""Would this payment settle, as far as its chain can tell?
+
+Facts and a simulation of the very call that settling it would send, in one round trip; where the
+simulation fails, one more names the cause.
+"""
+
+import asyncio
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from facilitator.chain import Chain, Reverted
+from facilitator.ethereum.smart_wallets import accepts
+from facilitator.payments import Facts, Reason, Refusal
+from facilitator.schemes import AnyPayment, scheme_of
+from facilitator.schemes.eip3009 import Eip3009Payment
+
+
+class Examined(Struct, frozen=True):
+    """A payment as its settlement would carry it, and what the chain shows about it."""
+
+    payment: AnyPayment
+    facts: Facts
+
+
+class Examiner:
+    """Examines payments on one chain. `sender` is whom simulations come from. Its methods raise
+    ChainUnavailable.
+    """
+
+    def __init__(self, *, chain: Chain, sender: bytes) -> None:
+        self._chain = chain
+        self._sender = sender
+
+    async def look(self, payment: AnyPayment, block: int | None = None) -> Examined:
+        """The facts about a payment, at the latest block unless a number is given. One that brings
+        its payer's deployment along is told without it where that has happened.
+        """
+        scheme = scheme_of(payment)
+        answers = await self._chain.read(scheme.fact_calls(payment), block)
+        facts: Facts = scheme.facts(payment, answers)
+        question = scheme.wallet_question(payment, answers)
+        if question is None:
+            return Examined(payment, facts)
+        assert isinstance(payment, Eip3009Payment)
+        [answer] = await self._chain.read([question], block)
+        if not accepts(answer):
+            refused = Refusal(Reason.INVALID_SIGNATURE, "the payer's contract does not accept it")
+            facts = replace(facts, refusal=refused)
+        return Examined(replace(payment, deployment=None), facts)
+
+    async def examine(self, payment: AnyPayment, now: int) -> AnyPayment | Refusal:
+        """The payment as it would settle, or why it would not; `now` in unix seconds."""
+        examined, reverted = await asyncio.gather(self.look(payment), self.simulate(payment))
+        if examined.facts.refusal is not None:
+            return examined.facts.refusal
+        if examined.payment != payment:
+            payment = examined.payment
+            reverted = await self.simulate(payment)
+        if reverted is not None:
+            return await self.diagnose(payment, reverted, now)
+        return payment
+
+    async def simulate(self, payment: AnyPayment) -> Reverted | None:
+        """Run the call that would settle it."""
+        scheme = scheme_of(payment)
+        call, gas_cap = scheme.settlement_call(payment), scheme.gas_cap(payment)
+        return await self._chain.simulate(call, self._sender, gas_cap)
+
+    async def diagnose(self, payment: AnyPayment, reverted: Reverted, now: int) -> Refusal:
+        """Why that call reverted: what was read before may have changed since."""
+        scheme = scheme_of(payment)
+        answers = await self._chain.read(scheme.diagnosis_calls(payment))
+        refusal: Refusal = scheme.diagnose(payment, answers, reverted.data, now)
+        return refusal

@@ -1,0 +1,155 @@
+"""Verify and settle in the Jeju dialect: decode, call, encode."""
+
+from starlette.responses import Response
+from starlette.types import Receive
+
+from facilitator.dialects import jeju_replies as replies
+from facilitator.dialects.jeju import JejuRequest, Malformed
+from facilitator.node import ChainUnavailable
+from facilitator.payments import Reason, Refusal
+from facilitator.routes.replying import reply
+from facilitator.routes.settling import (
+    earlier_reply,
+    outage,
+    outcome,
+    refuse,
+    replayed,
+)
+from facilitator.schemes import AnyPayment
+from facilitator.schemes.jeju import JejuPayment, recover_payer
+from facilitator.service import Service
+from facilitator.settler import Order, Repetition, SettleReply
+from facilitator.store import StoreError
+from facilitator.strict_json import JSON
+from facilitator.verification import check_time
+
+Members = dict[str, JSON] | Malformed
+
+
+async def verify(service: Service, members: Members) -> Response:
+    """Would this payment settle?"""
+    decoded = _decode(service, members)
+    if isinstance(decoded, Malformed):
+        return reply(replies.not_verified(decoded.words, service.clock()), decoded.status)
+    served = service.networks.get(decoded.quote.network)
+    retry_after = None
+    try:
+        if served is None:
+            result: AnyPayment | Refusal = _unserved(service, decoded)
+        else:
+            result = await served.verifier.verify_jeju(
+                decoded.payment, decoded.claimed_payer, decoded.quote
+            )
+    except (ChainUnavailable, StoreError) as fault:
+        result, retry_after = outage(fault)
+    if isinstance(result, Refusal):
+        why = replies.words(result, decoded)
+        return refuse(replies.not_verified(why, service.clock()), result, retry_after)
+    return reply(replies.verified(result, service.clock()))
+
+
+async def settle(
+    service: Service,
+    members: Members,
+    repeated: Repetition | Refusal | None,
+    receive: Receive,
+    *,
+    gasless: bool,
+) -> Response:
+    """Settle this payment, and say what became of it."""
+    decoded = _decode(service, members, gasless=gasless)
+    if isinstance(decoded, Malformed):
+        return reply(replies.not_understood(decoded, service.clock()), decoded.status)
+    earlier = await earlier_reply(service, repeated)
+    if isinstance(earlier, bytes):
+        return replayed(earlier)
+    if isinstance(earlier, Refusal):
+        payment, told = None, SettleReply(refusal=earlier)
+    else:
+        assert not isinstance(repeated, Refusal)
+        payment, told = await _outcome(service, decoded, repeated, receive)
+    body = told.body or _encode(service, decoded, payment, told)
+    if told.proof is not None:
+        return reply(body)
+    return refuse(body, told.refusal or _PENDING, told.retry_after)
+
+
+def verify_signature(service: Service, members: Members) -> Response:
+    """Who signed this?"""
+    decoded = (
+        members if isinstance(members, Malformed) else service.jeju.decode_signed_members(members)
+    )
+    if isinstance(decoded, Malformed):
+        return reply(replies.signature_invalid(decoded.words), decoded.status)
+    signer: bytes | Refusal = Refusal(Reason.UNSUPPORTED_NETWORK)
+    if decoded.served is not None:
+        signer = recover_payer(decoded.payment, decoded.claimed_payer)
+    if isinstance(signer, Refusal):
+        return reply(replies.signature_invalid(replies.signature_words(signer, decoded)))
+    return reply(replies.signature_valid(decoded, signer))
+
+
+_PENDING = Refusal(Reason.SETTLEMENT_PENDING)
+
+
+def _decode(
+    service: Service, members: Members, *, gasless: bool = False
+) -> JejuRequest | Malformed:
+    if isinstance(members, Malformed):
+        return members
+    return service.jeju.decode_members(members, gasless=gasless)
+
+
+async def _outcome(
+    service: Service,
+    decoded: JejuRequest,
+    repeated: Repetition | None,
+    receive: Receive,
+) -> tuple[JejuPayment | None, SettleReply]:
+    """What the request is told, with the payment from the point at which it is verified."""
+    if not service.signers:
+        return None, SettleReply(refusal=Refusal(Reason.SIGNER_NOT_CONFIGURED))
+    served = service.networks.get(decoded.quote.network)
+    if served is None:
+        return None, SettleReply(refusal=_unserved(service, decoded))
+    late = check_time(decoded.payment, service.clock() // 1000)
+    payment = served.verifier.check_jeju(decoded.payment, decoded.claimed_payer, decoded.quote)
+    if isinstance(payment, Refusal):
+        return None, SettleReply(refusal=late or payment)
+    if served.settler is None or served.config.contract is None:
+        return payment, SettleReply(refusal=late or Refusal(Reason.CONTRACT_NOT_CONFIGURED))
+    order = Order(
+        payment=payment,
+        dialect="jeju",
+        encode=lambda told: _encode(service, decoded, payment, told),
+        repetition=repeated,
+    )
+    return payment, await outcome(served.settler, order, receive)
+
+
+def _encode(
+    service: Service, decoded: JejuRequest, payment: JejuPayment | None, told: SettleReply
+) -> bytes:
+    now = service.clock()
+    if told.proof is not None and payment is not None:
+        fee_bps = _fee_bps(payment.amount, told.proof.fee, service.config.protocol_fee_bps)
+        return replies.settled(decoded, payment, told.proof, fee_bps, now)
+    return replies.not_settled(
+        decoded,
+        told.refusal or _PENDING,
+        now,
+        payment=payment,
+        transaction_hash=told.transaction_hash,
+    )
+
+
+def _unserved(service: Service, decoded: JejuRequest) -> Refusal:
+    late = check_time(decoded.payment, service.clock() // 1000)
+    return late or Refusal(Reason.UNSUPPORTED_NETWORK)
+
+
+def _fee_bps(amount: int, fee: int, configured: int) -> int:
+    """The contract's fee in basis points: it rounds down, so several fit a small amount. The
+    configured one where it does, the smallest otherwise.
+    """
+    return configured if amount * configured // 10_000 == fee else -(-fee * 10_000 // amount)

@@ -1,0 +1,109 @@
+"""Verify and settle in the standard dialect: decode, call, encode."""
+
+from starlette.responses import Response
+from starlette.types import Receive
+
+from facilitator.dialects import x402_replies as replies
+from facilitator.dialects.x402 import Unreadable, Unserved, X402Request
+from facilitator.node import ChainUnavailable
+from facilitator.payments import Reason, Refusal
+from facilitator.routes.replying import reply
+from facilitator.routes.settling import (
+    earlier_reply,
+    outage,
+    outcome,
+    refuse,
+    replayed,
+)
+from facilitator.schemes import AnyPayment
+from facilitator.service import Service
+from facilitator.settler import Order, Repetition, SettleReply
+from facilitator.store import StoreError
+from facilitator.strict_json import JSON
+
+
+async def verify(service: Service, members: dict[str, JSON]) -> Response:
+    """Would this payment settle?"""
+    decoded = service.x402.decode(members)
+    if isinstance(decoded, Unreadable):
+        return reply(replies.verify_unreadable(decoded), 400)
+    if isinstance(decoded, Unserved):
+        return reply(replies.not_verified(decoded, decoded.refusal))
+    retry_after = None
+    try:
+        result: AnyPayment | Refusal = await service.networks[
+            decoded.served.network.name
+        ].verifier.verify_exact(decoded.payment, decoded.accepted, decoded.quote)
+    except (ChainUnavailable, StoreError) as fault:
+        result, retry_after = outage(fault)
+    if isinstance(result, Refusal):
+        return refuse(replies.not_verified(decoded, result), result, retry_after)
+    return reply(replies.verified(decoded))
+
+
+async def settle(
+    service: Service,
+    members: dict[str, JSON],
+    repeated: Repetition | Refusal | None,
+    receive: Receive,
+) -> Response:
+    """Settle this payment, and say what became of it."""
+    decoded = service.x402.decode(members)
+    if isinstance(decoded, Unreadable):
+        return reply(replies.settle_unreadable(decoded), 400)
+    earlier = await earlier_reply(service, repeated)
+    if isinstance(earlier, bytes):
+        return replayed(earlier)
+    if isinstance(earlier, Refusal):
+        told = SettleReply(refusal=earlier)
+    elif isinstance(decoded, Unserved):
+        told = SettleReply(refusal=decoded.refusal)
+    else:
+        assert not isinstance(repeated, Refusal)
+        told = await _outcome(service, decoded, repeated, receive)
+    body = told.body or _encode(decoded, told)
+    if told.proof is not None:
+        return reply(body)
+    return refuse(body, told.refusal or _PENDING, told.retry_after)
+
+
+_PENDING = Refusal(Reason.SETTLEMENT_PENDING)
+
+
+async def _outcome(
+    service: Service,
+    decoded: X402Request,
+    repeated: Repetition | None,
+    receive: Receive,
+) -> SettleReply:
+    served = service.networks[decoded.served.network.name]
+    try:
+        payment = await served.verifier.check_exact(
+            decoded.payment, decoded.accepted, decoded.quote
+        )
+    except ChainUnavailable as fault:
+        refusal, retry_after = outage(fault)
+        return SettleReply(refusal=refusal, retry_after=retry_after)
+    if isinstance(payment, Refusal):
+        return SettleReply(refusal=payment)
+    if served.settler is None:
+        return SettleReply(refusal=Refusal(Reason.SIGNER_NOT_CONFIGURED))
+    order = Order(
+        payment=payment,
+        dialect="x402",
+        encode=lambda told: _encode(decoded, told),
+        repetition=repeated,
+    )
+    return await outcome(served.settler, order, receive)
+
+
+def _encode(decoded: X402Request | Unserved, told: SettleReply) -> bytes:
+    if told.proof is not None:
+        return replies.settled(decoded, told.proof.transaction_hash, told.settlement_id, told.state)
+    return replies.not_settled(
+        decoded,
+        told.refusal or _PENDING,
+        transaction_hash=told.transaction_hash,
+        settlement_id=told.settlement_id,
+        state=told.state,
+    )
