@@ -6,7 +6,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from facilitator.routes import about, payments
+from facilitator.routes import about, payments, settlements
 from facilitator.routes.about import not_found
 
 __all__ = ["ROUTES", "not_found"]
@@ -22,6 +22,8 @@ _HANDLERS: tuple[tuple[str, str, Handler], ...] = (
     ("GET", "/supported", about.supported),
     ("GET", "/supported/networks", about.supported_networks),
     ("GET", "/supported/tokens/{network}", about.supported_tokens),
+    ("GET", "/settlements", settlements.by_payment),
+    ("GET", "/settlements/{id}", settlements.by_id),
     ("GET", "/verify", about.describe_verify),
     ("GET", "/settle", about.describe_settle),
     ("POST", "/verify", payments.verify),

@@ -11,7 +11,6 @@ from facilitator.metrics import CONTENT_TYPE
 from facilitator.node import ChainUnavailable
 from facilitator.routes.replying import RETRY_AFTER, json_reply, service_of
 from facilitator.schemes import jeju_chain
-from facilitator.schemes.jeju import SCHEMES
 from facilitator.service import Served
 from facilitator.store import StoreError
 
@@ -27,23 +26,27 @@ async def describe_settle(request: Request) -> Response:
 
 
 def _describe(path: str, description: str) -> Response:
-    body = {
-        "paymentHeader": "base64 of the signed payment's JSON",
-        "paymentRequirements": {
-            "scheme": "exact | upto",
-            "network": "name of the network, the primary one by default",
-            "maxAmountRequired": "decimal string, atomic units",
-            "payTo": "address",
-            "asset": "address of the token",
-            "resource": "what is paid for",
-        },
-        "x402Version": VERSION,
-    }
     described: dict[str, object] = {
         "endpoint": path,
         "method": "POST",
         "description": description,
-        "body": body,
+        "body": {
+            "x402Version": "1 | 2",
+            "paymentPayload": "what the payer's client sent, decoded (x402 version 1 or 2)",
+            "paymentRequirements": "the requirements that it answers",
+        },
+        "jejuBody": {
+            "x402Version": VERSION,
+            "paymentHeader": "base64 of the signed payment's JSON",
+            "paymentRequirements": {
+                "scheme": "exact | upto",
+                "network": "name of the network, the primary one by default",
+                "maxAmountRequired": "decimal string, atomic units",
+                "payTo": "address",
+                "asset": "address of the token",
+                "resource": "what is paid for",
+            },
+        },
     }
     return json_reply(described)
 
@@ -111,15 +114,19 @@ async def ready(request: Request) -> Response:
 
 
 async def supported(request: Request) -> Response:
-    """GET /supported: schemes and networks. In production only those that can settle."""
+    """GET /supported: schemes and networks, of both dialects in one list. In production only those
+    that can settle.
+
+    An entry of version 1 and scheme exact stands for either dialect: they share the network's name.
+    """
     service = service_of(request)
-    networks = [
-        name
-        for name, served in service.networks.items()
-        if served.settler is not None or not service.config.is_production
+    kinds = [
+        kind
+        for served in service.networks.values()
+        for kind in _kinds(served, production=service.config.is_production)
     ]
     body = {
-        "kinds": [_kind(scheme, network) for network in networks for scheme in SCHEMES],
+        "kinds": kinds,
         "x402Version": VERSION,
         "facilitator": {
             "name": service.config.service_name,
@@ -132,11 +139,21 @@ async def supported(request: Request) -> Response:
     return json_reply(body)
 
 
-def _kind(scheme: str, network: str) -> dict[str, object]:
-    kind: dict[str, object] = {"x402Version": VERSION, "scheme": scheme, "network": network}
-    if scheme == "upto":  # the standard has another scheme of this name
-        kind["extra"] = {"dialect": "jeju"}
-    return kind
+def _kinds(served: Served, *, production: bool) -> list[dict[str, object]]:
+    network = served.config.network
+    settles = served.settler is not None or not production
+    jeju = settles and (served.config.contract is not None or not production)
+    standard = settles and bool(served.config.tokens)
+    kinds: list[dict[str, object]] = []
+    if jeju or standard:
+        kinds.append({"x402Version": 1, "scheme": "exact", "network": network.name})
+    if jeju:
+        # the standard has another scheme of this name
+        upto: dict[str, object] = {"x402Version": 1, "scheme": "upto", "network": network.name}
+        kinds.append({**upto, "extra": {"dialect": "jeju"}})
+    if standard:
+        kinds.append({"x402Version": 2, "scheme": "exact", "network": network.caip2})
+    return kinds
 
 
 async def stats(request: Request) -> Response:

@@ -21,6 +21,7 @@ from facilitator.ethereum.keccak import keccak256
 from facilitator.ethereum.secp256k1 import InvalidSignature, normalise, recover
 from facilitator.ethereum.transactions import Call
 from facilitator.payments import Payment, Reason, Refusal
+from facilitator.schemes.eip3009 import authorization_key
 
 DOMAIN_NAME = "x402 Payment Protocol"
 DOMAIN_VERSION = "1"
@@ -125,14 +126,21 @@ def payment_keys(payment: JejuPayment) -> tuple[str, str | None]:
 
     Identity is the nonce, never the signature, which has several spellings.
     """
-    nonce_hash = keccak256(payment.authorization_nonce.encode()).hex()
-    prefix = f"{payment.chain_id}:0x"
-    key = f"{prefix}{payment.contract.hex()}:0x{payment.payer.hex()}:0x{nonce_hash}"
+    key = nonce_key(
+        payment.chain_id, payment.contract, payment.payer, payment.authorization_nonce
+    )
     pull = payment.token_authorization
     if pull is None:
         return key, None
-    token_nonce = pull.authorization_nonce.hex()
-    return key, f"{prefix}{payment.asset.hex()}:0x{payment.payer.hex()}:0x{token_nonce}"
+    return key, authorization_key(
+        payment.chain_id, payment.asset, payment.payer, pull.authorization_nonce
+    )
+
+
+def nonce_key(chain_id: int, contract: bytes, payer: bytes, nonce: str) -> str:
+    """The store's unique key of one nonce of the contract."""
+    nonce_hash = keccak256(nonce.encode()).hex()
+    return f"{chain_id}:0x{contract.hex()}:0x{payer.hex()}:0x{nonce_hash}"
 
 
 def settlement_call(payment: JejuPayment) -> Call:
