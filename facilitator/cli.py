@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "serve",
         help="run the service",
         description="Run the service until SIGTERM or SIGINT. It is configured by environment"
-        " variables alone; the README lists them.",
+        " variables, and by the file that FACILITATOR_CONFIG names; the README lists both.",
     )
     serve.set_defaults(run=server.run)
     chain = commands.add_parser(
