@@ -29,6 +29,7 @@ MAP: Final = {
         *("verifier", "signing", "watcher", "settler"),
     ),
     "shell": (
+        "checks",
         *("middleware", "metrics", "service", "routes", "app", "server"),
         *("check", "devnet", "payer", "demo", "cli", "__main__"),
     ),
