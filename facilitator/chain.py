@@ -148,6 +148,10 @@ class Chain:
         """Wei of `address` at the latest block."""
         return quantity(await self._ask("eth_getBalance", to_hex(address), "latest"))
 
+    async def code(self, address: bytes) -> bytes:
+        """The code at `address` as of the latest block; empty where there is no contract."""
+        return parse_data(await self._ask("eth_getCode", to_hex(address), "latest"))
+
     async def account_nonce(self, address: bytes, block: int | str = "latest") -> int:
         """How many transactions of `address` are mined as of a block number or tag."""
         tag = hex(block) if isinstance(block, int) else block

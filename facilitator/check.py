@@ -10,16 +10,17 @@ from collections.abc import AsyncIterator
 
 import aiohttp
 from eth_abi.abi import encode
-from msgspec import Struct
 
 from facilitator.chain import Chain
+from facilitator.checks import Finding
+from facilitator.checks.factories import check_factories
+from facilitator.checks.tokens import check_token
 from facilitator.config import Config, ConfigError, NetworkConfig, load_config
 from facilitator.ethereum.abi import address_word, selector
 from facilitator.ethereum.addresses import checksum
 from facilitator.ethereum.fees import initial_fees
 from facilitator.ethereum.secp256k1 import Signer
 from facilitator.ethereum.transactions import Call
-from facilitator.networks import NETWORKS
 from facilitator.node import ChainUnavailable
 from facilitator.rpc import RPC
 from facilitator.schemes import jeju, jeju_chain
@@ -34,20 +35,13 @@ _SUPPORTED_TOKENS = selector("supportedTokens(address)")
 _TOKEN_DECIMALS = selector("tokenDecimals(address)")
 
 
-class Finding(Struct, frozen=True):
-    """What one check found."""
-
-    subject: str
-    ok: bool
-    detail: str
-
-
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the command `check`."""
     parser.add_argument(
         "--network",
-        choices=list(NETWORKS),
-        help="check this network (default: the primary one and every one with a contract)",
+        metavar="NAME",
+        help="check this network (default: the primary one and every one with a contract or with"
+        " tokens beside USDC)",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON array instead")
 
@@ -85,7 +79,9 @@ def _to_check(config: Config) -> list[str]:
     return [
         name
         for name, network in config.networks.items()
-        if network.contract is not None or name == config.primary_network
+        if network.contract is not None
+        or any(token != network.usdc for token in network.tokens)
+        or name == config.primary_network
     ]
 
 
@@ -107,6 +103,11 @@ async def _network(config: Config, network: NetworkConfig, chain: Chain) -> Asyn
             for finding in await _signers(config, name, chain):
                 yield finding
             async for finding in _contract(config, network, chain):
+                yield finding
+            for token in network.tokens:
+                for finding in await check_token(network.network, token, chain):
+                    yield finding
+            for finding in await check_factories(name, config.allowed_factories, chain):
                 yield finding
     except ChainUnavailable as fault:
         yield Finding(f"{name} node", False, str(fault))

@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "serve",
         help="run the service",
         description="Run the service until SIGTERM or SIGINT. It is configured by environment"
-        " variables alone; the README lists them.",
+        " variables, and by the file that FACILITATOR_CONFIG names; the README lists both.",
     )
     serve.set_defaults(run=server.run)
     chain = commands.add_parser(
@@ -47,9 +47,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     checking = commands.add_parser(
         "check",
         help="see whether everything is in place to settle",
-        description="Check node, chain id, contract, what it hashes, fee, token, signers' gas money"
-        " and journal, as the environment configures them: one line a check, exit code 1 if any"
-        " fails.",
+        description="Check node, chain id, contract, what it hashes, fee, tokens, factories of"
+        " smart wallets, signers' gas money and journal, as the environment configures them: one"
+        " line a check, exit code 1 if any fails.",
     )
     check.add_arguments(checking)
     checking.set_defaults(run=check.run)

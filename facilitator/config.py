@@ -1,13 +1,17 @@
-"""The configuration: read once at start from the environment alone, then passed as an argument."""
+"""The configuration: read once at start from the environment, and from the file that it may name,
+then passed as an argument. What the environment says goes before what the file says.
+"""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Final, Literal, cast
 
 from msgspec import Struct
 
+from facilitator.config_file import VARIABLE as FILE_VARIABLE
+from facilitator.config_file import NetworkEntry, read_config_file
 from facilitator.environment import ConfigError, Environment, Key
-from facilitator.networks import NETWORKS, Network, Token
+from facilitator.networks import Network, Token
 
 __all__ = ["Config", "ConfigError", "Key", "NetworkConfig", "Unserved", "load_config"]
 
@@ -22,12 +26,15 @@ GWEI: Final = 10**9
 
 
 class NetworkConfig(Struct, frozen=True, kw_only=True):
-    """How one network is served. `rpc_urls` carry API keys: they never show in a repr."""
+    """How one network is served. `rpc_urls` carry API keys: they never show in a repr. `tokens`
+    are those that payments may name, each address once, `usdc` the first where it is known.
+    """
 
     network: Network
     rpc_urls: tuple[str, ...]
     contract: bytes | None
     usdc: Token | None
+    tokens: tuple[Token, ...]
     explicit_rpc: bool
 
     def __repr__(self) -> str:
@@ -89,9 +96,10 @@ class Config(Struct, frozen=True, kw_only=True):
 
 
 def load_config(environ: Mapping[str, str]) -> Config:
-    """The configuration that `environ` describes. Reads no file but FACILITATOR_PRIVATE_KEY_FILE.
+    """The configuration that `environ` describes. Reads no files but those that
+    FACILITATOR_CONFIG and FACILITATOR_PRIVATE_KEY_FILE name.
 
-    Raises ConfigError, one line without any value, for the first variable that is not right.
+    Raises ConfigError, one line without any value, for the first thing that is not right.
     """
     env = Environment(environ)
     # "test" is what test runners put in NODE_ENV; it never means real money
@@ -102,8 +110,10 @@ def load_config(environ: Mapping[str, str]) -> Config:
         options=("development", "production", "test"),
     )
     mode: Mode = "production" if stage == "production" else "development"
-    primary = env.choice("X402_PRIMARY_NETWORK", default="jeju", options=tuple(NETWORKS))
-    networks, unserved = _networks(env, environ, mode, primary)
+    file = read_config_file(env.text(FILE_VARIABLE)[1])
+    primary = env.choice("X402_PRIMARY_NETWORK", default="jeju", options=tuple(file.networks))
+    _check_contract_variables(environ, [entry.network for entry in file.networks.values()])
+    networks, unserved = _networks(env, file.networks, mode, primary)
     log_format = env.choice(
         "LOG_FORMAT",
         default="json" if mode == "production" else "text",
@@ -131,7 +141,7 @@ def load_config(environ: Mapping[str, str]) -> Config:
         ),
         # the contract refuses a payment of nothing, so the least minimum is one unit
         min_payment_amount=env.integer("MIN_PAYMENT_AMOUNT", default=1, low=1, high=2**256 - 1),
-        allowed_factories=env.addresses("EIP6492_ALLOWED_FACTORIES"),
+        allowed_factories=env.addresses("EIP6492_ALLOWED_FACTORIES") or file.allowed_factories,
         database=env.sqlite_path("DATABASE_URL", default="sqlite:///facilitator.db"),
         settle_timeout=env.integer("SETTLE_TIMEOUT_SECONDS", default=45, low=1, high=600),
         confirmations=env.integer("CONFIRMATIONS", default=1, low=1, high=64),
@@ -146,49 +156,76 @@ def load_config(environ: Mapping[str, str]) -> Config:
     )
 
 
-def _networks(
-    env: Environment, environ: Mapping[str, str], mode: Mode, primary: str
-) -> tuple[dict[str, NetworkConfig], tuple[Unserved, ...]]:
-    """Which networks are served. In production only those whose endpoints somebody has chosen."""
-    known = {f"{CONTRACT_VARIABLE}_{network.variable}" for network in NETWORKS.values()}
+def _check_contract_variables(environ: Mapping[str, str], networks: Collection[Network]) -> None:
+    """A misspelt network would leave a contract unused without a word."""
+    known = {f"{CONTRACT_VARIABLE}_{network.variable}" for network in networks}
     for name in sorted(environ):
         if name.startswith(f"{CONTRACT_VARIABLE}_") and name not in known:
             raise ConfigError(f"{name} names no known network; known: {', '.join(sorted(known))}")
+
+
+def _networks(
+    env: Environment, entries: Mapping[str, NetworkEntry], mode: Mode, primary: str
+) -> tuple[dict[str, NetworkConfig], tuple[Unserved, ...]]:
+    """Which networks are served. In production only those whose endpoints somebody has chosen."""
     served: dict[str, NetworkConfig] = {}
     unserved: list[Unserved] = []
-    for name, network in NETWORKS.items():
+    for name, entry in entries.items():
+        network = entry.network
         rpc_variable = f"{network.variable}_RPC_URL"
-        rpc_urls = env.urls(rpc_variable)
-        usdc = env.address(f"{network.variable}_USDC_ADDRESS") or network.usdc
-        contract = _contract(env, network, is_primary=name == primary)
-        if not rpc_urls and mode == "production":
+        chosen = env.urls(rpc_variable) or entry.rpc_urls
+        address = env.address(f"{network.variable}_USDC_ADDRESS") or network.usdc
+        usdc = None if address is None else network.usdc_at(address)
+        contract = _contract(env, entry, is_primary=name == primary)
+        tokens = _tokens(env, entry, usdc)
+        rpc_urls = chosen or _default_rpc_urls(network, mode)
+        if not rpc_urls:
             if name == primary:
                 raise ConfigError(
-                    f"{rpc_variable} must be set in production:"
+                    f"{rpc_variable} must be set{' in production' if mode == 'production' else ''}:"
                     f" {name} is the primary network (X402_PRIMARY_NETWORK)"
                 )
             unserved.append(Unserved(name, f"{rpc_variable} is not set"))
             continue
         served[name] = NetworkConfig(
             network=network,
-            rpc_urls=rpc_urls or (network.default_rpc_url,),
+            rpc_urls=rpc_urls,
             contract=contract,
-            usdc=None if usdc is None else network.usdc_at(usdc),
-            explicit_rpc=bool(rpc_urls),
+            usdc=usdc,
+            tokens=tokens,
+            explicit_rpc=bool(chosen),
         )
     return served, tuple(unserved)
 
 
-def _contract(env: Environment, network: Network, *, is_primary: bool) -> bytes | None:
-    """The contract's address on `network`; the variable without a name is the primary network's."""
+def _default_rpc_urls(network: Network, mode: Mode) -> tuple[str, ...]:
+    """Real money passes through no endpoint that nobody chose."""
+    url = network.default_rpc_url
+    return () if url is None or mode == "production" else (url,)
+
+
+def _contract(env: Environment, entry: NetworkEntry, *, is_primary: bool) -> bytes | None:
+    """The contract's address on a network; the variable without a name is the primary network's."""
+    network = entry.network
     variable = f"{CONTRACT_VARIABLE}_{network.variable}"
     named = env.address(variable)
-    if not is_primary:
-        return named
-    general = env.address(CONTRACT_VARIABLE)
+    general = env.address(CONTRACT_VARIABLE) if is_primary else None
     if named is not None and general is not None and named != general:
         raise ConfigError(
             f"{CONTRACT_VARIABLE} and {variable} differ: {network.name} is the primary network,"
             " set one of them"
         )
-    return named or general
+    return named or general or entry.contract
+
+
+def _tokens(env: Environment, entry: NetworkEntry, usdc: Token | None) -> tuple[Token, ...]:
+    """USDC, then the others."""
+    source = f"{entry.network.variable}_TOKENS"
+    others = env.tokens(source)
+    if not others:
+        source, others = f"{FILE_VARIABLE}: networks.{entry.network.name}.tokens", entry.tokens
+    if usdc is None:
+        return others
+    if any(token.address == usdc.address for token in others):
+        raise ConfigError(f"{source} must not name the network's USDC, which is there without it")
+    return (usdc, *others)

@@ -9,24 +9,28 @@ import ipaddress
 import re
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from msgspec import Struct
 
-from facilitator.ethereum.addresses import ZERO_ADDRESS, parse_address
 from facilitator.ethereum.secp256k1 import ORDER
+from facilitator.networks import Token
+from facilitator.values import (
+    ConfigError,
+    distinct,
+    distinct_tokens,
+    parse_contract,
+    parse_public_url,
+    parse_token,
+    parse_url,
+)
+
+__all__ = ["ConfigError", "Environment", "Key"]
 
 KEY_FILE_LIMIT = 65_536  # bytes; a thousand keys are 66 kB
 
 _INTEGER = re.compile(r"\A(0|[1-9][0-9]{0,77})\Z")
 _KEY = re.compile(r"\A(0x)?([0-9a-fA-F]{64})\Z")
-# urlsplit drops tabs and line breaks without a word: only what can be seen may pass
-_VISIBLE = re.compile(r"\A[\x21-\x7e]+\Z")
 _HOST_NAME = re.compile(r"\A[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?\Z")
-
-
-class ConfigError(ValueError):
-    """One line that names the variable and says what it must be, without its value."""
 
 
 class Key(Struct, frozen=True):
@@ -98,21 +102,24 @@ class Environment:
     def address(self, name: str) -> bytes | None:
         """A 20-byte address other than zero, its checksum right where it has one (EIP-55)."""
         value = self.text(name)[1]
-        return None if value is None else _address(name, value)
+        return None if value is None else parse_contract(name, value)
 
     def addresses(self, name: str) -> tuple[bytes, ...]:
         """Addresses separated by commas, each once."""
-        found = tuple(_address(name, item) for item in _items(name, self.text(name)[1]))
-        if len(set(found)) < len(found):
-            raise ConfigError(f"{name} names the same address twice")
-        return found
+        items = _items(name, self.text(name)[1])
+        return distinct(name, "address", [parse_contract(name, item) for item in items])
+
+    def tokens(self, name: str) -> tuple[Token, ...]:
+        """Tokens separated by commas, each `address|symbol|decimals|name|version`, each once."""
+        items = _items(name, self.text(name)[1])
+        return distinct_tokens(
+            name, [_token(f"{name}, token {n}: ", item) for n, item in enumerate(items, start=1)]
+        )
 
     def url(self, name: str) -> str | None:
         """A public http(s) URL: credentials have no place in it."""
         value = self.text(name)[1]
-        if value is not None and "@" in urlsplit(_url(name, value)).netloc:
-            raise ConfigError(f"{name} must not contain credentials")
-        return value
+        return None if value is None else parse_public_url(name, value)
 
     def urls(self, name: str) -> tuple[str, ...]:
         """http(s) URLs separated by commas, the first one preferred.
@@ -120,10 +127,8 @@ class Environment:
         No URL may stand there twice: an endpoint's word is checked against another endpoint's, and
         a repeated one would confirm itself.
         """
-        found = tuple(_url(name, item) for item in _items(name, self.text(name)[1]))
-        if len(set(found)) < len(found):
-            raise ConfigError(f"{name} names the same URL twice")
-        return found
+        items = _items(name, self.text(name)[1])
+        return distinct(name, "URL", [parse_url(name, item) for item in items])
 
     def sqlite_path(self, name: str, *, default: str) -> Path:
         """The file of `sqlite:///relative/path` or `sqlite:////absolute/path`."""
@@ -171,27 +176,18 @@ def _items(name: str, value: str | None) -> list[str]:
     return items
 
 
-def _address(name: str, text: str) -> bytes:
-    try:
-        address = parse_address(text)
-    except ValueError:
-        raise ConfigError(
-            f"{name} must be an address, 0x and 40 hex digits with the right checksum if any"
-        ) from None
-    if address == ZERO_ADDRESS:
-        raise ConfigError(f"{name} must not be the zero address")
-    return address
-
-
-def _url(name: str, text: str) -> str:
-    try:
-        parts = urlsplit(text)
-        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:  # a port out of range, an IPv6 address left open
-        usable = False
-    if usable and _VISIBLE.match(text):
-        return text
-    raise ConfigError(f"{name} must be an http:// or https:// URL with a host")
+def _token(prefix: str, item: str) -> Token:
+    match item.split("|"):
+        case [address, symbol, decimals, name, version]:
+            return parse_token(
+                prefix,
+                address=address,
+                symbol=symbol,
+                decimals=int(decimals) if _INTEGER.match(decimals) else None,
+                name=name,
+                version=version,
+            )
+    raise ConfigError(f"{prefix}must be address|symbol|decimals|name|version")
 
 
 def _secret(name: str, text: str) -> bytes:

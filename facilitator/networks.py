@@ -22,14 +22,16 @@ class Token(Struct, frozen=True):
 
 
 class Network(Struct, frozen=True, kw_only=True):
-    """A chain that payments may name. `usdc` is None where no USDC is deployed for all to use."""
+    """A chain that payments may name. `usdc` is None where no USDC is deployed for all to use,
+    `default_rpc_url` where no endpoint is open to all.
+    """
 
     name: str
     chain_id: int
     title: str
     usdc: bytes | None
     usdc_domain_name: str = "USD Coin"
-    default_rpc_url: str
+    default_rpc_url: str | None
     explorer: str | None
     native_symbol: str = "ETH"
     native_name: str = "Ether"

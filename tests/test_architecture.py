@@ -18,7 +18,9 @@ PACKAGE: Final = ROOT / "facilitator"
 
 # A module may import what stands above it, never what stands below it.
 MAP: Final = {
-    "words": ("ethereum", "networks", "environment", "config", "contracts"),
+    "words": (
+        *("ethereum", "networks", "values", "environment", "config_file", "config", "contracts"),
+    ),
     "core": ("payments", "schemes", "verification", "settlement"),
     "edge formats": ("strict_json", "dialects"),
     "adapters": ("telemetry", "rpc", "node", "chain", "store"),
@@ -27,6 +29,7 @@ MAP: Final = {
         *("verifier", "signing", "watcher", "settler"),
     ),
     "shell": (
+        "checks",
         *("middleware", "metrics", "service", "routes", "app", "server"),
         *("check", "devnet", "payer", "demo", "cli", "__main__"),
     ),
@@ -40,7 +43,7 @@ IMPURE_MODULES: Final = {
     *("logging", "warnings", "random", "secrets", "uuid"),
     *("asyncio", "anyio", "threading", "multiprocessing", "concurrent", "socket", "ssl"),
     *("aiohttp", "starlette", "hypercorn", "uvloop", "urllib", "http"),
-    *("facilitator.config", "facilitator.environment"),
+    *("facilitator.config", "facilitator.config_file", "facilitator.environment"),
 }
 IMPURE_CALLS: Final = {"open", "print", "input", "exec", "eval", "__import__"}
 

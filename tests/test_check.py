@@ -45,7 +45,7 @@ async def test_everything_in_place_exits_0(devnet: Devnet, tmp_path: Path) -> No
     code, output, errors = await check(variables)
     assert (code, errors) == (0, "")
     lines = output.splitlines()
-    assert len(lines) == 10
+    assert len(lines) == 14
     assert all(line.startswith("ok   ") for line in lines)
     async with serve(devnet, tmp_path):
         assert await failing(variables) == []
@@ -58,7 +58,8 @@ async def test_each_line_fails_where_it_should(devnet: Devnet, tmp_path: Path) -
     assert await failing({**good, "X402_FACILITATOR_ADDRESS": nobody}) == ["jeju contract"]
     assert await failing({**good, "PROTOCOL_FEE_BPS": "60"}) == ["jeju fee"]
     assert await failing({**good, "FEE_RECIPIENT_ADDRESS": nobody}) == ["jeju fee recipient"]
-    assert await failing({**good, "JEJU_USDC_ADDRESS": nobody}) == ["jeju token"]
+    usdc = ["jeju token", "jeju USDC code"]
+    assert await failing({**good, "JEJU_USDC_ADDRESS": nobody}) == usdc
     assert await failing({**good, "FACILITATOR_PRIVATE_KEY": poor}) == ["jeju signer"]
     assert await failing({**good, "JEJU_RPC_URL": "http://127.0.0.1:1"}) == ["jeju node"]
     assert await failing({**good, "DATABASE_URL": "sqlite:////no/such/folder.db"}) == ["journal"]

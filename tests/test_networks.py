@@ -72,6 +72,7 @@ def test_only_networks_whose_money_has_value_are_mainnets() -> None:
 def test_only_the_jeju_default_endpoint_is_this_machine() -> None:
     """A public default must be encrypted; loopback need not be."""
     for network in NETWORKS.values():
+        assert network.default_rpc_url is not None
         local = network.default_rpc_url == "http://127.0.0.1:9545"
         assert local == (network.name == "jeju")
         assert local or network.default_rpc_url.startswith("https://")

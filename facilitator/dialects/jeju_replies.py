@@ -241,8 +241,9 @@ def _token(request: JejuRequest, payment: JejuPayment) -> _Unit:
     served = request.served
     if served is None:
         return _UNKNOWN_TOKEN
-    if served.usdc is not None and served.usdc.address == payment.asset:
-        return _Unit(served.usdc.symbol, served.usdc.decimals)
+    for token in served.tokens:
+        if token.address == payment.asset:
+            return _Unit(token.symbol, token.decimals)
     if payment.asset == ZERO_ADDRESS:
         return _Unit(served.network.native_symbol, served.network.native_decimals)
     return _UNKNOWN_TOKEN

@@ -207,15 +207,19 @@ def _network(config: NetworkConfig) -> dict[str, object]:
 
 
 async def supported_tokens(request: Request) -> Response:
-    """GET /supported/tokens/{network}: USDC where it is known, then the native currency."""
+    """GET /supported/tokens/{network}: USDC where it is known, the other tokens, then the native
+    currency.
+    """
     name = request.path_params["network"]
     served = service_of(request).networks.get(name)
     if served is None:
         return json_reply({"error": f"Unsupported network: {name}"}, 400)
     network, usdc = served.config.network, served.config.usdc
     tokens: list[dict[str, object]] = []
-    if usdc is not None:
-        tokens.append(_token(usdc.address, usdc.symbol, usdc.decimals, "USD Coin"))
+    for token in served.config.tokens:
+        # what wallets show, also where the name in the domain of USDC is another
+        shown = "USD Coin" if token == usdc else token.name
+        tokens.append(_token(token.address, token.symbol, token.decimals, shown))
     native = (network.native_symbol, network.native_decimals, network.native_name)
     tokens.append(_token(ZERO_ADDRESS, *native))
     return json_reply({"network": name, "tokens": tokens})
