@@ -159,7 +159,7 @@ def _serve(
     chain = Chain(rpc)
     reachability = Reachability(chain, chain_id, unix_ms)
     addresses = frozenset(signer.address for signer in signers)
-    assets = () if network.usdc is None else (network.usdc.address,)
+    assets = tuple(token.address for token in network.tokens)
     terms = Terms(
         min_amount=config.min_payment_amount,
         own_addresses=addresses if contract is None else addresses | {contract},

@@ -126,9 +126,7 @@ def payment_keys(payment: JejuPayment) -> tuple[str, str | None]:
 
     Identity is the nonce, never the signature, which has several spellings.
     """
-    key = nonce_key(
-        payment.chain_id, payment.contract, payment.payer, payment.authorization_nonce
-    )
+    key = nonce_key(payment.chain_id, payment.contract, payment.payer, payment.authorization_nonce)
     pull = payment.token_authorization
     if pull is None:
         return key, None
