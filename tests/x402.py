@@ -180,6 +180,12 @@ def v1_body(
     }
 
 
+def payload_of(body: dict[str, Any]) -> dict[str, Any]:
+    """The scheme's payload within a body of either version."""
+    payload: dict[str, Any] = body["paymentPayload"]["payload"]
+    return payload
+
+
 def _sign(
     devnet: Devnet, token: Token, asked: Changes, terms: dict[str, str], signing: Signing
 ) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from eth_utils.address import to_checksum_address
 from msgspec import Struct
 
 from facilitator.devnet import Account, Devnet
-from tests.chain import calldata, load_artifact, read
+from tests.chain import calldata, error_selector, load_artifact, read, revert_data
 from tests.signing import unhex
 from tests.x402 import Reshape, Token, wrap_6492
 
@@ -225,6 +225,25 @@ def aggregate3_call(*calls: tuple[bytes, bytes]) -> bytes:
     name = function_signature_to_4byte_selector("aggregate3((address,bool,bytes)[])")
     triples = [(target, False, call) for target, call in calls]
     return bytes(name) + encode(["(address,bool,bytes)[]"], [triples])
+
+
+async def pay(devnet: Devnet, payload: dict[str, Any], form: str | None = None) -> dict[str, Any]:
+    """Have the signer make the USDC's call; its receipt."""
+    return await devnet.transact(devnet.signer, devnet.usdc, transfer_call(payload, form))
+
+
+async def refused(devnet: Devnet, payload: dict[str, Any], form: str | None = None) -> bytes:
+    """What the USDC's call reverts with; fails the test if it would pay."""
+    call = transfer_call(payload, form)
+    return await revert_data(devnet, devnet.signer, devnet.usdc, call)
+
+
+def refusal(words: str) -> bytes:
+    """What a `require` with these words reverts with."""
+    return error_selector("Error(string)") + encode(["string"], [words])
+
+
+INVALID = refusal("FiatTokenV2: invalid signature")
 
 
 async def authorization_used(
