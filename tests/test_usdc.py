@@ -260,4 +260,13 @@ async def test_a_balance_cannot_be_overdrawn_by_signature(devnet: Devnet) -> Non
         "transferWithAuthorization", "bytes", payer, seller, authorization, MAX_UINT256
     )
     answer = await revert_data(devnet, devnet.signer, devnet.usdc, call)
-    assert answer[:4] == error_selector("ERC20InsufficientBalance(address,uint256,uint256)")
+    assert reason(answer) == "ERC20: transfer amount exceeds balance"
+
+
+async def test_an_allowance_cannot_be_overdrawn(devnet: Devnet) -> None:
+    call = calldata(
+        "transferFrom(address,address,uint256)",
+        *(devnet.payer.address, devnet.seller.address, SHARE),
+    )
+    answer = await revert_data(devnet, devnet.signer, devnet.usdc, call)
+    assert reason(answer) == "ERC20: transfer amount exceeds allowance"

@@ -4,6 +4,7 @@ pragma solidity ^0.8.26;
 import {Ownable} from "@openzeppelin/contracts/access/Ownable.sol";
 import {ERC20} from "@openzeppelin/contracts/token/ERC20/ERC20.sol";
 import {IERC20Permit} from "@openzeppelin/contracts/token/ERC20/extensions/IERC20Permit.sol";
+import {ECDSA} from "@openzeppelin/contracts/utils/cryptography/ECDSA.sol";
 import {EIP712} from "@openzeppelin/contracts/utils/cryptography/EIP712.sol";
 import {SignatureChecker} from "@openzeppelin/contracts/utils/cryptography/SignatureChecker.sol";
 import {Nonces} from "@openzeppelin/contracts/utils/Nonces.sol";
@@ -11,7 +12,7 @@ import {Nonces} from "@openzeppelin/contracts/utils/Nonces.sol";
 /// @title TestUSDC
 /// @notice A dollar for development chains that behaves as USDC does where payments look: EIP-2612,
 /// EIP-3009 with both forms of signature, EIP-1271 for payers with code, and USDC's EIP-712 domain
-/// and revert texts. It has no value.
+/// and revert texts (FiatTokenV2_2). It has no value.
 contract TestUSDC is ERC20, EIP712, Nonces, Ownable, IERC20Permit {
     bytes32 public constant PERMIT_TYPEHASH =
         keccak256("Permit(address owner,address spender,uint256 value,uint256 nonce,uint256 deadline)");
@@ -207,6 +208,19 @@ contract TestUSDC is ERC20, EIP712, Nonces, Ownable, IERC20Permit {
         _transfer(from, to, value);
     }
 
+    function _update(address from, address to, uint256 value) internal override {
+        require(
+            from == address(0) || value <= balanceOf(from),
+            "ERC20: transfer amount exceeds balance"
+        );
+        super._update(from, to, value);
+    }
+
+    function _spendAllowance(address owner, address spender, uint256 value) internal override {
+        require(value <= allowance(owner, spender), "ERC20: transfer amount exceeds allowance");
+        super._spendAllowance(owner, spender, value);
+    }
+
     function _requireUnused(address authorizer, bytes32 nonce) private view {
         require(
             !authorizationState[authorizer][nonce],
@@ -221,9 +235,29 @@ contract TestUSDC is ERC20, EIP712, Nonces, Ownable, IERC20Permit {
         bytes memory signature,
         string memory refusal
     ) private view {
+        bytes32 hash = _hashTypedDataV4(structHash);
+        bool valid = signer.code.length == 0
+            ? _recover(hash, signature) == signer
+            : SignatureChecker.isValidERC1271SignatureNow(signer, hash, signature);
+        require(valid, refusal);
+    }
+
+    /// @dev Whose signature it is; low s and v 27 or 28 only.
+    function _recover(bytes32 hash, bytes memory signature) private pure returns (address) {
+        (address signer, ECDSA.RecoverError failure,) = ECDSA.tryRecover(hash, signature);
         require(
-            SignatureChecker.isValidSignatureNow(signer, _hashTypedDataV4(structHash), signature),
-            refusal
+            failure != ECDSA.RecoverError.InvalidSignatureLength,
+            "ECRecover: invalid signature length"
         );
+        require(
+            failure != ECDSA.RecoverError.InvalidSignatureS,
+            "ECRecover: invalid signature 's' value"
+        );
+        if (failure != ECDSA.RecoverError.NoError) {
+            uint8 v = uint8(signature[64]);
+            require(v == 27 || v == 28, "ECRecover: invalid signature 'v' value");
+            revert("ECRecover: invalid signature");
+        }
+        return signer;
     }
 }
