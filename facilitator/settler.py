@@ -111,17 +111,18 @@ class Settler:
         key, _ = scheme.payment_keys(order.payment)
         request_digest: bytes = scheme.request_digest(order.payment)
         async with self._turn(key):
-            found = await self._store.find(key)
-            if found is None or _may_open_again(found, request_digest):
+            known = await self._store.find(key)
+            found: Ride | Settlement
+            if known is None or _may_open_again(known, request_digest):
                 submitted = await self._submit(order, request_digest, listener, until)
                 if isinstance(submitted, SettleReply):
                     return submitted
-                if isinstance(submitted, Ride):
-                    return await self._follow(order, submitted, listener, until)
                 found = submitted
-        ride = await self._ride(found.id)
-        if found.request_digest != request_digest:
-            return _duplicate(ride, over=found.state in _ENDED)
+            else:
+                found = known
+        ride = found if isinstance(found, Ride) else await self._ride(found.id)
+        if ride.settlement.request_digest != request_digest:
+            return _duplicate(ride, over=ride.settlement.state in _ENDED)
         return await self._follow(order, ride, listener, until)
 
     @asynccontextmanager

@@ -127,8 +127,9 @@ async def _described(service: Service, ride: Ride) -> Response:
 
 def _nonce(settlement: Settlement) -> str:
     payment = settlement.payment
-    nonce = payment.authorization_nonce
-    return nonce if isinstance(payment, JejuPayment) else to_hex(bytes(nonce))
+    if isinstance(payment, JejuPayment):
+        return payment.authorization_nonce
+    return to_hex(payment.authorization_nonce)
 
 
 async def _confirmations(served: Served | None, proof: Proof | None) -> int | None:
