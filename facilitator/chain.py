@@ -83,10 +83,14 @@ class Chain:
         answer = await self._try("eth_call", _call_object(call, sender), "latest")
         return answer if isinstance(answer, Reverted) else None
 
-    async def prepare(self, call: Call, sender: bytes) -> Preparation | Reverted:
-        """Simulate `call` and learn what signing it takes, in one round trip."""
+    async def prepare(
+        self, call: Call, sender: bytes, gas_cap: int = GAS_CAP
+    ) -> Preparation | Reverted:
+        """Simulate `call` and learn what signing it takes, in one round trip. The gas limit is at
+        most `gas_cap`, and a call that needs more counts as refused.
+        """
         estimate, market, balance, account_nonce = await asyncio.gather(
-            self._try("eth_estimateGas", _call_object(call, sender), "latest"),
+            self._try("eth_estimateGas", _call_object(call, sender, gas_cap), "latest"),
             self.fee_market(),
             self.balance(sender),
             self.account_nonce(sender),
@@ -94,7 +98,7 @@ class Chain:
         if isinstance(estimate, Reverted):
             return estimate
         gas = quantity(estimate)
-        limit = min(gas + gas * GAS_MARGIN_PERCENT // 100, GAS_CAP)
+        limit = min(gas + gas * GAS_MARGIN_PERCENT // 100, gas_cap)
         return Preparation(limit, market, balance, account_nonce)
 
     async def fee_market(self) -> FeeMarket:
@@ -144,6 +148,10 @@ class Chain:
     async def balance(self, address: bytes) -> int:
         """Wei of `address` at the latest block."""
         return quantity(await self._ask("eth_getBalance", to_hex(address), "latest"))
+
+    async def code(self, address: bytes) -> bytes:
+        """The code at `address` as of the latest block; empty where there is no contract."""
+        return parse_data(await self._ask("eth_getCode", to_hex(address), "latest"))
 
     async def account_nonce(self, address: bytes, block: int | str = "latest") -> int:
         """How many transactions of `address` are mined as of a block number or tag."""
@@ -202,8 +210,10 @@ class Chain:
         return answer
 
 
-def _call_object(call: Call, sender: bytes | None = None) -> dict[str, str]:
-    described = {"to": to_hex(call.target), "data": to_hex(call.calldata), "gas": hex(GAS_CAP)}
+def _call_object(call: Call, sender: bytes | None = None, gas_cap: int = GAS_CAP) -> dict[str, str]:
+    described = {"data": to_hex(call.calldata), "gas": hex(gas_cap)}
+    if call.target:  # none: the call creates a contract
+        described["to"] = to_hex(call.target)
     if sender is not None:
         described["from"] = to_hex(sender)
     return described
