@@ -17,7 +17,7 @@ help: ## list the targets
 setup: $(VENV) $(TOOLS) ## install what is locked: Python packages in .venv, anvil and solc in .tools
 
 .PHONY: demo
-demo: $(VENV) ## verify and settle a payment on a chain of its own, and tell the story
+demo: $(VENV) ## verify and settle payments on a chain of their own, and tell the story
 	@$(BIN)/python -m facilitator.demo
 
 .PHONY: test

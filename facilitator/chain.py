@@ -208,7 +208,9 @@ class Chain:
 
 
 def _call_object(call: Call, gas: int, sender: bytes | None = None) -> dict[str, str]:
-    described = {"to": to_hex(call.target), "data": to_hex(call.calldata), "gas": hex(gas)}
+    described = {"data": to_hex(call.calldata), "gas": hex(gas)}
+    if call.target:  # none: the call creates a contract
+        described["to"] = to_hex(call.target)
     if sender is not None:
         described["from"] = to_hex(sender)
     return described

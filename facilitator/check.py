@@ -9,8 +9,8 @@ import sys
 from collections.abc import AsyncIterator
 
 import aiohttp
-from eth_abi.abi import encode
 
+from facilitator.agreement import hashes_alike
 from facilitator.chain import Chain
 from facilitator.checks import Finding
 from facilitator.checks.factories import check_factories
@@ -23,14 +23,13 @@ from facilitator.ethereum.secp256k1 import Signer
 from facilitator.ethereum.transactions import Call
 from facilitator.node import ChainUnavailable
 from facilitator.rpc import RPC
-from facilitator.schemes import jeju, jeju_chain
+from facilitator.schemes import jeju_chain
 from facilitator.store import StoreError, StoreLocked
 from facilitator.store.sqlite import SQLiteStore
 
 SETTLEMENT_GAS = 175_000  # the dearest way to settle, measured
 ENOUGH_FOR = 10  # settlements that a signer should be able to pay for
 
-_HASH_PAYMENT = selector("hashPayment(address,address,uint256,string,string,uint256)")
 _SUPPORTED_TOKENS = selector("supportedTokens(address)")
 _TOKEN_DECIMALS = selector("tokenDecimals(address)")
 
@@ -143,9 +142,7 @@ async def _contract(config: Config, network: NetworkConfig, chain: Chain) -> Asy
         yield Finding(f"{name} contract", False, f"no X402Facilitator at {where}")
         return
     yield Finding(f"{name} contract", True, where)
-    sample = _sample(network, contract)
-    [hashed] = await chain.read([_hash_call(sample)])
-    agrees = hashed == jeju.digest(sample, contract)
+    agrees = await hashes_alike(chain, network.network.chain_id, contract, name)
     said = "agrees with ours" if agrees else "differs: another domain or network name"
     yield Finding(f"{name} hashPayment", agrees, f"{said} (network name {name!r})")
     fee = config.protocol_fee_bps
@@ -168,41 +165,6 @@ async def _contract(config: Config, network: NetworkConfig, chain: Chain) -> Asy
     # The contract takes 0, which it has for tokens that nobody set, as 6.
     known = int.from_bytes(decimals) or 6
     yield Finding(f"{name} token decimals", known == usdc.decimals, str(known))
-
-
-def _sample(network: NetworkConfig, contract: bytes) -> jeju.JejuPayment:
-    """A payment that nobody made, to compare what is signed with what the contract hashes."""
-    return jeju.JejuPayment(
-        chain_id=network.network.chain_id,
-        payer=bytes(20),
-        asset=b"\x01" * 20,
-        pay_to=b"\x02" * 20,
-        amount=3,
-        valid_from=0,
-        deadline=0,
-        signature=b"",
-        contract=contract,
-        scheme="exact",
-        network=network.network.name,
-        resource="/sample",
-        authorization_nonce="sample",
-        timestamp=4,
-    )
-
-
-def _hash_call(payment: jeju.JejuPayment) -> Call:
-    arguments = encode(
-        ["address", "address", "uint256", "string", "string", "uint256"],
-        [
-            payment.asset,
-            payment.pay_to,
-            payment.amount,
-            payment.resource,
-            payment.authorization_nonce,
-            payment.timestamp,
-        ],
-    )
-    return Call(payment.contract, _HASH_PAYMENT + arguments)
 
 
 async def _journal(config: Config) -> Finding:

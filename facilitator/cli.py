@@ -1,4 +1,4 @@
-"""The command line: `facilitator serve`, `facilitator devnet`."""
+"""The command line: `facilitator` and its commands, `serve` and those around it."""
 
 import argparse
 import asyncio
@@ -13,6 +13,8 @@ NATIVE_PACKAGES = {
     "sha3": "Keccak-256 (the package safe-pysha3)",
 }
 
+INTERRUPTED = 130  # what a shell calls a command that Ctrl-C ended
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; the exit code is 0 when done, 1 when it failed, 2 for bad usage."""
@@ -21,7 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"error: {package} is not installed: it brings {purpose}", file=sys.stderr)
             return 1
     # Only now: these import the packages that were looked for.
-    from facilitator import __version__, check, devnet, server  # noqa: PLC0415
+    from facilitator import __version__, check, deploy, devnet, pay, server  # noqa: PLC0415
 
     parser = argparse.ArgumentParser(
         prog="facilitator",
@@ -53,6 +55,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     check.add_arguments(checking)
     checking.set_defaults(run=check.run)
+    deploying = commands.add_parser(
+        "deploy",
+        help="deploy the contract to a network",
+        description="Deploy X402Facilitator to a network with the first key that stays of"
+        " FACILITATOR_PRIVATE_KEY, wait until it is there, and print the setting that names it to"
+        " the service. Progress goes to standard error. Not while a service settles on that"
+        " network with the same key. Exit code 1 where it is not in place, 2 for a wrong setting.",
+    )
+    deploy.add_arguments(deploying)
+    deploying.set_defaults(run=deploy.run)
+    paying = commands.add_parser(
+        "pay",
+        help="make a payment, to try things out",
+        description="Sign a payment with the key in PAYER_PRIVATE_KEY, ask a facilitator to verify"
+        " and then to settle it, as a seller does, and print its last reply as JSON. Progress goes"
+        " to standard error. Exit code 0 only where the reply says isValid or success, 1 where it"
+        " does not or where there is none, 2 for a wrong setting. The network, its contract and its"
+        " token come from the same environment as the service's.",
+    )
+    pay.add_arguments(paying)
+    paying.set_defaults(run=pay.run)
     options = parser.parse_args(arguments)
-    code: int = asyncio.run(options.run(options))
+    try:
+        code: int = asyncio.run(options.run(options))
+    except KeyboardInterrupt:
+        return INTERRUPTED
     return code

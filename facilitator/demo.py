@@ -1,4 +1,4 @@
-"""`make demo`: a payment from start to end, on a chain of its own, told as it happens.
+"""`make demo`: payments from start to end, on a chain of their own, told as they happen.
 
 Exits 0 only if every step held, and leaves nothing running.
 """
@@ -13,124 +13,35 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 import aiohttp
 
-from facilitator.devnet import Account, AnvilError, Devnet, DevnetOptions
-from facilitator.dialects.jeju_replies import human
-from facilitator.ethereum.abi import MAX_UINT256, address_word, selector, uint_word
+from facilitator.devnet import AnvilError, Devnet, DevnetOptions
 from facilitator.ethereum.addresses import checksum
-from facilitator.ethereum.secp256k1 import Signer
-from facilitator.payer import request_body, sign_payment
+from facilitator.story import DemoFailed, expect, say, tell
 
-PRICE = 1_000_000  # atomic units of USDC: 1 USDC
 START_TIMEOUT = 15.0  # seconds
 STOP_TIMEOUT = 10.0  # seconds
-
-
-class DemoFailed(Exception):
-    """A step did not hold; the text says which and how."""
-
-
-def expect(held: object, otherwise: str) -> None:
-    """End the demo unless the step held."""
-    if not held:
-        raise DemoFailed(otherwise)
-
-
-def say(text: str = "") -> None:
-    """A line of the story."""
-    print(text, flush=True)
 
 
 async def main() -> int:
     """Tell the story; the exit code."""
     try:
         async with Devnet.start(DevnetOptions(port=0)) as devnet:
-            say("A payment on a chain of its own")
+            say("Payments on a chain of their own")
             say()
             say(f"  chain      anvil, id {devnet.chain_id}, a block a second, {devnet.url}")
             say(f"  contract   X402Facilitator {checksum(devnet.contract)}")
             async with _service(devnet) as url, aiohttp.ClientSession(url) as session:
                 say(f"  service    {url}, signing as {checksum(devnet.signer.address)}")
                 say()
-                await _story(devnet, session)
+                await tell(devnet, session)
     except (DemoFailed, AnvilError) as failed:
         print(f"error: {failed}", file=sys.stderr)
         return 1
     say()
     say("Every step held.")
     return 0
-
-
-async def _story(devnet: Devnet, session: aiohttp.ClientSession) -> None:
-    people = {"payer": devnet.payer, "seller": devnet.seller, "fees": devnet.fee_recipient}
-    before = await _balances(devnet, people)
-    approve = selector("approve(address,uint256)") + address_word(devnet.contract)
-    await devnet.transact(devnet.payer, devnet.usdc, approve + uint_word(MAX_UINT256))
-    say("1. The payer lets the contract take USDC, once (ERC-20 approve), then signs a payment")
-    say(f"   of {human(PRICE, 6)} USDC to the seller: no transaction, no gas.")
-    body = request_body(_payment(devnet))
-
-    status, reply = await _post(session, "/verify", body)
-    expect(status == 200 and reply["isValid"], f"/verify refused: {status} {reply}")
-    say("2. The seller asks: would it settle?")
-    say(f"   POST /verify -> isValid true, payer {reply['payer']}")
-
-    status, reply = await _post(session, "/settle", body)
-    expect(status == 200 and reply["success"], f"/settle failed: {status} {reply}")
-    say("3. The seller asks to settle it. The facilitator pays the gas and waits for the block.")
-    say(
-        f"   POST /settle -> success true, fee {reply['fee']['human']}, net {reply['net']['human']}"
-    )
-    say(f"   transaction {reply['txHash']}")
-    after = await _balances(devnet, people)
-    fee, net = int(reply["fee"]["base"]), int(reply["net"]["base"])
-    moved = {name: after[name] - before[name] for name in people}
-    expect(moved == {"payer": -PRICE, "seller": net, "fees": fee}, f"balances moved by {moved}")
-    say("4. The chain agrees:")
-    say(f"   {'USDC of':10}{'before':>16}{'after':>16}")
-    for name in people:
-        say(f"   {name:10}{human(before[name], 6):>16}{human(after[name], 6):>16}")
-
-    status, again = await _post(session, "/settle", body)
-    expect(status == 200 and not again["success"], f"the replay was not refused: {again}")
-    expect(again["txHash"] == reply["txHash"], f"the replay names another transaction: {again}")
-    expect(await _balances(devnet, people) == after, "the replay moved money")
-    say("5. The same payment again is refused, and moves nothing:")
-    say(f"   POST /settle -> success false, {again['error']!r}")
-
-
-def _payment(devnet: Devnet) -> dict[str, Any]:
-    return sign_payment(
-        Signer(devnet.payer.key),
-        chain_id=devnet.chain_id,
-        contract=devnet.contract,
-        network=devnet.network_name,
-        asset=devnet.usdc,
-        pay_to=devnet.seller.address,
-        amount=PRICE,
-        resource="/api/report",
-        timestamp=int(time.time()),
-    )
-
-
-async def _balances(devnet: Devnet, people: dict[str, Account]) -> dict[str, int]:
-    return {name: await _balance(devnet, account.address) for name, account in people.items()}
-
-
-async def _balance(devnet: Devnet, address: bytes) -> int:
-    call = selector("balanceOf(address)") + address_word(address)
-    query = {"to": "0x" + devnet.usdc.hex(), "data": "0x" + call.hex()}
-    return int(str(await devnet.rpc("eth_call", query, "latest")), 16)
-
-
-async def _post(
-    session: aiohttp.ClientSession, path: str, body: dict[str, Any]
-) -> tuple[int, dict[str, Any]]:
-    async with session.post(path, json=body) as response:
-        return response.status, await response.json()
 
 
 @asynccontextmanager

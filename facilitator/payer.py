@@ -5,9 +5,18 @@ import json
 import secrets
 from typing import Any
 
+from facilitator.ethereum.abi import address_word, uint_word
 from facilitator.ethereum.addresses import ZERO_ADDRESS, checksum
+from facilitator.ethereum.eip712 import domain_separator, typed_data_digest
+from facilitator.ethereum.keccak import keccak256
 from facilitator.ethereum.secp256k1 import Signer
+from facilitator.networks import Token
 from facilitator.schemes.jeju import JejuPayment, digest
+
+_AUTHORIZATION_TYPE = keccak256(
+    b"TransferWithAuthorization(address from,address to,uint256 value,"
+    b"uint256 validAfter,uint256 validBefore,bytes32 nonce)"
+)
 
 
 def sign_payment(
@@ -43,8 +52,6 @@ def sign_payment(
         authorization_nonce=nonce,
         timestamp=timestamp,
     )
-    parity, r, s = signer.sign(digest(payment, contract or ZERO_ADDRESS))
-    signature = r.to_bytes(32) + s.to_bytes(32) + bytes((27 + parity,))
     return {
         "scheme": scheme,
         "network": network,
@@ -54,22 +61,76 @@ def sign_payment(
         "resource": resource,
         "nonce": nonce,
         "timestamp": timestamp,
-        "signature": "0x" + signature.hex(),
+        "signature": _sign(signer, digest(payment, contract or ZERO_ADDRESS)),
         "payer": checksum(signer.address),
     }
 
 
-def request_body(header: dict[str, Any]) -> dict[str, Any]:
-    """What a seller posts to /verify and /settle who asks for exactly this payment."""
+def sign_authorization(
+    signer: Signer,
+    token: Token,
+    chain_id: int,
+    to: bytes,
+    value: int,
+    valid_after: int,
+    valid_before: int,
+    nonce: bytes,
+) -> dict[str, str]:
+    """The members of an EIP-3009 TransferWithAuthorization of the signer's own `token` and their
+    `signature`, everything as text. `value` is in atomic units; it holds from the second after
+    `valid_after` to the one before `valid_before` (unix); `nonce` is 32 bytes, good for one use.
+    """
+    struct_hash = keccak256(
+        _AUTHORIZATION_TYPE
+        + address_word(signer.address)
+        + address_word(to)
+        + uint_word(value)
+        + uint_word(valid_after)
+        + uint_word(valid_before)
+        + nonce
+    )
+    separator = domain_separator(token.name, token.version, chain_id, token.address)
+    return {
+        "from": checksum(signer.address),
+        "to": checksum(to),
+        "value": str(value),
+        "validAfter": str(valid_after),
+        "validBefore": str(valid_before),
+        "nonce": "0x" + nonce.hex(),
+        "signature": _sign(signer, typed_data_digest(separator, struct_hash)),
+    }
+
+
+def auth_params(authorization: dict[str, str]) -> dict[str, str]:
+    """A signed authorization in this dialect's words: `authParams` of /settle/gasless. Whose it
+    is, to whom and how much follow from the payment.
+    """
+    return {
+        "validAfter": authorization["validAfter"],
+        "validBefore": authorization["validBefore"],
+        "authNonce": authorization["nonce"],
+        "authSignature": authorization["signature"],
+    }
+
+
+def request_body(header: dict[str, Any], *, maximum: int | None = None) -> dict[str, Any]:
+    """What a seller posts to /verify and /settle who asks for exactly this payment, or for up to
+    `maximum` atomic units.
+    """
     return {
         "x402Version": 1,
         "paymentHeader": base64.b64encode(json.dumps(header).encode()).decode(),
         "paymentRequirements": {
             "scheme": header["scheme"],
             "network": header["network"],
-            "maxAmountRequired": header["amount"],
+            "maxAmountRequired": header["amount"] if maximum is None else str(maximum),
             "payTo": header["payTo"],
             "asset": header["asset"],
             "resource": header["resource"],
         },
     }
+
+
+def _sign(signer: Signer, message_digest: bytes) -> str:
+    parity, r, s = signer.sign(message_digest)
+    return "0x" + (r.to_bytes(32) + s.to_bytes(32) + bytes((27 + parity,))).hex()

@@ -31,7 +31,8 @@ MAP: Final = {
     "shell": (
         "checks",
         *("middleware", "metrics", "service", "routes", "app", "server"),
-        *("check", "devnet", "payer", "demo", "cli", "__main__"),
+        *("agreement", "sending", "options", "check", "deploy", "devnet"),
+        *("payer", "pay", "story", "demo", "cli", "__main__"),
     ),
 }
 ORDER: Final = [name for group in MAP.values() for name in group]

@@ -1,9 +1,6 @@
 """The command `check`, as a real process: each of its lines fails where it should."""
 
-import asyncio
 import json
-import os
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +8,7 @@ import pytest
 
 from facilitator.devnet import Devnet
 from tests.chain import calldata, deploy_legacy
+from tests.commands import facilitator
 from tests.faultproxy import answer_with, fault_proxy
 from tests.service import environment, serve
 
@@ -18,15 +16,8 @@ pytestmark = pytest.mark.anyio
 
 
 async def check(variables: dict[str, str], *options: str) -> tuple[int, str, str]:
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "facilitator", "check", *options),
-        env={"PATH": os.environ["PATH"], **variables},
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    output, errors = await process.communicate()
-    assert process.returncode is not None
-    return process.returncode, output.decode(), errors.decode()
+    ended = await facilitator("check", variables, *options)
+    return ended.code, ended.output, ended.errors
 
 
 async def failing(variables: dict[str, str]) -> list[str]:

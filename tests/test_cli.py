@@ -27,9 +27,14 @@ def test_a_start_without_a_native_package_is_refused_in_one_line(package: str) -
         (["--help"], 0, "devnet"),
         (["serve", "--help"], 0, "environment"),
         (["devnet", "--help"], 0, "--block-time"),
+        (["check", "--help"], 0, "--json"),
+        (["deploy", "--help"], 0, "--fee-recipient"),
+        (["pay", "--help"], 0, "--verify-only"),
         (["--version"], 0, "facilitator "),
         ([], 2, "COMMAND"),
         (["fly"], 2, "invalid choice"),
+        (["pay"], 2, "required: --to, --amount"),
+        (["deploy", "--network", "nope"], 2, "invalid choice"),
     ],
 )
 def test_help_and_bad_usage(arguments: list[str], code: int, words: str) -> None:

@@ -1,8 +1,10 @@
 """Raw transactions: the bytes of eth-account, for nothing but what the allow-list names."""
 
 import pytest
+import rlp  # type: ignore[import-untyped] # it ships no types
 from eth_account import Account
 from eth_utils.address import to_checksum_address
+from eth_utils.crypto import keccak
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -14,6 +16,7 @@ from facilitator.ethereum.transactions import (
     Call,
     ForbiddenCall,
     TransactionBuilder,
+    created_address,
 )
 from facilitator.schemes import jeju
 
@@ -36,7 +39,8 @@ def by_eth_account(
             "type": 2,
             "chainId": chain_id,
             "nonce": nonce,
-            "to": to_checksum_address(call.target),
+            # eth-account spells a creation as an empty "to"
+            "to": to_checksum_address(call.target) if call.target else "",
             "value": 0,
             "data": call.calldata,
             "gas": gas_limit,
@@ -64,6 +68,7 @@ def by_eth_account(
 @example(SECRET, 8453, 128, bytes(19) + b"\1", bytes(55), 21_000, 10**9, 10**6)
 @example(SECRET, 8453, 2**64 - 1, CONTRACT, bytes(56), 2**32, 2**63, 2**63)
 @example(SECRET, 8453, 3, CONTRACT, b"\xab" * 70_000, 10**7, 10**12, 10**9)
+@example(SECRET, 8453, 3, b"", b"\x60" * 7_000, 10**7, 10**12, 10**9)
 def test_the_raw_bytes_and_the_hash_are_those_of_eth_account(
     secret: bytes,
     chain_id: int,
@@ -171,3 +176,19 @@ def test_an_empty_allow_list_allows_fillers_alone() -> None:
 )
 def test_rlp_is_that_of_the_yellow_paper(encoded: bytes, expected: str) -> None:
     assert encoded.hex() == expected
+
+
+@given(addresses, uint64s)
+@example(bytes.fromhex("6ac7ea33f8831ea9dcc53393aaa88b25a785dbf0"), 0)
+def test_a_contract_lands_where_the_rlp_library_says(sender: bytes, account_nonce: int) -> None:
+    by_library = keccak(rlp.encode([sender, account_nonce]))[12:]
+    assert created_address(sender, account_nonce) == by_library
+
+
+def test_who_may_deploy_may_deploy_nothing_else() -> None:
+    code = b"\x60\x80\x60\x40" + bytes(60)
+    allowed = frozenset({(b"", code[:4])})
+    sign(Call(b"", code), allowed)
+    for call in (Call(b"", b"\x61" + code[1:]), Call(CONTRACT, code), Call(bytes(20), code)):
+        with pytest.raises(ForbiddenCall):
+            sign(call, allowed)

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -26,7 +27,7 @@ async def service(devnet: Devnet, tmp_path: Path) -> AsyncIterator[Service]:
 
 
 @pytest.mark.parametrize("make", [v1_body, v2_body])
-async def test_a_payment_is_valid_and_settles(make, devnet: Devnet, service: Service) -> None:
+async def test_a_payment_is_valid_and_settles(make: Any, devnet: Devnet, service: Service) -> None:
     body = make(devnet)
     before = await balance(devnet, devnet.seller.address)
     print(await service.post("/verify", body))
@@ -44,8 +45,6 @@ async def test_a_payment_is_valid_and_settles(make, devnet: Devnet, service: Ser
 async def test_two_hundred(devnet: Devnet, service: Service) -> None:
     body = v2_body(devnet)
     replies = await asyncio.gather(*(service.post("/settle", body) for _ in range(200)))
-    from collections import Counter
-    print(Counter(r.get("errorReason") for _, r in replies), {r["transaction"] for _, r in replies})
     said = [reply for _, reply in replies if reply["success"]]
     assert len(said) == 1
     assert {reply["errorReason"] for _, reply in replies if not reply["success"]} == {

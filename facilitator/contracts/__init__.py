@@ -8,6 +8,7 @@ from importlib import resources
 from typing import Any
 
 import msgspec
+from eth_abi.abi import encode
 
 
 class Artifact(msgspec.Struct, frozen=True):
@@ -45,3 +46,12 @@ def parse(text: bytes) -> Artifact:
 def load(name: str) -> Artifact:
     """The artifact of our contract `name`; FileNotFoundError if there is none of that name."""
     return parse(resources.files(__name__).joinpath(f"{name}.json").read_bytes())
+
+
+def creation_code(artifact: Artifact, *arguments: object) -> bytes:
+    """What a transaction carries that creates the contract with these constructor arguments,
+    addresses among them as bytes.
+    """
+    constructors = [entry for entry in artifact.abi if entry["type"] == "constructor"]
+    types = [value["type"] for entry in constructors for value in entry["inputs"]]
+    return artifact.bytecode + encode(types, arguments)

@@ -11,7 +11,7 @@ import msgspec
 from eth_abi.abi import encode
 from eth_account.hdaccount import key_from_seed, seed_from_mnemonic
 
-from facilitator.contracts import Artifact, load
+from facilitator.contracts import Artifact, creation_code, load
 from facilitator.devnet.anvil import Anvil, find_anvil, run_anvil
 from facilitator.ethereum.abi import selector
 from facilitator.ethereum.addresses import checksum, parse_address
@@ -175,9 +175,7 @@ class Devnet:
 
     async def deploy(self, artifact: Artifact, *arguments: object) -> bytes:
         """Deploy a contract from account 0 with the constructor's arguments; its address."""
-        constructors = [entry for entry in artifact.abi if entry["type"] == "constructor"]
-        types = [value["type"] for entry in constructors for value in entry["inputs"]]
-        code = artifact.bytecode + encode(types, arguments)
+        code = creation_code(artifact, *arguments)
         receipt = await self.transact(self.deployer, None, code)
         return bytes.fromhex(receipt["contractAddress"].removeprefix("0x"))
 

@@ -4,7 +4,6 @@ import argparse
 import asyncio
 import signal
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -14,6 +13,7 @@ from facilitator.devnet.anvil import AnvilError
 from facilitator.devnet.chain import USDC_EACH, Devnet, DevnetOptions, to_hex
 from facilitator.ethereum.addresses import checksum
 from facilitator.networks import NETWORKS
+from facilitator.options import whole_number
 
 WARNING: Final = "the accounts' keys are public: never send them anything of value"
 
@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--chain-id",
-        type=_whole_number(1, 2**53 - 1),
+        type=whole_number(1, 2**53 - 1),
         metavar="ID",
         help="chain id (default: the network's own; 420691 for jeju)",
     )
@@ -40,14 +40,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--port",
-        type=_whole_number(0, 65_535),
+        type=whole_number(0, 65_535),
         default=9545,
         help="port to listen on, 0 for any free one (default: %(default)s)",
     )
     mining = parser.add_mutually_exclusive_group()
     mining.add_argument(
         "--block-time",
-        type=_whole_number(1, 3_600),
+        type=whole_number(1, 3_600),
         default=1,
         metavar="SECONDS",
         help="seconds between blocks (default: %(default)s)",
@@ -69,15 +69,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="anvil to run (default: the one on PATH if it is 1.5 or newer, else the pinned one, "
         "which is installed into .tools with npm)",
     )
-
-
-def _whole_number(least: int, most: int) -> Callable[[str], int]:
-    def parse(text: str) -> int:
-        if not (text.isascii() and text.isdigit() and least <= int(text) <= most):
-            raise argparse.ArgumentTypeError(f"expected a whole number from {least} to {most}")
-        return int(text)
-
-    return parse
 
 
 async def run(options: argparse.Namespace) -> int:

@@ -21,7 +21,9 @@ class ForbiddenCall(Exception):
 
 
 class Call(Struct, frozen=True):
-    """A contract call: 20-byte target and calldata."""
+    """A contract call: 20-byte target and calldata. With an empty target it creates a contract, and
+    the calldata is creation code followed by the constructor's arguments.
+    """
 
     target: bytes
     calldata: bytes
@@ -49,7 +51,9 @@ class SignedTransaction(Struct, frozen=True):
 
 
 class TransactionBuilder:
-    """Signs for one chain. `allowed` holds every (target, selector) that a signer may call."""
+    """Signs for one chain. `allowed` holds every (target, selector) that a signer may call; an
+    empty target with the first four bytes of creation code allows a deployment.
+    """
 
     def __init__(self, chain_id: int, allowed: frozenset[tuple[bytes, bytes]]) -> None:
         self._chain_id = chain_id
@@ -81,3 +85,10 @@ class TransactionBuilder:
         signature = (encode_int(parity), encode_int(r), encode_int(s))
         raw = TRANSACTION_TYPE + encode_list(*fields, *signature)
         return SignedTransaction(raw=raw, hash=keccak256(raw))
+
+
+def created_address(sender: bytes, account_nonce: int) -> bytes:
+    """Where a contract lands that `sender` creates in its transaction number `account_nonce`
+    (Ethereum yellow paper, section 7).
+    """
+    return keccak256(encode_list(encode_bytes(sender), encode_int(account_nonce)))[12:]

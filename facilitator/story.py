@@ -1,0 +1,209 @@
+"""The story that `make demo` tells: every step is done for real, checked, and judged on chain."""
+
+import secrets
+import time
+from typing import Any
+
+import aiohttp
+
+from facilitator.devnet import Account, Devnet
+from facilitator.devnet.chain import DEFAULT_FEE_BPS
+from facilitator.dialects.jeju_replies import human
+from facilitator.ethereum.abi import MAX_UINT256, address_word, selector, uint_word
+from facilitator.ethereum.addresses import checksum
+from facilitator.ethereum.secp256k1 import Signer
+from facilitator.networks import NETWORKS
+from facilitator.payer import auth_params, request_body, sign_authorization, sign_payment
+
+PRICE = 1_000_000  # atomic units of USDC: 1 USDC
+LIFETIME = 300  # seconds that an authorization of the token holds
+
+Reply = dict[str, Any]
+
+
+class DemoFailed(Exception):
+    """A step did not hold; the text says which and how."""
+
+
+def expect(held: object, otherwise: str) -> None:
+    """End the demo unless the step held."""
+    if not held:
+        raise DemoFailed(otherwise)
+
+
+def say(text: str = "") -> None:
+    """A line of the story."""
+    print(text, flush=True)
+
+
+class Cast:
+    """Who takes part: two payers of whom only the first lets the contract take money, the seller,
+    and who receives the fees. `session` speaks to the service.
+    """
+
+    def __init__(self, devnet: Devnet, session: aiohttp.ClientSession) -> None:
+        self.devnet = devnet
+        self.session = session
+        self.second_payer = devnet.accounts[4]
+        self.people = {
+            "payer": devnet.payer,
+            "2nd payer": self.second_payer,
+            "seller": devnet.seller,
+            "fees": devnet.fee_recipient,
+        }
+
+    def payment(self, signer: Account) -> Reply:
+        """A header that `signer` signs: PRICE to the seller."""
+        devnet = self.devnet
+        return sign_payment(
+            Signer(signer.key),
+            chain_id=devnet.chain_id,
+            contract=devnet.contract,
+            network=devnet.network_name,
+            asset=devnet.usdc,
+            pay_to=devnet.seller.address,
+            amount=PRICE,
+            resource="/api/report",
+            timestamp=int(time.time()),
+        )
+
+    async def post(self, path: str, body: Reply) -> Reply:
+        """The service's reply, which is a 200."""
+        async with self.session.post(path, json=body) as response:
+            reply: Reply = await response.json()
+            expect(response.status == 200, f"POST {path}: {response.status} {reply}")
+            return reply
+
+    async def balances(self) -> dict[str, int]:
+        """Atomic units of USDC of everybody, from the chain."""
+        return {name: await self._usdc(account.address) for name, account in self.people.items()}
+
+    async def _usdc(self, address: bytes) -> int:
+        return await self._read(selector("balanceOf(address)") + address_word(address))
+
+    async def allowance(self, owner: Account) -> int:
+        """Atomic units that the contract may take from `owner`."""
+        arguments = address_word(owner.address) + address_word(self.devnet.contract)
+        return await self._read(selector("allowance(address,address)") + arguments)
+
+    async def sent(self, account: Account) -> int:
+        """How many transactions of the account are mined or wait to be."""
+        address = "0x" + account.address.hex()
+        return int(str(await self.devnet.rpc("eth_getTransactionCount", address, "pending")), 16)
+
+    async def _read(self, call: bytes) -> int:
+        query = {"to": "0x" + self.devnet.usdc.hex(), "data": "0x" + call.hex()}
+        return int(str(await self.devnet.rpc("eth_call", query, "latest")), 16)
+
+
+async def tell(devnet: Devnet, session: aiohttp.ClientSession) -> None:
+    """Tell it. Raises DemoFailed at the first step that does not hold."""
+    cast = Cast(devnet, session)
+    before = await cast.balances()
+    body, first = await _pay_with_allowance(cast)
+    await _ask_again(cast, body, first)
+    await _pay_gasless(cast)
+    await _forge(cast)
+    await _compare(cast, before)
+    await _show_stats(cast)
+
+
+async def _pay_with_allowance(cast: Cast) -> tuple[Reply, Reply]:
+    """The request that was settled, and the reply."""
+    devnet = cast.devnet
+    approve = selector("approve(address,uint256)") + address_word(devnet.contract)
+    await devnet.transact(devnet.payer, devnet.usdc, approve + uint_word(MAX_UINT256))
+    say("1. The payer lets the contract take USDC, once (ERC-20 approve), then signs a payment")
+    say(f"   of {human(PRICE, 6)} USDC to the seller: no transaction, no gas.")
+    body = request_body(cast.payment(devnet.payer))
+
+    reply = await cast.post("/verify", body)
+    expect(reply["isValid"], f"/verify refused: {reply}")
+    say("2. The seller asks: would it settle?")
+    say(f"   POST /verify -> isValid true, payer {reply['payer']}")
+
+    reply = await cast.post("/settle", body)
+    expect(reply["success"], f"/settle failed: {reply}")
+    say("3. The seller asks to settle it. The facilitator pays the gas and waits for the block.")
+    _say_settled("/settle", reply)
+    return body, reply
+
+
+def _say_settled(path: str, reply: Reply) -> None:
+    fee, net = reply["fee"]["human"], reply["net"]["human"]
+    say(f"   POST {path} -> success true, fee {fee}, net {net}")
+    say(f"   transaction {reply['txHash']}")
+
+
+async def _ask_again(cast: Cast, body: Reply, first: Reply) -> None:
+    before = await cast.balances()
+    again = await cast.post("/settle", body)
+    expect(not again["success"], f"the replay was not refused: {again}")
+    expect(again["txHash"] == first["txHash"], f"the replay names another transaction: {again}")
+    expect(await cast.balances() == before, "the replay moved money")
+    say("4. The same payment again is refused, and moves nothing:")
+    say(f"   POST /settle -> success false, {again['error']!r}")
+
+
+async def _pay_gasless(cast: Cast) -> None:
+    devnet, payer = cast.devnet, cast.second_payer
+    expect(await cast.allowance(payer) == 0, "the second payer has an allowance")
+    token = NETWORKS[devnet.network_name].usdc_at(devnet.usdc)
+    authorization = sign_authorization(
+        *(Signer(payer.key), token, devnet.chain_id, devnet.contract, PRICE),
+        *(0, int(time.time()) + LIFETIME, secrets.token_bytes(32)),
+    )
+    body = {
+        **request_body(cast.payment(payer)),
+        "authParams": auth_params(authorization),
+    }
+    reply = await cast.post("/settle/gasless", body)
+    expect(reply["success"], f"/settle/gasless failed: {reply}")
+    expect(await cast.sent(payer) == 0, "the second payer has sent transactions")
+    say("5. A second payer has no allowance, no transaction ever sent: beside the payment it signs")
+    say("   an authorization of the token to the contract (EIP-3009).")
+    _say_settled("/settle/gasless", reply)
+
+
+async def _forge(cast: Cast) -> None:
+    before, sent = await cast.balances(), await cast.sent(cast.devnet.signer)
+    thief = cast.devnet.accounts[5]
+    forged = {**cast.payment(thief), "payer": checksum(cast.devnet.payer.address)}
+    reply = await cast.post("/settle", request_body(forged))
+    expect(not reply["success"] and reply["txHash"] is None, f"the forgery got through: {reply}")
+    expect(await cast.balances() == before, "the forgery moved money")
+    expect(await cast.sent(cast.devnet.signer) == sent, "the forgery cost gas")
+    say("6. Somebody signs a payment in the first payer's name. It is refused before any gas is")
+    say("   spent:")
+    say(f"   POST /settle -> success false, {reply['error']!r}")
+
+
+async def _compare(cast: Cast, before: dict[str, int]) -> None:
+    after = await cast.balances()
+    fee = PRICE * DEFAULT_FEE_BPS // 10_000  # from each payment, rounded down
+    expected = {
+        "payer": -PRICE,
+        "2nd payer": -PRICE,
+        "seller": 2 * (PRICE - fee),
+        "fees": 2 * fee,
+    }
+    moved = {name: after[name] - before[name] for name in cast.people}
+    expect(moved == expected, f"balances moved by {moved}")
+    say("7. The chain agrees:")
+    say(f"   {'USDC of':10}{'before':>16}{'after':>16}")
+    for name in cast.people:
+        say(f"   {name:10}{human(before[name], 6):>16}{human(after[name], 6):>16}")
+
+
+async def _show_stats(cast: Cast) -> None:
+    async with cast.session.get("/stats") as response:
+        stats: Reply = await response.json()
+    settlements, volume = stats["totalSettlements"], stats["totalVolumeUSD"]
+    # 18 decimals, whatever the token has
+    told = (settlements, volume) == ("2", str(2 * PRICE * 10**12))
+    expect(response.status == 200 and told, f"GET /stats: {response.status} {stats}")
+    say("8. So do the contract's totals:")
+    say(
+        f"   GET /stats -> settlements {settlements}, volume {human(int(volume), 18)} USD,"
+        f" fee {stats['protocolFeeBps']} bps"
+    )

@@ -1,0 +1,146 @@
+"""What our payer signs is what eth-account signs, byte for byte."""
+
+import base64
+import json
+import secrets
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from facilitator.ethereum.addresses import checksum
+from facilitator.ethereum.secp256k1 import ORDER, Signer
+from facilitator.networks import Token
+from facilitator.payer import auth_params, request_body, sign_authorization, sign_payment
+from tests import signing
+
+keys = st.integers(1, ORDER - 1).map(lambda number: number.to_bytes(32))
+addresses = st.binary(min_size=20, max_size=20)
+uint256s = st.integers(0, 2**256 - 1)
+words = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
+
+
+@settings(max_examples=50, deadline=None)
+@given(keys, addresses, addresses, addresses, uint256s, words, st.sampled_from(["exact", "upto"]))
+def test_a_payment_is_signed_as_eth_account_does(
+    key: bytes,
+    contract: bytes,
+    asset: bytes,
+    pay_to: bytes,
+    amount: int,
+    resource: str,
+    scheme: str,
+) -> None:
+    ours = sign_payment(
+        Signer(key),
+        chain_id=8453,
+        contract=contract,
+        network="base",
+        asset=asset,
+        pay_to=pay_to,
+        amount=amount,
+        resource=resource,
+        timestamp=1_700_000_000,
+        scheme=scheme,
+    )
+    theirs = signing.sign_payment(
+        key,
+        contract=contract,
+        chain_id=8453,
+        asset=asset,
+        pay_to=pay_to,
+        amount=amount,
+        network="base",
+        resource=resource,
+        nonce=ours["nonce"],
+        timestamp=1_700_000_000,
+        scheme=scheme,
+    )
+    assert ours == theirs
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    keys,
+    addresses,
+    addresses,
+    st.integers(1, 2**53),
+    uint256s,
+    uint256s,
+    uint256s,
+    st.binary(min_size=32, max_size=32),
+)
+def test_an_authorization_is_signed_as_eth_account_does(
+    key: bytes,
+    token: bytes,
+    to: bytes,
+    chain_id: int,
+    value: int,
+    valid_after: int,
+    valid_before: int,
+    nonce: bytes,
+) -> None:
+    usdc = Token(token, "USDC", 6, "USD Coin", "2")
+    ours = sign_authorization(
+        Signer(key), usdc, chain_id, to, value, valid_after, valid_before, nonce
+    )
+    theirs = signing.sign_authorization(
+        key,
+        token=token,
+        chain_id=chain_id,
+        to=to,
+        value=value,
+        valid_after=valid_after,
+        valid_before=valid_before,
+        nonce=nonce,
+    )
+    assert auth_params(ours) == theirs
+    assert ours == {
+        "from": checksum(Signer(key).address),
+        "to": checksum(to),
+        "value": str(value),
+        "validAfter": str(valid_after),
+        "validBefore": str(valid_before),
+        "nonce": "0x" + nonce.hex(),
+        "signature": theirs["authSignature"],
+    }
+
+
+def test_the_token_s_own_domain_is_signed() -> None:
+    """Circle's test tokens are "USDC" where the real ones are "USD Coin"."""
+    signer, nonce = Signer(secrets.token_bytes(32)), bytes(32)
+    signatures = {
+        sign_authorization(
+            signer, Token(bytes(20), "USDC", 6, name, version), 1, bytes(20), 1, 0, 2, nonce
+        )["signature"]
+        for name, version in (("USD Coin", "2"), ("USDC", "2"), ("USD Coin", "1"))
+    }
+    assert len(signatures) == 3
+
+
+def test_two_payments_never_share_a_nonce_and_the_body_asks_for_what_was_signed() -> None:
+    def pay() -> dict[str, object]:
+        return sign_payment(
+            Signer(b"\x01" * 32),
+            chain_id=1,
+            contract=b"\xc0" * 20,
+            network="ethereum",
+            asset=b"\x01" * 20,
+            pay_to=b"\x02" * 20,
+            amount=5,
+            resource="/",
+            timestamp=1,
+        )
+
+    header = pay()
+    assert header["nonce"] != pay()["nonce"]
+    body = request_body(header)
+    assert json.loads(base64.b64decode(body["paymentHeader"])) == header
+    assert body["paymentRequirements"] == {
+        "scheme": "exact",
+        "network": "ethereum",
+        "maxAmountRequired": "5",
+        "payTo": header["payTo"],
+        "asset": header["asset"],
+        "resource": "/",
+    }
+    assert request_body(header, maximum=9)["paymentRequirements"]["maxAmountRequired"] == "9"
