@@ -27,7 +27,7 @@ MAP: Final = {
         *("verifier", "signing", "watcher", "settler"),
     ),
     "shell": (
-        *("middleware", "metrics", "service", "routes", "app", "server"),
+        *("middleware", "metrics", "recent", "service", "routes", "app", "server"),
         *("check", "devnet", "payer", "demo", "cli", "__main__"),
     ),
 }
