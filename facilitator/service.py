@@ -16,11 +16,12 @@ import anyio
 from facilitator.chain import Chain
 from facilitator.config import Config, NetworkConfig
 from facilitator.dialects.jeju import Decoder
-from facilitator.ethereum.addresses import checksum
+from facilitator.ethereum.addresses import ZERO_ADDRESS, checksum
 from facilitator.ethereum.secp256k1 import Signer
 from facilitator.ethereum.transactions import TransactionBuilder
 from facilitator.listeners import Listeners
 from facilitator.metrics import Metrics
+from facilitator.networks import Unit
 from facilitator.node import ChainUnavailable
 from facilitator.recent import Recent
 from facilitator.rpc import RPC
@@ -30,6 +31,7 @@ from facilitator.settler import Settler
 from facilitator.signing import SignerPool
 from facilitator.store import Counts, Store, StoreError
 from facilitator.store.sqlite import SQLiteStore
+from facilitator.tokens import Tokens
 from facilitator.verification import Terms
 from facilitator.verifier import Verifier
 from facilitator.watcher import Watcher
@@ -59,6 +61,7 @@ class Served:
     config: NetworkConfig
     chain: Chain
     reachable: Recent[bool]
+    tokens: Tokens
     verifier: Verifier
     settler: Settler | None
     watcher: Watcher | None
@@ -137,6 +140,7 @@ def _serve(
     rpc = RPC(network.rpc_urls, name=network.network.name, session=session)
     chain = Chain(rpc)
     reachable = Recent(partial(_is_reachable, chain, chain_id), REACHABLE_FOR)
+    tokens = Tokens(chain, _known_units(network))
     own_addresses = {signer.address for signer in signers}
     if contract is not None:
         own_addresses.add(contract)
@@ -150,7 +154,7 @@ def _serve(
         clock=unix_ms,
     )
     if contract is None or not signers:
-        return Served(network, chain, reachable, verifier, settler=None, watcher=None)
+        return Served(network, chain, reachable, tokens, verifier, settler=None, watcher=None)
     policy = Policy(confirmations=config.confirmations, max_fee_per_gas=config.max_fee_per_gas)
     pool = SignerPool(
         signers,
@@ -174,7 +178,7 @@ def _serve(
         clock=unix_ms,
     )
     if len(retiring) == len(signers):
-        return Served(network, chain, reachable, verifier, settler=None, watcher=watcher)
+        return Served(network, chain, reachable, tokens, verifier, settler=None, watcher=watcher)
     settler = Settler(
         chain=chain,
         store=store,
@@ -184,7 +188,16 @@ def _serve(
         timeout=config.settle_timeout,
         clock=unix_ms,
     )
-    return Served(network, chain, reachable, verifier, settler, watcher)
+    return Served(network, chain, reachable, tokens, verifier, settler, watcher)
+
+
+def _known_units(config: NetworkConfig) -> dict[bytes, Unit]:
+    """Of the tokens that need not be asked; the zero address stands for the native currency."""
+    network, usdc = config.network, config.usdc
+    units = {ZERO_ADDRESS: Unit(network.native_symbol, network.native_decimals)}
+    if usdc is not None:
+        units[usdc.address] = Unit(usdc.symbol, usdc.decimals)
+    return units
 
 
 async def _is_reachable(chain: Chain, chain_id: int) -> bool:

@@ -21,7 +21,7 @@ MAP: Final = {
     "words": ("ethereum", "networks", "environment", "config", "contracts"),
     "core": ("payments", "schemes", "verification", "settlement"),
     "edge formats": ("strict_json", "dialects"),
-    "adapters": ("telemetry", "rpc", "node", "chain", "store"),
+    "adapters": ("telemetry", "rpc", "node", "chain", "tokens", "store"),
     "settling": (
         *("heads", "observation", "investigation", "judgement", "listeners"),
         *("verifier", "signing", "watcher", "settler"),

@@ -9,6 +9,7 @@ from facilitator.dialects import jeju_replies as replies
 from facilitator.dialects.jeju import JejuRequest, Malformed
 from facilitator.listeners import Listener
 from facilitator.middleware import BodyError, read_body
+from facilitator.networks import Unit
 from facilitator.node import ChainUnavailable
 from facilitator.payments import TEMPORARY, Reason, Refusal
 from facilitator.routes.replying import RETRY_AFTER, reply, service_of
@@ -73,13 +74,19 @@ async def _settle(request: Request, *, gasless: bool) -> Response:
     if isinstance(decoded, Malformed):
         return reply(replies.not_understood(decoded, service.clock()), decoded.status)
     payment, told = await _outcome(service, decoded, request.receive)
+    unit = None if payment is None else await _unit(service, decoded, payment, told)
     now = service.clock()
     if told.proof is not None and payment is not None:
         fee_bps = _fee_bps(payment.amount, told.proof.fee, service.config.protocol_fee_bps)
-        return reply(replies.settled(decoded, payment, told.proof, fee_bps, now))
+        return reply(replies.settled(decoded, payment, told.proof, now, fee_bps=fee_bps, unit=unit))
     refusal = told.refusal or Refusal(Reason.SETTLEMENT_PENDING)
     body = replies.not_settled(
-        decoded, refusal, now, payment=payment, transaction_hash=told.transaction_hash
+        decoded,
+        refusal,
+        now,
+        payment=payment,
+        unit=unit,
+        transaction_hash=told.transaction_hash,
     )
     unavailable = refusal.reason in TEMPORARY or refusal.reason is Reason.SIGNER_NOT_CONFIGURED
     retry_after = (told.retry_after or RETRY_AFTER) if refusal.reason in TEMPORARY else None
@@ -111,6 +118,23 @@ async def _outcome(
             told = SettleReply(refusal=refusal, retry_after=retry_after)
         tasks.cancel_scope.cancel()
     return payment, told
+
+
+# What is only said of a payment in a token that the contract takes.
+_ASSET_TAKEN = frozenset({Reason.INSUFFICIENT_BALANCE, Reason.INSUFFICIENT_ALLOWANCE})
+
+
+async def _unit(
+    service: Service, decoded: JejuRequest, payment: JejuPayment, told: SettleReply
+) -> Unit | None:
+    """What the payment's amount is written in. Tokens that the contract does not take are not
+    asked: they would be asked by whoever likes.
+    """
+    tokens = service.networks[decoded.quote.network].tokens
+    taken = told.refusal is not None and told.refusal.reason in _ASSET_TAKEN
+    if taken or told.transaction_hash is not None:
+        return await tokens.unit(payment.asset)
+    return tokens.recall(payment.asset)
 
 
 async def _hang_up_with_client(receive: Receive, listener: Listener) -> None:
