@@ -97,11 +97,6 @@ class Settlement(Struct, frozen=True, kw_only=True):
     created_at: int
     updated_at: int
 
-    @property
-    def succeeded(self) -> bool:
-        """Whether the money has moved and still has, as far as is known."""
-        return self.state is SettlementState.CONFIRMED
-
 
 class Policy(Struct, frozen=True, kw_only=True):
     """The limits of settlement. Depths in blocks, inclusion counts as 1; `settle_margin` in seconds
