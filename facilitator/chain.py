@@ -17,6 +17,7 @@ from facilitator.node import (
     ChainUnavailable,
     NodeFault,
     classify,
+    counter,
     items,
     member,
     parse_block,
@@ -155,7 +156,7 @@ class Chain:
     async def account_nonce(self, address: bytes, block: int | str = "latest") -> int:
         """How many transactions of `address` are mined as of a block number or tag."""
         tag = hex(block) if isinstance(block, int) else block
-        return quantity(await self._ask("eth_getTransactionCount", to_hex(address), tag))
+        return counter(await self._ask("eth_getTransactionCount", to_hex(address), tag))
 
     async def account_nonces(
         self, addresses: Iterable[bytes], block: int | str

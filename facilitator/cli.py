@@ -3,8 +3,10 @@
 import argparse
 import asyncio
 import importlib.util
+import signal
 import sys
 from collections.abc import Sequence
+from types import FrameType
 
 # What each of these does in C, a pure Python stand-in would do many times slower: a service that
 # started on one would look healthy and fall over under load.
@@ -12,12 +14,19 @@ NATIVE_PACKAGES = {
     "coincurve": "libsecp256k1, for signatures",
     "sha3": "Keccak-256 (the package safe-pysha3)",
 }
+# Commands that run until they are told to end, and then exit 0.
+ENDED_BY_SIGNAL = ("serve", "devnet")
 
 INTERRUPTED = 130  # what a shell calls a command that Ctrl-C ended
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; the exit code is 0 when done, 1 when it failed, 2 for bad usage."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments and arguments[0] in ENDED_BY_SIGNAL:
+        # The imports below take a second, and the loop that handles signals comes after them.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, _end)
     for package, purpose in NATIVE_PACKAGES.items():
         if importlib.util.find_spec(package) is None:
             print(f"error: {package} is not installed: it brings {purpose}", file=sys.stderr)
@@ -82,3 +91,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     return code
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    """Nothing has begun yet that would have to be brought to an end."""
+    sys.exit(0)

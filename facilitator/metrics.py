@@ -1,5 +1,7 @@
 """What /metrics tells: Prometheus text, under the names that existing dashboards use."""
 
+from collections.abc import Mapping
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 
 from facilitator.config import Config
@@ -11,10 +13,16 @@ METHODS = frozenset({"GET", "HEAD", "POST", "OPTIONS", "PUT", "PATCH", "DELETE"}
 
 
 class Metrics:
-    """One registry a service: several may live in one process, as in tests."""
+    """One registry a service: several may live in one process, as in tests. `networks` are the
+    chain ids of those that are told about, by name: the primary one and all that have a contract.
+    """
 
     def __init__(self, config: Config) -> None:
-        self._network = config.primary_network
+        self.networks = {
+            name: served.network.chain_id
+            for name, served in config.networks.items()
+            if name == config.primary_network or served.contract is not None
+        }
         self._registry = CollectorRegistry(auto_describe=True)
         self._requests = Counter(
             "http_requests",
@@ -28,12 +36,13 @@ class Metrics:
         )
         self._pending = self._gauge("facilitator_nonce_cache_pending", "Payments being settled.")
         self._used = self._gauge("facilitator_nonce_cache_used", "Payments that were settled.")
-        chain_id = self._gauge("facilitator_chain_id", "Chain id of the primary network.")
-        chain_id.labels(self._network).set(config.primary.network.chain_id)
+        chain_ids = self._gauge("facilitator_chain_id", "Chain id of the network.")
         fee = self._gauge("facilitator_protocol_fee_bps", "The configured fee, in basis points.")
-        fee.labels(self._network).set(config.protocol_fee_bps)
         production = self._gauge("facilitator_environment", "1 in production, 0 in development.")
-        production.labels(self._network).set(config.is_production)
+        for name, chain_id in self.networks.items():
+            chain_ids.labels(name).set(chain_id)
+            fee.labels(name).set(config.protocol_fee_bps)
+            production.labels(name).set(config.is_production)
 
     def _gauge(self, name: str, help_text: str) -> Gauge:
         return Gauge(name, help_text, ("network",), registry=self._registry)
@@ -43,13 +52,11 @@ class Metrics:
         known = method if method in METHODS else "other"
         self._requests.labels(known, str(status)).inc()
 
-    def render(self, uptime_seconds: int, counts: Counts) -> bytes:
-        """The text of /metrics; `counts` are those of the primary network."""
-        for gauge, value in (
-            (self._uptime, uptime_seconds),
-            (self._total, counts.total),
-            (self._pending, counts.pending),
-            (self._used, counts.confirmed),
-        ):
-            gauge.labels(self._network).set(value)
+    def render(self, uptime_seconds: int, counts: Mapping[str, Counts]) -> bytes:
+        """The text of /metrics; `counts` are those of each of `networks`."""
+        for name in self.networks:
+            self._uptime.labels(name).set(uptime_seconds)
+            self._total.labels(name).set(counts[name].total)
+            self._pending.labels(name).set(counts[name].pending)
+            self._used.labels(name).set(counts[name].confirmed)
         return generate_latest(self._registry)

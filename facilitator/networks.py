@@ -7,6 +7,13 @@ from msgspec import Struct
 from facilitator.ethereum.addresses import parse_address
 
 
+class Unit(Struct, frozen=True):
+    """What people write amounts in: 10 ** `decimals` atomic units are one `symbol`."""
+
+    symbol: str
+    decimals: int
+
+
 class Token(Struct, frozen=True):
     """An ERC-20 token; `name` and `version` are those of its EIP-712 domain (EIP-3009, EIP-2612).
 

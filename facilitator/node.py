@@ -13,6 +13,7 @@ from facilitator.strict_json import JSON
 
 _QUANTITY = re.compile(r"\A0x[0-9a-fA-F]{1,64}\Z")
 _DATA = re.compile(r"\A0x(?:[0-9a-fA-F]{2})*\Z")
+COUNTER_LIMIT = 2**63
 
 
 class ChainUnavailable(Exception):
@@ -112,6 +113,16 @@ def quantity(value: JSON) -> int:
     return int(value, 16)
 
 
+def counter(value: JSON) -> int:
+    """A number of blocks, transactions, logs or seconds, from its 0x hex: below 2^63, which no
+    chain comes near, and which is what the journal's integers hold.
+    """
+    number = quantity(value)
+    if number >= COUNTER_LIMIT:
+        raise ChainUnavailable("malformed answer: a number that nothing counts up to")
+    return number
+
+
 def parse_data(value: JSON, length: int | None = None) -> bytes:
     """Bytes from their 0x hex, exactly `length` of them where it is given."""
     if not isinstance(value, str) or not _DATA.match(value):
@@ -139,10 +150,10 @@ def member(value: JSON, name: str) -> JSON:
 def parse_block(answer: JSON) -> Block:
     """A block's header, from eth_getBlockByNumber or eth_getBlockByHash."""
     return Block(
-        number=quantity(member(answer, "number")),
+        number=counter(member(answer, "number")),
         hash=parse_data(member(answer, "hash"), 32),
         parent_hash=parse_data(member(answer, "parentHash"), 32),
-        timestamp=quantity(member(answer, "timestamp")),
+        timestamp=counter(member(answer, "timestamp")),
     )
 
 
@@ -152,9 +163,9 @@ def parse_log(entry: JSON) -> Log:
         address=parse_data(member(entry, "address"), 20),
         topics=tuple(parse_data(topic, 32) for topic in items(member(entry, "topics"))),
         data=parse_data(member(entry, "data")),
-        index=quantity(member(entry, "logIndex")),
+        index=counter(member(entry, "logIndex")),
         transaction_hash=parse_data(member(entry, "transactionHash"), 32),
-        block_number=quantity(member(entry, "blockNumber")),
+        block_number=counter(member(entry, "blockNumber")),
         block_hash=parse_data(member(entry, "blockHash"), 32),
     )
 
@@ -167,7 +178,7 @@ def parse_receipt(answer: JSON) -> Receipt:
     price = quantity(member(answer, "effectiveGasPrice"))
     return Receipt(
         transaction_hash=parse_data(member(answer, "transactionHash"), 32),
-        block_number=quantity(member(answer, "blockNumber")),
+        block_number=counter(member(answer, "blockNumber")),
         block_hash=parse_data(member(answer, "blockHash"), 32),
         succeeded=quantity(member(answer, "status")) == 1,
         logs=tuple(parse_log(entry) for entry in items(member(answer, "logs"))),

@@ -5,9 +5,10 @@ there to settle with.
 """
 
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 
 import aiohttp
 import anyio
@@ -22,14 +23,17 @@ from facilitator.ethereum.transactions import TransactionBuilder
 from facilitator.examination import Examiner
 from facilitator.listeners import Listeners
 from facilitator.metrics import Metrics
+from facilitator.networks import Unit
 from facilitator.node import ChainUnavailable
+from facilitator.recent import Recent
 from facilitator.rpc import RPC
 from facilitator.schemes import eip3009, jeju
 from facilitator.settlement import Policy
 from facilitator.settler import Settler
 from facilitator.signing import SignerPool
-from facilitator.store import Store
+from facilitator.store import Counts, Store, StoreError
 from facilitator.store.sqlite import SQLiteStore
+from facilitator.tokens import Tokens
 from facilitator.verification import Terms
 from facilitator.verifier import Verifier
 from facilitator.watcher import Watcher
@@ -38,49 +42,28 @@ from facilitator.watcher import Watcher
 RPC_CONNECTIONS = 100
 
 
-# Milliseconds for which a look at a chain's endpoints counts: everybody may ask for `/`.
-REACHABLE_FOR_MS = 2_000
-REACHABLE_TIMEOUT = 2.0  # seconds
+# Seconds for which a look counts: everybody may ask for `/`, /ready and /metrics.
+REACHABLE_FOR = 2.0
+WRITABLE_FOR = 2.0
+COUNTS_FOR = 5.0  # counting reads the index of all that was ever settled
+REACHABLE_TIMEOUT = 2.0
 
 
 class StartRefused(Exception):
     """What the journal holds does not fit the configuration; the text says what to do."""
 
 
-class Reachability:
-    """Whether a chain answers, and is the one that it should be."""
-
-    def __init__(self, chain: Chain, chain_id: int, clock: Callable[[], int]) -> None:
-        self._chain = chain
-        self._chain_id = chain_id
-        self._clock = clock
-        self._asked_at = -REACHABLE_FOR_MS
-        self._answer = False
-        self._lock = anyio.Lock()
-
-    async def look(self) -> bool:
-        """As of the last two seconds."""
-        async with self._lock:
-            if self._clock() - self._asked_at >= REACHABLE_FOR_MS:
-                self._answer = await self._ask()
-                self._asked_at = self._clock()
-            return self._answer
-
-    async def _ask(self) -> bool:
-        with anyio.move_on_after(REACHABLE_TIMEOUT), suppress(ChainUnavailable):
-            return await self._chain.chain_id() == self._chain_id
-        return False
-
-
 @dataclass(frozen=True, slots=True)
 class Served:
     """One network. `settler` is None where no key that signs new payments is configured, or nothing
-    that it could settle; `watcher` is there with any key, to end what was begun.
+    that it could settle; `watcher` is there with any key, to end what was begun. `reachable` tells
+    whether the chain answers, and is the one that it should be.
     """
 
     config: NetworkConfig
     chain: Chain
-    reachability: Reachability
+    reachable: Recent[bool]
+    tokens: Tokens
     verifier: Verifier
     settler: Settler | None
     watcher: Watcher | None
@@ -88,8 +71,9 @@ class Served:
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """The running service. `signers` are those that take new payments; `clock` is in unix
-    milliseconds, `started_at` too.
+    """The running service. `signers` are those that take new payments; `writable` tells whether the
+    journal can be written, `counts` what it holds of each network that /metrics tells
+    about; `clock` is in unix milliseconds, `started_at` too.
     """
 
     config: Config
@@ -99,6 +83,8 @@ class Service:
     networks: dict[str, Served]
     signers: tuple[bytes, ...]
     metrics: Metrics
+    writable: Recent[bool]
+    counts: Recent[dict[str, Counts]]
     clock: Callable[[], int]
     started_at: int
 
@@ -141,6 +127,8 @@ async def run_service(config: Config, metrics: Metrics) -> AsyncIterator[Service
             networks=networks,
             signers=tuple(each.address for each in signers if each.address not in retiring),
             metrics=metrics,
+            writable=Recent(partial(_can_write, store), WRITABLE_FOR),
+            counts=Recent(partial(_count, store, metrics.networks), COUNTS_FOR),
             clock=unix_ms,
             started_at=unix_ms(),
         )
@@ -157,7 +145,8 @@ def _serve(
     contract, chain_id = network.contract, network.network.chain_id
     rpc = RPC(network.rpc_urls, name=network.network.name, session=session)
     chain = Chain(rpc)
-    reachability = Reachability(chain, chain_id, unix_ms)
+    reachable = Recent(partial(_is_reachable, chain, chain_id), REACHABLE_FOR)
+    tokens = Tokens(chain, _known_units(network))
     addresses = frozenset(signer.address for signer in signers)
     assets = tuple(token.address for token in network.tokens)
     terms = Terms(
@@ -180,7 +169,7 @@ def _serve(
     if contract is not None:
         allowed |= jeju.allowed_calls(contract)
     if not allowed or not signers:
-        return Served(network, chain, reachability, verifier, settler=None, watcher=None)
+        return Served(network, chain, reachable, tokens, verifier, settler=None, watcher=None)
     policy = Policy(confirmations=config.confirmations, max_fee_per_gas=config.max_fee_per_gas)
     pool = SignerPool(
         signers,
@@ -205,7 +194,7 @@ def _serve(
         clock=unix_ms,
     )
     if len(retiring) == len(signers):
-        return Served(network, chain, reachability, verifier, settler=None, watcher=watcher)
+        return Served(network, chain, reachable, tokens, verifier, settler=None, watcher=watcher)
     settler = Settler(
         examiner=examiner,
         store=store,
@@ -215,7 +204,32 @@ def _serve(
         timeout=config.settle_timeout,
         clock=unix_ms,
     )
-    return Served(network, chain, reachability, verifier, settler, watcher)
+    return Served(network, chain, reachable, tokens, verifier, settler, watcher)
+
+
+def _known_units(config: NetworkConfig) -> dict[bytes, Unit]:
+    """Of the tokens that need not be asked; the zero address stands for the native currency."""
+    network = config.network
+    units = {token.address: Unit(token.symbol, token.decimals) for token in config.tokens}
+    return {ZERO_ADDRESS: Unit(network.native_symbol, network.native_decimals), **units}
+
+
+async def _is_reachable(chain: Chain, chain_id: int) -> bool:
+    with anyio.move_on_after(REACHABLE_TIMEOUT), suppress(ChainUnavailable):
+        return await chain.chain_id() == chain_id
+    return False
+
+
+async def _can_write(store: Store) -> bool:
+    try:
+        await store.ping()
+    except StoreError:
+        return False
+    return True
+
+
+async def _count(store: Store, networks: Mapping[str, int]) -> dict[str, Counts]:
+    return {name: await store.counts(chain_id) for name, chain_id in networks.items()}
 
 
 async def _check_keys(store: Store, served: Served, signers: tuple[Signer, ...]) -> None:

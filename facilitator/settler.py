@@ -7,7 +7,7 @@ success.
 """
 
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 
 import anyio
@@ -75,7 +75,7 @@ class Order(Struct, frozen=True):
 
     payment: AnyPayment
     dialect: str
-    encode: Callable[[SettleReply], bytes]
+    encode: Callable[[SettleReply], Awaitable[bytes]]
     repetition: Repetition | None = None
 
 
@@ -242,7 +242,7 @@ class Settler:
             ride = await self._outcome(settlement.id, listener, until)
             reply = _reply(ride)
             if order.repetition and order.repetition.key == settlement.idempotency_key:
-                reply = replace(reply, body=order.encode(reply))
+                reply = replace(reply, body=await order.encode(reply))
             if reply.proof is None:
                 if ride.settlement.state in _ENDED and reply.body is not None:
                     await self._store.keep_reply(settlement.id, reply.body)

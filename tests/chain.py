@@ -80,6 +80,7 @@ def devnet_authorization(
     """An authorization of 1 USDC to the devnet's contract, good as it is, but for `changes`."""
     arguments: dict[str, Any] = {
         "token": devnet.usdc,
+        "domain_name": devnet.usdc_domain_name,
         "chain_id": devnet.chain_id,
         "to": devnet.contract,
         "value": 1_000_000,

@@ -142,6 +142,7 @@ def sign_authorization(
     nonce: bytes | None = None,
     owner: bytes | None = None,
     primary_type: str = "TransferWithAuthorization",
+    domain_name: str = "USD Coin",
 ) -> dict[str, Any]:
     """An EIP-3009 authorization of the test USDC, as the members of the wire's `authParams`.
 
@@ -159,7 +160,7 @@ def sign_authorization(
             "validBefore": valid_before,
             "nonce": nonce,
         },
-        name="USD Coin",
+        name=domain_name,
         version="2",
         chain_id=chain_id,
         verifying_contract=token,

@@ -23,14 +23,14 @@ MAP: Final = {
     ),
     "core": ("payments", "schemes", "verification", "settlement"),
     "edge formats": ("strict_json", "dialects"),
-    "adapters": ("telemetry", "rpc", "node", "chain", "store"),
+    "adapters": ("telemetry", "rpc", "node", "chain", "tokens", "store"),
     "settling": (
         *("heads", "observation", "examination", "investigation", "judgement", "listeners"),
         *("verifier", "signing", "watcher", "settler"),
     ),
     "shell": (
         "checks",
-        *("middleware", "metrics", "service", "routes", "app", "server"),
+        *("middleware", "metrics", "recent", "service", "routes", "app", "server"),
         *("agreement", "sending", "options", "check", "deploy", "devnet"),
         *("payer", "pay", "story", "demo", "cli", "__main__"),
     ),

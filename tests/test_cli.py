@@ -1,5 +1,6 @@
 """The command line's own promises."""
 
+import signal
 import subprocess
 import sys
 
@@ -19,6 +20,33 @@ def test_a_start_without_a_native_package_is_refused_in_one_line(package: str) -
     assert run.returncode == 1
     [line] = run.stderr.splitlines()
     assert line.startswith(f"error: {package} is not installed")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(("command", "code"), [("serve", 0), ("devnet", 0), ("check", None)])
+def test_a_signal_while_the_program_loads_ends_it(
+    command: str, code: int | None, number: int
+) -> None:
+    """What runs until it is told to end exits 0, without a word; a check that did not check must
+    not look passed.
+    """
+    script = f"""
+import os, sys
+class Signaller:
+    def find_spec(self, name, *_):
+        if name == "facilitator.service":
+            os.kill(os.getpid(), {int(number)})
+sys.meta_path.insert(0, Signaller())
+from facilitator.cli import main
+sys.exit(main([{command!r}]))
+"""
+    run = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=30
+    )
+    if code is None:
+        assert run.returncode != 0
+    else:
+        assert (run.returncode, run.stdout, run.stderr) == (code, "", "")
 
 
 @pytest.mark.parametrize(

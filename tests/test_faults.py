@@ -237,6 +237,35 @@ async def _stays_invalid(service: Service, header: dict[str, Any]) -> None:
         assert reply.get("isValid", reply.get("success")) is False, reply
 
 
+@pytest.mark.parametrize("method", ["eth_getTransactionCount", "eth_getBlockByNumber"])
+async def test_a_number_that_the_journal_cannot_hold_is_no_answer(
+    devnet: Devnet, tmp_path: Path, method: str
+) -> None:
+    """An account nonce or block number of 2^63: nothing is broken by it, and nothing lost."""
+    await approve(devnet)
+
+    async def exaggerate(call: Call, forward: Forward) -> Answer | None:
+        answer = await forward(call)
+        if isinstance(block := answer["result"], dict):
+            return {**answer, "result": {**block, "number": hex(2**63)}}
+        return {**answer, "result": hex(2**63)}
+
+    async with fault_proxy(devnet.url) as proxy:
+        proxy.faults[method] = exaggerate
+        async with serve(
+            devnet, tmp_path, JEJU_RPC_URL=proxy.url, SETTLE_TIMEOUT_SECONDS="2"
+        ) as service:
+            header = devnet_payment(devnet)
+            _, reply = await service.post("/settle", request(header))
+            assert reply["error"] in ("Chain unavailable", "Settlement pending")
+            proxy.faults.clear()
+            await asyncio.sleep(2)
+            assert (await service.settle(header))["success"]
+            assert not service.logged("unhandled_error")
+            assert not service.logged("turn_broken")
+    assert len(await settled_logs(devnet)) == 1
+
+
 async def test_an_outage_is_never_called_a_bad_signature(devnet: Devnet, tmp_path: Path) -> None:
     """Nor is a node's limit on our rate anybody's fault but the node's."""
     await approve(devnet)

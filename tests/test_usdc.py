@@ -7,7 +7,8 @@ import pytest
 from eth_abi.abi import decode
 from eth_utils.abi import event_signature_to_log_topic, function_signature_to_4byte_selector
 
-from facilitator.devnet import Account, Devnet
+from facilitator.devnet import Account, Devnet, DevnetOptions
+from facilitator.networks import NETWORKS, Network
 from tests.chain import (
     MAX_UINT256,
     balance,
@@ -92,6 +93,28 @@ async def test_it_presents_itself_as_usdc(devnet: Devnet) -> None:
         ("decimals()", "uint8", 6),
     ):
         assert await read(devnet, devnet.usdc, function, returns=kind) == expected
+
+
+@pytest.mark.parametrize("network", NETWORKS.values(), ids=lambda network: network.name)
+async def test_it_hashes_under_the_domain_that_is_known_for_its_network(network: Network) -> None:
+    """Else a gasless payment that is right for the real network would be wrong on the devnet."""
+    options = DevnetOptions(
+        port=0, block_time=None, chain_id=network.chain_id, network_name=network.name
+    )
+    async with Devnet.start(options) as devnet:
+        known = network.usdc_at(devnet.usdc)
+        message = typed_data(
+            "Nothing",
+            [],
+            {},
+            name=known.name,
+            version=known.version,
+            chain_id=network.chain_id,
+            verifying_contract=devnet.usdc,
+        )
+        separator = await read(devnet, devnet.usdc, "DOMAIN_SEPARATOR()", returns="bytes32")
+        assert separator == message.header
+        assert await read(devnet, devnet.usdc, "name()", returns="string") == known.name
 
 
 def test_both_overloads_have_the_known_selectors() -> None:

@@ -32,7 +32,13 @@ contract TestUSDC is ERC20, EIP712, Nonces, Ownable, IERC20Permit {
     event AuthorizationCanceled(address indexed authorizer, bytes32 indexed nonce);
 
     /// @param minter who may mint; not the zero address
-    constructor(address minter) ERC20("USD Coin", "USDC") EIP712("USD Coin", "2") Ownable(minter) {}
+    /// @param domainName the token's name, and that of its EIP-712 domain: the USDC of test networks
+    /// has another than the real one
+    constructor(address minter, string memory domainName)
+        ERC20(domainName, "USDC")
+        EIP712(domainName, "2")
+        Ownable(minter)
+    {}
 
     /// @notice Makes `amount` atomic units (6 decimals) for `to`.
     function mint(address to, uint256 amount) external onlyOwner {

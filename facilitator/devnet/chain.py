@@ -16,6 +16,7 @@ from facilitator.devnet.anvil import Anvil, find_anvil, run_anvil
 from facilitator.ethereum.abi import selector
 from facilitator.ethereum.addresses import checksum, parse_address
 from facilitator.ethereum.secp256k1 import Signer
+from facilitator.networks import NETWORKS
 from facilitator.rpc import RPC
 from facilitator.strict_json import JSON
 
@@ -45,7 +46,8 @@ class Account(msgspec.Struct, frozen=True):
 
 class DevnetOptions(msgspec.Struct, frozen=True, kw_only=True):
     """`block_time` is seconds between blocks, None mines every transaction at once; port 0 takes a
-    free one; `anvil` is the binary to run, by default what `find_anvil(tools)` finds.
+    free one; `network_name` is a known one's, and its USDC has the EIP-712 domain that is known;
+    `anvil` is the binary to run, by default what `find_anvil(tools)` finds.
     """
 
     chain_id: int = 420691
@@ -83,6 +85,7 @@ class Devnet:
         self.url = anvil.url
         self.chain_id = options.chain_id
         self.network_name = options.network_name
+        self.usdc_domain_name = NETWORKS[options.network_name].usdc_domain_name
         self.accounts = accounts
         self.multicall3 = MULTICALL3
         self.usdc = b""  # set by _prepare, before anybody gets to see the object
@@ -117,7 +120,9 @@ class Devnet:
         """Deploy and fund while every transaction is mined at once, then set the block time."""
         await self.rpc("anvil_setLoggingEnabled", False)
         await self.rpc("anvil_setNonce", to_hex(self.deployer.address), hex(FIRST_NONCE))
-        self.usdc = await self.deploy(load("TestUSDC"), self.deployer.address)
+        self.usdc = await self.deploy(
+            load("TestUSDC"), self.deployer.address, self.usdc_domain_name
+        )
         self.contract = await self.deploy(
             load("X402Facilitator"),
             self.deployer.address,

@@ -8,13 +8,16 @@ from msgspec import UNSET, Struct, UnsetType
 from msgspec.structs import replace
 
 from facilitator.dialects.jeju import JejuRequest, Malformed, SignedRequest, as_text
-from facilitator.ethereum.addresses import ZERO_ADDRESS, checksum
+from facilitator.ethereum.addresses import checksum
+from facilitator.networks import Unit
 from facilitator.payments import Proof, Reason, Refusal
 from facilitator.schemes import AnyPayment
 from facilitator.schemes.jeju import JejuPayment
 from facilitator.strict_json import JSON
 
 _encode = msgspec.json.Encoder().encode
+
+_UNKNOWN_TOKEN = Unit("TOKEN", 18)
 
 # {found} and {wanted} are the refusal's own; {header} and {asked} what the two sides gave.
 _WORDS = {
@@ -159,9 +162,12 @@ def not_settled(
     now: int,
     *,
     payment: JejuPayment | None = None,
+    unit: Unit | None = None,
     transaction_hash: bytes | None = None,
 ) -> bytes:
-    """The reply to a payment that was not settled (yet); `payment` once it is verified."""
+    """The reply to a payment that was not settled (yet); `payment` once it is verified, `unit` what
+    its amount is written in, where that is known.
+    """
     reply = _SettleReply(
         success=False,
         network_id=request.quote.network,
@@ -170,26 +176,34 @@ def not_settled(
         timestamp=now,
     )
     if payment is not None:
-        reply = replace(reply, **_parties(request, payment))
+        reply = replace(reply, **_parties(request, payment, unit or _UNKNOWN_TOKEN))
     return _encode(reply)
 
 
 def settled(
-    request: JejuRequest, payment: JejuPayment, proof: Proof, fee_bps: int, now: int
+    request: JejuRequest,
+    payment: JejuPayment,
+    proof: Proof,
+    now: int,
+    *,
+    fee_bps: int,
+    unit: Unit | None,
 ) -> bytes:
-    """The reply to a settled payment; `fee_bps` is the contract's share in basis points."""
-    token = _token(request, payment)
+    """The reply to a settled payment; `fee_bps` is the contract's share in basis points, `unit`
+    what its amounts are written in, where that is known.
+    """
+    unit = unit or _UNKNOWN_TOKEN
     net = payment.amount - proof.fee
     reply = _SettleReply(
         success=True,
         network_id=request.quote.network,
         tx_hash="0x" + proof.transaction_hash.hex(),
         settlement_id="0x" + proof.reference.hex(),
-        fee=_Amount(human=human(proof.fee, token.decimals), base=str(proof.fee), bps=fee_bps),
-        net=_Amount(human=human(net, token.decimals), base=str(net)),
+        fee=_Amount(human=human(proof.fee, unit.decimals), base=str(proof.fee), bps=fee_bps),
+        net=_Amount(human=human(net, unit.decimals), base=str(net)),
         timestamp=now,
     )
-    return _encode(replace(reply, **_parties(request, payment)))
+    return _encode(replace(reply, **_parties(request, payment, unit)))
 
 
 def signature_valid(request: SignedRequest, signer: bytes) -> bytes:
@@ -215,38 +229,17 @@ def signature_words(refusal: Refusal, request: SignedRequest) -> str:
     return _WORDS[refusal.reason].format(found=refusal.found, network=request.network)
 
 
-def _parties(request: JejuRequest, payment: JejuPayment) -> dict[str, object]:
-    token = _token(request, payment)
+def _parties(request: JejuRequest, payment: JejuPayment, unit: Unit) -> dict[str, object]:
     return {
         "payer": checksum(payment.payer),
         "recipient": request.header["payTo"],
         "amount": _Amount(
-            human=human(payment.amount, token.decimals),
+            human=human(payment.amount, unit.decimals),
             base=str(payment.amount),
-            symbol=token.symbol,
-            decimals=token.decimals,
+            symbol=unit.symbol,
+            decimals=unit.decimals,
         ),
     }
-
-
-class _Unit(Struct, frozen=True):
-    symbol: str
-    decimals: int
-
-
-_UNKNOWN_TOKEN = _Unit("TOKEN", 18)
-
-
-def _token(request: JejuRequest, payment: JejuPayment) -> _Unit:
-    served = request.served
-    if served is None:
-        return _UNKNOWN_TOKEN
-    for token in served.tokens:
-        if token.address == payment.asset:
-            return _Unit(token.symbol, token.decimals)
-    if payment.asset == ZERO_ADDRESS:
-        return _Unit(served.network.native_symbol, served.network.native_decimals)
-    return _UNKNOWN_TOKEN
 
 
 def human(amount: int, decimals: int) -> str:

@@ -60,7 +60,7 @@ async def index(request: Request) -> Response:
     status, code = "healthy", 200
     if config.is_production and primary.config.contract is None:
         status, code = "unhealthy", 503
-    elif not await primary.reachability.look():
+    elif not await primary.reachable.look():
         status = "degraded"
     contract = primary.config.contract
     description = {
@@ -94,11 +94,7 @@ async def ready(request: Request) -> Response:
     service = service_of(request)
     primary = service.networks[service.config.primary_network]
     wallet, contract = bool(service.signers), primary.config.contract is not None
-    journal, rpc = True, await primary.reachability.look()
-    try:
-        await service.store.ping()
-    except StoreError:
-        journal = False
+    journal, rpc = await service.writable.look(), await primary.reachable.look()
     now = service.clock()
     if wallet and contract and journal:
         return json_reply({"status": "ready", "rpc": rpc, "timestamp": now})
@@ -232,9 +228,8 @@ def _token(address: bytes, symbol: str, decimals: int, name: str) -> dict[str, o
 async def metrics(request: Request) -> Response:
     """GET /metrics: Prometheus text."""
     service = service_of(request)
-    chain_id = service.config.primary.network.chain_id
     try:
-        counts = await service.store.counts(chain_id)
+        counts = await service.counts.look()
     except StoreError:
         return json_reply({"error": "Settlement journal unavailable"}, 503, RETRY_AFTER)
     uptime = (service.clock() - service.started_at) // 1000

@@ -5,6 +5,7 @@ from starlette.types import Receive
 
 from facilitator.dialects import jeju_replies as replies
 from facilitator.dialects.jeju import JejuRequest, Malformed
+from facilitator.networks import Unit
 from facilitator.node import ChainUnavailable
 from facilitator.payments import Reason, Refusal
 from facilitator.routes.replying import reply
@@ -68,7 +69,7 @@ async def settle(
     else:
         assert not isinstance(repeated, Refusal)
         payment, told = await _outcome(service, decoded, repeated, receive)
-    body = told.body or _encode(service, decoded, payment, told)
+    body = told.body or await _encode(service, decoded, payment, told)
     if told.proof is not None:
         return reply(body)
     return refuse(body, told.refusal or _PENDING, told.retry_after)
@@ -127,20 +128,39 @@ async def _outcome(
     return payment, await outcome(served.settler, order, receive)
 
 
-def _encode(
+async def _encode(
     service: Service, decoded: JejuRequest, payment: JejuPayment | None, told: SettleReply
 ) -> bytes:
+    unit = None if payment is None else await _unit(service, decoded, payment, told)
     now = service.clock()
     if told.proof is not None and payment is not None:
         fee_bps = _fee_bps(payment.amount, told.proof.fee, service.config.protocol_fee_bps)
-        return replies.settled(decoded, payment, told.proof, fee_bps, now)
+        return replies.settled(decoded, payment, told.proof, now, fee_bps=fee_bps, unit=unit)
     return replies.not_settled(
         decoded,
         told.refusal or _PENDING,
         now,
         payment=payment,
+        unit=unit,
         transaction_hash=told.transaction_hash,
     )
+
+
+# What is only said of a payment in a token that the contract takes.
+_ASSET_TAKEN = frozenset({Reason.INSUFFICIENT_BALANCE, Reason.INSUFFICIENT_ALLOWANCE})
+
+
+async def _unit(
+    service: Service, decoded: JejuRequest, payment: JejuPayment, told: SettleReply
+) -> Unit | None:
+    """What the payment's amount is written in. Tokens that the contract does not take are not
+    asked: they would be asked by whoever likes.
+    """
+    tokens = service.networks[decoded.quote.network].tokens
+    taken = told.refusal is not None and told.refusal.reason in _ASSET_TAKEN
+    if taken or told.transaction_hash is not None:
+        return await tokens.unit(payment.asset)
+    return tokens.recall(payment.asset)
 
 
 def _unserved(service: Service, decoded: JejuRequest) -> Refusal:

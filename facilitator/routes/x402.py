@@ -61,7 +61,7 @@ async def settle(
     else:
         assert not isinstance(repeated, Refusal)
         told = await _outcome(service, decoded, repeated, receive)
-    body = told.body or _encode(decoded, told)
+    body = told.body or await _encode(decoded, told)
     if told.proof is not None:
         return reply(body)
     return refuse(body, told.refusal or _PENDING, told.retry_after)
@@ -97,7 +97,7 @@ async def _outcome(
     return await outcome(served.settler, order, receive)
 
 
-def _encode(decoded: X402Request | Unserved, told: SettleReply) -> bytes:
+async def _encode(decoded: X402Request | Unserved, told: SettleReply) -> bytes:
     if told.proof is not None:
         return replies.settled(decoded, told.proof.transaction_hash, told.settlement_id, told.state)
     return replies.not_settled(
