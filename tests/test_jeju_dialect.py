@@ -2,7 +2,6 @@
 
 import base64
 import json
-import random
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -13,19 +12,16 @@ import pytest
 from facilitator.devnet import Devnet, DevnetOptions
 from tests.chain import (
     approve,
-    devnet_authorization,
     devnet_payment,
     settle_call,
-    settled_logs,
 )
+from tests.jeju import OTHER, UNREADABLE, asked, now, refusal, verify_at, without
 from tests.service import Service, environment, launch, request, serve
 from tests.signing import encode_header
 
 pytestmark = pytest.mark.anyio
 
 ORDER = 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFEBAAEDCE6AF48A03BBFD25E8CD0364141
-OTHER = "0x" + "11" * 20
-UNREADABLE = "Invalid payment header encoding"
 
 
 @pytest.fixture(scope="module")
@@ -45,41 +41,29 @@ async def service(
         yield running
 
 
-def now() -> int:
-    return int(time.time())
-
-
-async def refusal(service: Service, header: dict[str, Any], **changes: Any) -> str:
-    """The words of /verify, which must be those of /settle as well."""
-    verified = await service.verify(header, **changes)
-    settled = await service.settle(header, **changes)
-    assert verified["isValid"] is False
-    assert (verified["payer"], verified["amount"]) == (None, None)
-    assert settled["success"] is False
-    assert (settled["settlementId"], settled["fee"], settled["net"]) == (None, None, None)
-    assert settled["error"] == verified["invalidReason"]
-    words: str = settled["error"]
-    return words
-
-
 # --- section 2: the checks and their words, in their order
 
 
 async def test_a_timestamp_may_be_60_seconds_ahead(devnet: Devnet, service: Service) -> None:
-    ahead = devnet_payment(devnet, timestamp=now() + 62)
-    assert await refusal(service, ahead) == "Payment timestamp is in the future"
-    assert (await service.verify(devnet_payment(devnet, timestamp=now() + 60)))["isValid"]
+    """To the second, for both endpoints."""
+    for seconds, words in ((60, None), (61, "Payment timestamp is in the future")):
+        _, verified = await verify_at(devnet, service, "/verify", -seconds)
+        assert verified["invalidReason"] == words
+        _, settled = await verify_at(devnet, service, "/settle", -seconds)
+        assert settled["error"] == words
 
 
 async def test_a_payment_expires_after_300_seconds(devnet: Devnet, service: Service) -> None:
-    """/verify goes by the limit itself, /settle leaves itself the time to have it mined."""
-    old = devnet_payment(devnet, timestamp=now() - 302)
-    words = (await service.verify(old))["invalidReason"]
-    assert words in ("Payment expired (302s > 300s)", "Payment expired (303s > 300s)")
-    edge = devnet_payment(devnet, timestamp=now() - 298)
-    assert (await service.verify(edge))["isValid"]
-    late = await service.settle(edge)
-    assert late["error"] in ("Payment expired (298s > 294s)", "Payment expired (299s > 294s)")
+    """To the second: /verify goes by the limit itself, /settle leaves itself the time to have the
+    payment mined.
+    """
+    assert (await verify_at(devnet, service, "/verify", 300))[1]["isValid"] is True
+    _, verified = await verify_at(devnet, service, "/verify", 301)
+    assert verified["invalidReason"] == "Payment expired (301s > 300s)"
+    _, settled = await verify_at(devnet, service, "/settle", 300)
+    assert settled["error"] == "Payment expired (300s > 294s)"
+    _, settled = await verify_at(devnet, service, "/settle", 301)
+    assert settled["error"] in ("Payment expired (301s > 300s)", "Payment expired (301s > 294s)")
 
 
 async def test_an_unknown_network_is_named(devnet: Devnet, service: Service) -> None:
@@ -283,7 +267,11 @@ async def test_the_first_refusal_in_the_order_of_checks_is_told(
     wrong: dict[str, Any] = {"resource": "/other", "maxAmountRequired": "5"}
     header = {**devnet_payment(devnet, payer=poor), "payer": OTHER}
     old = {**devnet_payment(devnet, payer=poor, timestamp=now() - 999), "payer": OTHER}
-    assert (await refusal(service, old, network="x", **wrong)).startswith("Payment expired")
+    # not by `refusal`: the age may change from one request to the next
+    verified = await service.verify(old, network="x", **wrong)
+    assert verified["invalidReason"].startswith("Payment expired")
+    settled = await service.settle(old, network="x", **wrong)
+    assert settled["error"].startswith("Payment expired")
     assert (await refusal(service, header, network="x", **wrong)).startswith("Unsupported network")
     assert (await refusal(service, header, **wrong)).startswith("Invalid signature")
     good = devnet_payment(devnet, payer=poor)
@@ -357,10 +345,6 @@ async def test_gasless_wants_its_authorization(devnet: Devnet, service: Service)
     body = request(devnet_payment(devnet))
     status, reply = await service.post("/settle/gasless", body)
     assert (status, reply["error"]) == (400, "Missing authParams for EIP-3009")
-    for wrong in ("x", {"validAfter": "0"}, {**devnet_authorization(devnet), "authNonce": "0x12"}):
-        status, reply = await service.post("/settle/gasless", {**body, "authParams": wrong})
-        assert reply["success"] is False
-        assert status in (200, 400)
 
 
 async def test_a_large_body_is_413_and_shaped_like_every_reply(service: Service) -> None:
@@ -435,21 +419,6 @@ async def test_every_member_of_a_header_is_required_and_typed(
     assert await refusal(service, without(header, member), **asked(header)) == UNREADABLE
 
 
-def without(header: dict[str, Any], member: str) -> "dict[str, Any]":
-    """A header that lacks a member; what the seller asks for is read from the whole one."""
-
-    class Lacking(dict[str, Any]):
-        def __missing__(self, _: str) -> str:
-            return "x"
-
-    return Lacking({name: value for name, value in header.items() if name != member})
-
-
-def asked(header: dict[str, Any]) -> dict[str, Any]:
-    requirements: dict[str, Any] = request(header)["paymentRequirements"]
-    return requirements
-
-
 @pytest.mark.parametrize("member", ["asset", "payTo", "payer"])
 @pytest.mark.parametrize("form", ["0X{}", "{}", "0x{}0", "0x{}\n", "0x {}"])
 async def test_addresses_are_read_strictly(
@@ -461,33 +430,6 @@ async def test_addresses_are_read_strictly(
     assert await refusal(service, spelt, **asked(header)) == UNREADABLE
     swapped = {**header, member: "0x" + digits.swapcase()}
     assert await refusal(service, swapped, **asked(header)) == UNREADABLE
-
-
-async def test_a_thousand_malformed_requests_leave_no_5xx_and_no_money_moved(
-    devnet: Devnet, service: Service
-) -> None:
-    """Seeded mutations of a good request, byte by byte and member by member."""
-    rng = random.Random(402)  # noqa: S311 - a seed, so that a failure can be repeated
-    logs = len(await settled_logs(devnet))
-    good = request(devnet_payment(devnet, amount=10**15))
-    text = json.dumps(good).encode()
-    values: list[object] = [None, "", 0, -1, 1.5, True, [], {}, "x" * 5000, "\u0000", "ÿ", 10**80]
-    for _ in range(1000):
-        if rng.random() < 0.5:
-            spot = rng.randrange(len(text))
-            body = text[:spot] + rng.randbytes(rng.randrange(4)) + text[spot + rng.randrange(9) :]
-        else:
-            changed = json.loads(text)
-            target = rng.choice([changed, changed["paymentRequirements"]])
-            target[rng.choice(list(target))] = rng.choice(values)
-            body = json.dumps(changed).encode()
-        path = rng.choice(["/verify", "/settle", "/settle/gasless"])
-        async with service.session.post(service.url + path, data=body) as response:
-            reply = await response.json()
-            assert response.status in (200, 400), (body, reply)
-            assert reply.get("isValid", reply.get("success")) is False, body
-    assert len(await settled_logs(devnet)) == logs
-    assert not service.logged("unhandled_error")
 
 
 # --- section 4: the rest
