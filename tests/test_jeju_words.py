@@ -47,8 +47,9 @@ async def test_the_first_thing_missing_is_told(chain: Devnet, service: Service) 
 
 async def test_an_empty_authorization_is_missing(chain: Devnet, service: Service) -> None:
     body = request(devnet_payment(chain))
-    for wrong in ("x", [], {}, 0, True):
-        status, reply = await service.post("/settle/gasless", {**body, "authParams": wrong})
+    wrong: tuple[object, ...] = ("x", [], {}, 0, True)
+    for value in wrong:
+        status, reply = await service.post("/settle/gasless", {**body, "authParams": value})
         assert (status, reply["error"]) == (400, "Missing authParams for EIP-3009")
 
 
@@ -108,7 +109,7 @@ async def test_the_times_of_an_authorization_may_be_numbers(
     ],
 )
 async def test_an_authorization_out_of_its_time_is_the_payments_time(
-    chain: Devnet, service: Service, times: dict[str, int], words: str
+    chain: Devnet, service: Service, times: dict[str, Any], words: str
 ) -> None:
     body = {
         **request(devnet_payment(chain)),
