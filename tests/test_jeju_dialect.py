@@ -1,10 +1,9 @@
-"""The Jeju dialect against the running service: every word and status of /verify and /settle."""
+"""The Jeju dialect against the running service: the checks with their words, and their order."""
 
 import base64
 import json
 import time
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,8 +15,7 @@ from tests.chain import (
     settle_call,
 )
 from tests.jeju import OTHER, UNREADABLE, now, refusal, verify_at
-from tests.service import Service, environment, launch, request, serve
-from tests.signing import encode_header
+from tests.service import Service, request, serve
 
 pytestmark = pytest.mark.anyio
 
@@ -41,7 +39,7 @@ async def service(
         yield running
 
 
-# --- section 2: the checks and their words, in their order
+# --- the checks and their words, in their order
 
 
 async def test_a_timestamp_may_be_60_seconds_ahead(devnet: Devnet, service: Service) -> None:
@@ -210,6 +208,16 @@ async def test_what_the_chain_says_has_its_words(devnet: Devnet, service: Servic
     assert await refusal(service, hesitant) == "Insufficient allowance: 0 < 1000000"
 
 
+@pytest.mark.parametrize("member", ["nonce", "resource"])
+async def test_a_text_that_no_signer_would_pay_gas_for_is_refused(
+    devnet: Devnet, service: Service, member: str
+) -> None:
+    """Not called an outage: the same request would never settle."""
+    long: dict[str, Any] = {member: "z" * 20_000}
+    header = devnet_payment(devnet, **long)
+    assert await refusal(service, header) == "Transaction reverted"
+
+
 async def test_a_used_nonce_is_used_for_ever(devnet: Devnet, service: Service) -> None:
     """Settled here or by somebody else, asked with this payment or another."""
     header = devnet_payment(devnet)
@@ -247,7 +255,7 @@ async def test_the_first_refusal_in_the_order_of_checks_is_told(
     assert (await refusal(service, good)).startswith("Insufficient allowance")
 
 
-# --- section 3: bodies
+# --- bodies
 
 
 BODIES: list[tuple[bytes, str]] = [
@@ -313,14 +321,6 @@ async def test_gasless_wants_its_authorization(devnet: Devnet, service: Service)
     assert (status, reply["error"]) == (400, "Missing authParams for EIP-3009")
 
 
-async def test_a_large_body_is_413_and_shaped_like_every_reply(service: Service) -> None:
-    for path in ("/verify", "/settle"):
-        async with service.session.post(service.url + path, data=b" " * 65_537) as response:
-            reply = await response.json()
-            assert response.status == 413
-            assert reply.get("isValid", reply.get("success")) is False
-
-
 # --- headers
 
 
@@ -341,143 +341,3 @@ async def test_everything_else_about_a_header_is_read_strictly(
         body = {**request(header), "paymentHeader": value}
         status, reply = await service.post("/verify", body)
         assert (status, reply["invalidReason"]) == (200, UNREADABLE), value
-
-
-# --- section 4: the rest
-
-
-async def test_the_get_endpoints(devnet: Devnet, service: Service) -> None:
-    status, root = await service.get("/")
-    assert status == 200
-    assert root == {
-        "service": "Jeju x402 Facilitator",
-        "version": root["version"],
-        "status": "healthy",
-        "mode": "development",
-        "chainId": 420691,
-        "network": "jeju",
-        "facilitatorAddress": service.logged("started")[0]["contract"],
-        "endpoints": {
-            "verify": "POST /verify",
-            "settle": "POST /settle",
-            "supported": "GET /supported",
-            "stats": "GET /stats",
-        },
-        "timestamp": root["timestamp"],
-    }
-    assert (await service.get("/health"))[1]["status"] == "ok"
-    status, ready = await service.get("/ready")
-    assert (status, ready["status"]) == (200, "ready")
-    supported = (await service.get("/supported"))[1]
-    assert {"x402Version": 1, "scheme": "exact", "network": "jeju"} in supported["kinds"]
-    assert len(supported["kinds"]) == 12
-    assert supported["facilitator"] == {
-        "name": "Jeju x402 Facilitator",
-        "version": root["version"],
-        "url": None,
-    }
-
-
-async def test_production_serves_only_what_can_settle(devnet: Devnet, tmp_path: Path) -> None:
-    """Without a contract, / is unhealthy."""
-    async with serve(devnet, tmp_path, FACILITATOR_ENV="production") as service:
-        assert (await service.get("/"))[1]["mode"] == "production"
-        kinds = (await service.get("/supported"))[1]["kinds"]
-        assert {kind["network"] for kind in kinds} == {"jeju"}
-    bare = environment(devnet, tmp_path, FACILITATOR_ENV="production")
-    del bare["X402_FACILITATOR_ADDRESS"]
-    async with launch(bare) as launched:
-        service = await launched.started()
-        status, root = await service.get("/")
-        assert (status, root["status"], root["facilitatorAddress"]) == (503, "unhealthy", None)
-
-
-async def test_a_signature_alone_can_be_checked(devnet: Devnet, service: Service) -> None:
-    """Neither time nor terms nor chain: only who signed, on the chain of the body's network."""
-    header = devnet_payment(devnet, timestamp=now() - 9999)
-    text = encode_header(header)
-    status, reply = await service.post("/verify/signature", {"paymentHeader": text})
-    assert (status, reply) == (
-        200,
-        {
-            "valid": True,
-            "signer": header["payer"],
-            "payment": {
-                "amount": "1000000",
-                "recipient": header["payTo"],
-                "token": header["asset"],
-                "resource": header["resource"],
-                "network": "jeju",
-            },
-        },
-    )
-    body = {"paymentHeader": text, "network": "base"}
-    status, reply = await service.post("/verify/signature", body)
-    assert (status, reply["valid"]) == (200, False)
-    assert reply["error"].startswith("Invalid signature: signed by ")
-    body = {"paymentHeader": text, "network": "solana"}
-    status, reply = await service.post("/verify/signature", body)
-    assert (status, reply) == (200, {"valid": False, "error": "Unsupported network: solana"})
-    for wrong, words in (
-        ({}, "Missing paymentHeader"),
-        ({"paymentHeader": "x"}, UNREADABLE),
-        ([], "Invalid JSON request body"),
-    ):
-        status, reply = await service.post("/verify/signature", wrong)
-        assert (status, reply) == (400, {"valid": False, "error": words})
-
-
-async def test_stats_are_the_contracts(devnet: Devnet, tmp_path: Path) -> None:
-    async with serve(devnet, tmp_path) as service:
-        before = (await service.get("/stats"))[1]
-        assert (await service.settle(devnet_payment(devnet)))["success"]
-        after = (await service.get("/stats"))[1]
-    assert int(after["totalSettlements"]) == int(before["totalSettlements"]) + 1
-    assert int(after["totalVolumeUSD"]) == int(before["totalVolumeUSD"]) + 10**18
-    assert after["protocolFeeBps"] == 50
-    assert after["feeRecipient"] == "0xa0Ee7A142d267C1f36714E4a8F75612F20a79720"
-    assert after["supportedTokens"] == ["0x0165878A594ca255338adfa4d48449f69242Eb8F"]
-    assert after["uptime"] >= 0
-
-
-async def test_networks_and_tokens_are_told(service: Service) -> None:
-    networks = (await service.get("/supported/networks"))[1]["networks"]
-    jeju = {network["network"]: network for network in networks}["jeju"]
-    assert jeju == {
-        "network": "jeju",
-        "chainId": 420691,
-        "name": "Jeju",
-        "usdc": "0x0165878A594ca255338adfa4d48449f69242Eb8F",
-        "facilitator": service.logged("started")[0]["contract"],
-        "blockExplorer": None,
-    }
-    ether = {"address": "0x" + "0" * 40, "symbol": "ETH", "decimals": 18, "name": "Ether"}
-    tokens = (await service.get("/supported/tokens/jeju"))[1]
-    assert [token["symbol"] for token in tokens["tokens"]] == ["USDC", "ETH"]
-    assert tokens["tokens"][1] == ether
-    assert (await service.get("/supported/tokens/jeju-testnet"))[1]["tokens"] == [ether]
-    status, reply = await service.get("/supported/tokens/Jeju")
-    assert (status, reply) == (400, {"error": "Unsupported network: Jeju"})
-
-
-async def test_metrics_keep_the_names_of_existing_dashboards(service: Service) -> None:
-    async with service.session.get(service.url + "/metrics") as response:
-        text = await response.text()
-        assert response.headers["Content-Type"].startswith("text/plain; version=0.0.4")
-    for name in (
-        *("uptime_seconds", "nonce_cache_total", "nonce_cache_pending", "nonce_cache_used"),
-        *("chain_id", "protocol_fee_bps", "environment"),
-    ):
-        assert f'facilitator_{name}{{network="jeju"}} ' in text
-    assert 'facilitator_chain_id{network="jeju"} 420691.0' in text
-    assert 'http_requests_total{method="POST",status="200"}' in text
-
-
-@pytest.mark.parametrize("member", ["nonce", "resource"])
-async def test_a_text_that_no_signer_would_pay_gas_for_is_refused(
-    devnet: Devnet, service: Service, member: str
-) -> None:
-    """Not called an outage: the same request would never settle."""
-    long: dict[str, Any] = {member: "z" * 20_000}
-    header = devnet_payment(devnet, **long)
-    assert await refusal(service, header) == "Transaction reverted"
