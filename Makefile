@@ -25,7 +25,7 @@ test: setup ## run every test, on real chains and real sockets
 	@$(BIN)/python -m pytest
 
 .PHONY: coverage
-coverage: setup ## run every test and show which lines none of them reaches
+coverage: setup ## run every test, show what none of them reaches, and hold the gate of 95 %
 	@$(BIN)/coverage erase
 	@$(BIN)/coverage run -m pytest
 	@$(BIN)/coverage combine --quiet

@@ -8,6 +8,8 @@ import pytest
 from facilitator.devnet import Devnet, DevnetOptions
 from facilitator.store import Store
 from facilitator.store.sqlite import SQLiteStore
+from tests.chain import approve
+from tests.service import Service, serve
 
 
 @pytest.fixture(scope="session")
@@ -26,6 +28,25 @@ async def devnet(devnet_options: DevnetOptions) -> AsyncIterator[Devnet]:
     """A chain of this test's own: it starts in a tenth of a second, so none is shared."""
     async with Devnet.start(devnet_options) as chain:
         yield chain
+
+
+@pytest.fixture(scope="module")
+async def chain() -> AsyncIterator[Devnet]:
+    """One chain for a module whose tests do not depend on what another one did. It mines on demand,
+    and the payer has approved the contract.
+    """
+    async with Devnet.start(DevnetOptions(port=0, block_time=None)) as devnet:
+        await approve(devnet)
+        yield devnet
+
+
+@pytest.fixture(scope="module")
+async def service(
+    chain: Devnet, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[Service]:
+    """The service on `chain`, one process for a module."""
+    async with serve(chain, tmp_path_factory.mktemp("journal")) as running:
+        yield running
 
 
 @pytest.fixture
