@@ -44,22 +44,23 @@ async def run(_: argparse.Namespace) -> int:
     _keep_secrets(config)
     configure_logging(config.log_format, config.log_level)
     try:
-        listener = _listen(config.host, config.port)
+        listener = listen(config.host, config.port)
     except OSError as error:
         where = f"{config.host}:{config.port}"
         print(f"error: cannot listen on {where}: {error.strerror}", file=sys.stderr)
         return 1
     config = replace(config, port=listener.getsockname()[1])
-    server = _server_config(config, listener.detach())  # Hypercorn closes it
+    server = server_config(config, listener.detach())  # Hypercorn closes it
     app = cast(ASGIFramework, create_app(config))
     try:
-        await serve(app, server, shutdown_trigger=_stop_signal)
+        await serve(app, server, shutdown_trigger=stop_signal)
     except LifespanFailureError:
         return 1  # the application has logged why
     return 0
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def listen(host: str, port: int) -> socket.socket:
+    """A bound socket; port 0 takes a free one. Raises OSError."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     try:
@@ -71,7 +72,8 @@ def _listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-def _server_config(config: Config, listener: int) -> ServerConfig:
+def server_config(config: Config, listener: int) -> ServerConfig:
+    """How Hypercorn serves; `listener` is the descriptor of a bound socket."""
     server = ServerConfig()
     server.bind = [f"fd://{listener}"]
     server.backlog = BACKLOG
@@ -85,7 +87,7 @@ def _server_config(config: Config, listener: int) -> ServerConfig:
     return server
 
 
-async def _stop_signal() -> None:
+async def stop_signal() -> None:
     """Return at the first SIGTERM or SIGINT; from then on they end the process as usual."""
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
