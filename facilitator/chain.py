@@ -72,11 +72,18 @@ class Chain:
         reverts answers nothing.
         """
         tag = "latest" if block is None else hex(block)
-        return tuple(await asyncio.gather(*(self._read_one(call, tag) for call in calls)))
+        answers = await self._try_all("eth_call", [(_call_object(call), tag) for call in calls])
+        return tuple(_returned(answer) for answer in answers)
 
-    async def _read_one(self, call: Call, tag: str) -> bytes:
-        answer = await self._try("eth_call", _call_object(call), tag)
-        return b"" if isinstance(answer, Reverted) else parse_data(answer)
+    async def read_and_simulate(
+        self, calls: Sequence[Call], call: Call, sender: bytes
+    ) -> tuple[tuple[bytes, ...], Reverted | None]:
+        """What `read` and `simulate` answer, at the latest block."""
+        asked = [(_call_object(each), "latest") for each in calls]
+        asked.append((_call_object(call, sender), "latest"))
+        *read, simulated = await self._try_all("eth_call", asked)
+        reverted = simulated if isinstance(simulated, Reverted) else None
+        return tuple(_returned(answer) for answer in read), reverted
 
     async def simulate(self, call: Call, sender: bytes) -> Reverted | None:
         """Run `call` on top of the latest block, as `sender` would send it."""
@@ -189,17 +196,39 @@ class Chain:
         try:
             return await self._rpc.call(method, *params)
         except RPCError as error:
-            if classify(error) is not NodeFault.REVERTED:
-                raise ChainUnavailable(f"{method}: {error}") from None
-            return Reverted(revert_data(error))
+            return _reverted(method, error)
         except TransportError as error:
             raise ChainUnavailable(f"{method}: {error}", error.retry_after) from None
+
+    async def _try_all(
+        self, method: str, calls: Sequence[tuple[object, ...]]
+    ) -> list[JSON | Reverted]:
+        """The same, several times."""
+        try:
+            answers = await self._rpc.call_all(method, calls)
+        except TransportError as error:
+            raise ChainUnavailable(f"{method}: {error}", error.retry_after) from None
+        return [
+            _reverted(method, answer) if isinstance(answer, RPCError) else answer
+            for answer in answers
+        ]
 
     async def _ask(self, method: str, *params: object) -> JSON:
         answer = await self._try(method, *params)
         if isinstance(answer, Reverted):
             raise ChainUnavailable(f"{method}: refused")
         return answer
+
+
+def _reverted(method: str, error: RPCError) -> Reverted:
+    """What a node's error says about the call; ChainUnavailable where it is about the node."""
+    if classify(error) is not NodeFault.REVERTED:
+        raise ChainUnavailable(f"{method}: {error}") from None
+    return Reverted(revert_data(error))
+
+
+def _returned(answer: JSON | Reverted) -> bytes:
+    return b"" if isinstance(answer, Reverted) else parse_data(answer)
 
 
 def _call_object(call: Call, sender: bytes | None = None) -> dict[str, str]:

@@ -1,6 +1,5 @@
 """Would this payment settle? The checks of one network, those that ask nobody first."""
 
-import asyncio
 from collections.abc import Callable
 
 from msgspec.structs import replace
@@ -81,9 +80,8 @@ class Verifier:
         if self._contract is None:
             return None
         call = jeju.settlement_call(payment)
-        answers, reverted = await asyncio.gather(
-            self._chain.read(jeju.fact_calls(payment)),
-            self._chain.simulate(call, self._sender or bytes(20)),
+        answers, reverted = await self._chain.read_and_simulate(
+            jeju.fact_calls(payment), call, self._sender or bytes(20)
         )
         refusal = check_facts(payment, jeju.read_facts(payment, answers))
         if refusal is None and reverted is not None:
