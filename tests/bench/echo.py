@@ -16,7 +16,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from facilitator.config import load_config
-from facilitator.server import listen, server_config, stop_signal
+from facilitator.server import listen, server_config, spare_the_collector, stop_signal
 
 
 async def main(size: int) -> None:
@@ -31,6 +31,7 @@ async def main(size: int) -> None:
     host, port = listener.getsockname()
     server = server_config(config, listener.detach())
     app = Starlette(routes=[Route("/verify", echo, methods=["POST"])])
+    spare_the_collector()
     started = {"event": "started", "listening": f"{host}:{port}"}
     print(json.dumps(started), file=sys.stderr, flush=True)
     await serve(cast(ASGIFramework, app), server, shutdown_trigger=stop_signal)
