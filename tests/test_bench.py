@@ -3,11 +3,17 @@
 import asyncio
 import json
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from facilitator.devnet import Devnet
+from tests.bench.bodies import Expected, payments
+from tests.bench.load import run_load
+from tests.bench.processes import BenchFailed, serve
 from tests.bench.report import Report, Settlement, Spread, Verification, markdown
+from tests.service import environment
 
 pytestmark = pytest.mark.anyio
 
@@ -50,6 +56,28 @@ async def test_bad_options_are_a_usage_error() -> None:
     _, said = await process.communicate()
     assert process.returncode == 2
     assert b"above 0" in said
+
+
+@pytest.mark.parametrize(
+    ("path", "check"),
+    [
+        pytest.param("/verify", "valid", id="other words"),
+        pytest.param("/settle", "echo", id="another status"),
+    ],
+)
+async def test_a_reply_that_is_wrong_fails_the_run(
+    devnet: Devnet, tmp_path: Path, path: str, check: str
+) -> None:
+    """The bare application stands in for a service that answers wrongly."""
+    variables = environment(devnet, tmp_path)
+    log = tmp_path / "log"
+    async with serve("tests.bench.echo", "100", environment=variables, log=log) as server:
+        bodies = payments(devnet, 8)
+        right = await run_load(server, "/verify", bodies, Expected(devnet).echo, connections=2)
+        assert right.requests == 8
+        assert right.cpu_ns > 0
+        with pytest.raises(BenchFailed):
+            await run_load(server, path, bodies, getattr(Expected(devnet), check), connections=2)
 
 
 def test_the_tables_are_markdown_with_a_row_for_every_figure() -> None:

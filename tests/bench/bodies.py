@@ -16,7 +16,7 @@ AMOUNT = 1_000_000  # atomic units of USDC: 1 USDC
 RESOURCE = "/api/report"
 OTHER_RESOURCE = "/api/repory"  # as long as the other
 _encode = msgspec.json.Encoder().encode
-_decode = msgspec.json.Decoder(dict[str, Any]).decode
+_decoder = msgspec.json.Decoder(dict[str, Any])
 
 
 def payments(devnet: Devnet, count: int, *, asked: str = RESOURCE) -> list[bytes]:
@@ -73,6 +73,13 @@ class Expected:
 def transaction_hash(reply: bytes) -> str:
     """The transaction that a reply of /settle names."""
     return str(_decode(reply)["txHash"])
+
+
+def _decode(reply: bytes) -> dict[str, Any]:
+    try:
+        return _decoder.decode(reply)
+    except msgspec.MsgspecError:
+        raise BenchFailed(f"not a JSON object: {reply!r}") from None
 
 
 def _expect(told: Mapping[str, Any], **members: object) -> None:
