@@ -20,6 +20,10 @@ setup: $(VENV) $(TOOLS) ## install what is locked: Python packages in .venv, anv
 demo: $(VENV) ## verify and settle payments on a chain of their own, and tell the story
 	@$(BIN)/python -m facilitator.demo
 
+.PHONY: bench
+bench: setup ## measure what a request costs, against a bare echo, on a chain of its own
+	@$(BIN)/python -m tests.bench
+
 .PHONY: test
 test: setup ## run every test, on real chains and real sockets
 	@$(BIN)/python -m pytest

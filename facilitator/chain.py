@@ -72,13 +72,18 @@ class Chain:
         number is given; a function that reverts answers nothing.
         """
         tag = "latest" if block is None else hex(block)
-        return tuple(await asyncio.gather(*(self._read_one(each, tag) for each in reads)))
+        answers = await self._try_all([_question(each, tag) for each in reads])
+        return tuple(_returned(*each) for each in zip(reads, answers, strict=True))
 
-    async def _read_one(self, read: Read, tag: str) -> bytes:
-        if isinstance(read, CodeOf):
-            return parse_data(await self._ask("eth_getCode", to_hex(read.address), tag))
-        answer = await self._try("eth_call", _call_object(read, READ_GAS), tag)
-        return b"" if isinstance(answer, Reverted) else parse_data(answer)
+    async def read_and_simulate(
+        self, reads: Sequence[Read], call: Call, sender: bytes, gas_cap: int
+    ) -> tuple[tuple[bytes, ...], Reverted | None]:
+        """What `read` and `simulate` answer, at the latest block."""
+        asked = [_question(each, "latest") for each in reads]
+        asked.append(("eth_call", (_call_object(call, gas_cap, sender), "latest")))
+        *read, simulated = await self._try_all(asked)
+        reverted = simulated if isinstance(simulated, Reverted) else None
+        return tuple(_returned(*each) for each in zip(reads, read, strict=True)), reverted
 
     async def simulate(self, call: Call, sender: bytes, gas_cap: int) -> Reverted | None:
         """Run `call` on top of the latest block, as `sender` would send it."""
@@ -195,17 +200,49 @@ class Chain:
         try:
             return await self._rpc.call(method, *params)
         except RPCError as error:
-            if classify(error) is not NodeFault.REVERTED:
-                raise ChainUnavailable(f"{method}: {error}") from None
-            return Reverted(revert_data(error))
+            return _reverted(method, error)
         except TransportError as error:
             raise ChainUnavailable(f"{method}: {error}", error.retry_after) from None
+
+    async def _try_all(
+        self, calls: Sequence[tuple[str, tuple[object, ...]]]
+    ) -> list[JSON | Reverted]:
+        """The same, several times."""
+        try:
+            answers = await self._rpc.call_all(calls)
+        except TransportError as error:
+            raise ChainUnavailable(str(error), error.retry_after) from None
+        return [
+            _reverted(method, answer) if isinstance(answer, RPCError) else answer
+            for (method, _), answer in zip(calls, answers, strict=True)
+        ]
 
     async def _ask(self, method: str, *params: object) -> JSON:
         answer = await self._try(method, *params)
         if isinstance(answer, Reverted):
             raise ChainUnavailable(f"{method}: refused")
         return answer
+
+
+def _reverted(method: str, error: RPCError) -> Reverted:
+    """What a node's error says about the call; ChainUnavailable where it is about the node."""
+    if classify(error) is not NodeFault.REVERTED:
+        raise ChainUnavailable(f"{method}: {error}") from None
+    return Reverted(revert_data(error))
+
+
+def _question(read: Read, tag: str) -> tuple[str, tuple[object, ...]]:
+    if isinstance(read, CodeOf):
+        return "eth_getCode", (to_hex(read.address), tag)
+    return "eth_call", (_call_object(read, READ_GAS), tag)
+
+
+def _returned(read: Read, answer: JSON | Reverted) -> bytes:
+    if not isinstance(answer, Reverted):
+        return parse_data(answer)
+    if isinstance(read, CodeOf):
+        raise ChainUnavailable("eth_getCode: refused")
+    return b""
 
 
 def _call_object(call: Call, gas: int, sender: bytes | None = None) -> dict[str, str]:

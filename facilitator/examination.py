@@ -4,8 +4,6 @@ Facts and a simulation of the very call that settling it would send, in one roun
 simulation fails, one more names the cause.
 """
 
-import asyncio
-
 from msgspec import Struct
 from msgspec.structs import replace
 
@@ -36,8 +34,13 @@ class Examiner:
         """The facts about a payment, at the latest block unless a number is given. One that brings
         its payer's deployment along is told without it where that has happened.
         """
+        answers = await self._chain.read(scheme_of(payment).fact_calls(payment), block)
+        return await self._examined(payment, answers, block)
+
+    async def _examined(
+        self, payment: AnyPayment, answers: tuple[bytes, ...], block: int | None = None
+    ) -> Examined:
         scheme = scheme_of(payment)
-        answers = await self._chain.read(scheme.fact_calls(payment), block)
         facts: Facts = scheme.facts(payment, answers)
         question = scheme.wallet_question(payment, answers)
         if question is None:
@@ -51,7 +54,12 @@ class Examiner:
 
     async def examine(self, payment: AnyPayment, now: int) -> AnyPayment | Refusal:
         """The payment as it would settle, or why it would not; `now` in unix seconds."""
-        examined, reverted = await asyncio.gather(self.look(payment), self.simulate(payment))
+        scheme = scheme_of(payment)
+        call, gas_cap = scheme.settlement_call(payment), scheme.gas_cap(payment)
+        answers, reverted = await self._chain.read_and_simulate(
+            scheme.fact_calls(payment), call, self._sender, gas_cap
+        )
+        examined = await self._examined(payment, answers)
         if examined.facts.refusal is not None:
             return examined.facts.refusal
         if examined.payment != payment:

@@ -9,7 +9,7 @@ appear in no error.
 
 import asyncio
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import aiohttp
 import msgspec
@@ -22,6 +22,8 @@ RESPONSE_LIMIT = 16 * 1024 * 1024  # bytes, after decompression
 PENALTY = 5.0  # seconds for which an endpoint that failed is asked last
 RETRY_AFTER_LIMIT = 60.0  # seconds; a longer Retry-After is not obeyed any longer than this
 MESSAGE_LIMIT = 500  # characters of a node's own error text that we keep
+
+Params = tuple[object, ...]
 
 _HEADERS = {"Content-Type": "application/json", "Accept": "application/json"}
 _URL = re.compile(r"\w+://\S+")
@@ -60,7 +62,7 @@ class TransportError(Exception):
 class _Request(msgspec.Struct):
     id: int
     method: str
-    params: tuple[object, ...]
+    params: Params
     jsonrpc: str = "2.0"
 
 
@@ -131,6 +133,39 @@ class RPC:
 
     async def call(self, method: str, *params: object) -> JSON:
         """The node's `result`; raises RPCError or TransportError."""
+        call = self._enqueue(method, params)
+        try:
+            return await call.future
+        except asyncio.CancelledError:
+            self._abandon(call)
+            raise
+
+    async def call_all(self, calls: Iterable[tuple[str, Params]]) -> list[JSON | RPCError]:
+        """The same for several calls, each a method and its parameters: of each, in order, the
+        result or the error. Raises TransportError where any has neither.
+
+        One caller waits for all: a task for each would cost more than everything else about them.
+        """
+        queued: list[_Call] = []
+        answers: list[JSON | RPCError] = []
+        try:
+            for method, params in calls:
+                queued.append(self._enqueue(method, params))
+            for call in queued:
+                try:
+                    answers.append(await call.future)
+                except RPCError as error:
+                    answers.append(error)
+        except BaseException:
+            for call in queued:
+                if not call.future.cancel() and not call.future.cancelled():
+                    call.future.exception()  # or asyncio would report that nobody asked for it
+                self._abandon(call)
+            raise
+        return answers
+
+    def _enqueue(self, method: str, params: Params) -> _Call:
+        """Have a call leave with the others of this turn."""
         loop = asyncio.get_running_loop()
         self._last_id = number = self._last_id + 1
         # Encoded here, so that parameters that are no JSON fail their own caller and not the batch.
@@ -139,11 +174,7 @@ class RPC:
         if not self._queue:
             loop.call_soon(self._flush, loop)
         self._queue.append(call)
-        try:
-            return await call.future
-        except asyncio.CancelledError:
-            self._abandon(call)
-            raise
+        return call
 
     def _flush(self, loop: asyncio.AbstractEventLoop) -> None:
         calls = [call for call in self._queue if not call.future.done()]

@@ -115,10 +115,16 @@ class Verifier:
         return await self._examiner.examine(payment, self._clock() // 1000)
 
     async def _known(self, payment: AnyPayment) -> Settlement | None:
-        """The settlement in the journal that uses up one of this payment's nonces."""
-        for key in scheme_of(payment).payment_keys(payment):
+        """The settlement in the journal that uses up one of this payment's nonces, unless it is one
+        that POST /settle of this payment would open again.
+        """
+        scheme = scheme_of(payment)
+        for key in scheme.payment_keys(payment):
             settlement = None if key is None else await self._store.find(key)
-            if settlement is not None and settlement.state is not SettlementState.FAILED:
+            if settlement is None:
+                continue
+            failed = settlement.state is SettlementState.FAILED
+            if not failed or settlement.request_digest != scheme.request_digest(payment):
                 return settlement
         return None
 

@@ -214,12 +214,8 @@ def decode_header(text: JSON) -> dict[str, JSON]:
     """
     if not isinstance(text, str):
         raise _Unreadable(INVALID_HEADER)
-    compact = _SPACE.sub("", text).translate(_TO_STANDARD_ALPHABET)
-    if not _BASE64.match(compact):
-        raise _Unreadable(INVALID_HEADER)
-    bare = compact.rstrip("=")
     try:
-        header = decode(base64.b64decode(bare + "=" * (-len(bare) % 4)))
+        header = decode(_unbase64(text))
     except (binascii.Error, StrictJSONError):
         raise _Unreadable(INVALID_HEADER) from None
     if not isinstance(header, dict):
@@ -235,6 +231,18 @@ def decode_header(text: JSON) -> dict[str, JSON]:
     if _amount(header["amount"]) is None:
         raise _Unreadable(INVALID_HEADER)
     return header
+
+
+def _unbase64(text: str) -> bytes:
+    """The bytes that `text` stands for, in any of the spellings. Raises binascii.Error."""
+    try:
+        return binascii.a2b_base64(text, strict_mode=True)  # how almost all clients spell it
+    except ValueError:  # binascii.Error, or text beyond ASCII
+        compact = _SPACE.sub("", text).translate(_TO_STANDARD_ALPHABET)
+    if not _BASE64.match(compact):
+        raise binascii.Error("not base64")
+    bare = compact.rstrip("=")
+    return base64.b64decode(bare + "=" * (-len(bare) % 4))
 
 
 def _quote(asked: dict[str, JSON], network: str) -> Quote:

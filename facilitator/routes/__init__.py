@@ -13,7 +13,12 @@ __all__ = ["ROUTES", "not_found"]
 
 Handler = Callable[[Request], Awaitable[Response]]
 
+# Starlette tries one after the other: first what is asked most.
 _HANDLERS: tuple[tuple[str, str, Handler], ...] = (
+    ("POST", "/verify", payments.verify),
+    ("POST", "/settle", payments.settle),
+    ("POST", "/settle/gasless", payments.settle_gasless),
+    ("POST", "/verify/signature", payments.verify_signature),
     ("GET", "/", about.index),
     ("GET", "/health", about.health),
     ("GET", "/ready", about.ready),
@@ -26,9 +31,5 @@ _HANDLERS: tuple[tuple[str, str, Handler], ...] = (
     ("GET", "/settlements/{id}", settlements.by_id),
     ("GET", "/verify", about.describe_verify),
     ("GET", "/settle", about.describe_settle),
-    ("POST", "/verify", payments.verify),
-    ("POST", "/verify/signature", payments.verify_signature),
-    ("POST", "/settle", payments.settle),
-    ("POST", "/settle/gasless", payments.settle_gasless),
 )
 ROUTES = [Route(path, handler, methods=[method]) for method, path, handler in _HANDLERS]

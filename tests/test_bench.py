@@ -1,0 +1,115 @@
+"""The benchmark runs, and its figures are possible ones."""
+
+import asyncio
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from facilitator.devnet import Devnet
+from tests.bench.bodies import Expected, payments
+from tests.bench.load import run_load
+from tests.bench.processes import BenchFailed, serve
+from tests.bench.report import Report, Settlement, Spread, Verification, markdown
+from tests.service import environment
+
+pytestmark = pytest.mark.anyio
+
+SPREADS = {"verify_cpu_us", "echo_cpu_us", "ratio", "refused_cpu_us", "verify_per_second"}
+
+
+def positive(values: dict[str, Any]) -> bool:
+    return all(value > 0 for value in values.values())
+
+
+async def test_the_benchmark_measures_everything_it_tells() -> None:
+    """Every row is there, a check costs more than an echo, and the settlements are the chain's."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "tests.bench", "--quick", "--json"),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    output, progress = await asyncio.wait_for(process.communicate(), 60)
+    assert process.returncode == 0, progress.decode()
+    assert progress.decode().count("round 1 of 1") == 3
+
+    report = json.loads(output)
+    assert [row["connections"] for row in report["verification"]] == [1, 16, 64]
+    for row in report["verification"]:
+        for name in SPREADS:
+            assert positive(row[name]), name
+            assert row[name]["least"] <= row[name]["median"] <= row[name]["most"]
+        assert row["ratio"]["median"] > 1
+        assert row["rpc_calls"] >= 1 >= row["rpc_posts"] > 0, "reads of one payment leave as one"
+    settlement = report["settlement"]
+    assert positive(settlement)
+    assert (settlement["settlements"], settlement["in_flight"]) == (64, 64)
+    assert settlement["p50_seconds"] <= settlement["p99_seconds"]
+
+
+async def test_bad_options_are_a_usage_error() -> None:
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "tests.bench", "--rounds", "0"), stderr=asyncio.subprocess.PIPE
+    )
+    _, said = await process.communicate()
+    assert process.returncode == 2
+    assert b"above 0" in said
+
+
+@pytest.mark.parametrize(
+    ("path", "check"),
+    [
+        pytest.param("/verify", "valid", id="other words"),
+        pytest.param("/settle", "echo", id="another status"),
+    ],
+)
+async def test_a_reply_that_is_wrong_fails_the_run(
+    devnet: Devnet, tmp_path: Path, path: str, check: str
+) -> None:
+    """The bare application stands in for a service that answers wrongly."""
+    variables = environment(devnet, tmp_path)
+    log = tmp_path / "log"
+    async with serve("tests.bench.echo", "100", environment=variables, log=log) as server:
+        bodies = payments(devnet, 8)
+        right = await run_load(server, "/verify", bodies, Expected(devnet).echo, connections=2)
+        assert right.requests == 8
+        assert right.cpu_ns > 0
+        with pytest.raises(BenchFailed):
+            await run_load(server, path, bodies, getattr(Expected(devnet), check), connections=2)
+
+
+def test_the_tables_are_markdown_with_a_row_for_every_figure() -> None:
+    spread = Spread.of([3.0, 1.0, 2.0])
+    rows = [
+        Verification(
+            connections=connections,
+            verify_cpu_us=spread,
+            echo_cpu_us=spread,
+            ratio=spread,
+            refused_cpu_us=spread,
+            verify_per_second=Spread.of([1234.5]),
+            rpc_posts=0.5,
+            rpc_calls=5,
+        )
+        for connections in (1, 16)
+    ]
+    settlement = Settlement(
+        in_flight=64,
+        settlements=512,
+        per_second=50.25,
+        p50_seconds=1.0,
+        p99_seconds=2.0,
+        cpu_ms=3.0,
+        rpc_posts=0.25,
+        rpc_calls=13,
+    )
+    first, second = markdown(Report(rows, settlement)).split("\n\n")
+    for table, expected in ((first, 2 + len(rows)), (second, 2 + 1)):
+        lines = table.splitlines()
+        assert len(lines) == expected
+        assert len({line.count("|") for line in lines}) == 1
+    assert "| 16 | 2 (1-3) | 2 (1-3) | 2.00 (1.00-3.00) |" in first
+    assert "| 1,234 (1,234-1,234) | 0.50 / 5.0 |" in first
+    assert second.endswith("| 512 | 64 | 50.2 | 1.00 | 2.00 | 3.00 | 0.25 / 13.0 |")
