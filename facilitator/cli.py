@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description="Run the service until SIGTERM or SIGINT. It is configured by environment"
         " variables, and by the file that FACILITATOR_CONFIG names; the README lists both.",
     )
-    serve.set_defaults(run=server.run)
+    serve.set_defaults(run=server.run, loop_factory=server.new_event_loop)
     chain = commands.add_parser(
         "devnet",
         help="run a chain of your own to try things out",
@@ -87,7 +87,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     paying.set_defaults(run=pay.run)
     options = parser.parse_args(arguments)
     try:
-        code: int = asyncio.run(options.run(options))
+        with asyncio.Runner(loop_factory=getattr(options, "loop_factory", None)) as runner:
+            code: int = runner.run(options.run(options))
     except KeyboardInterrupt:
         return INTERRUPTED
     return code

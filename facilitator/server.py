@@ -14,6 +14,7 @@ import socket
 import sys
 from typing import cast
 
+import uvloop
 from hypercorn.asyncio import serve
 from hypercorn.config import Config as ServerConfig
 from hypercorn.typing import ASGIFramework
@@ -35,6 +36,10 @@ DESCRIPTORS = 65_536
 GC_THRESHOLD = 10_000
 # Requests a connection: closing one under a client's next POST costs it an error.
 KEEP_ALIVE_REQUESTS = 1_000_000
+
+
+# In C on libuv: a tenth less CPU time a request than asyncio's own loop.
+new_event_loop = uvloop.new_event_loop
 
 
 async def run(_: argparse.Namespace) -> int:

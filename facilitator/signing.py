@@ -147,6 +147,15 @@ class SignerPool:
         """The place of this signer has become a transaction in the journal."""
         self._accounts[address].pending += 1
 
+    def ended(self, address: bytes) -> None:
+        """A transaction of this signer is pending no more: its place is free at once, not only
+        when the loop looks again.
+        """
+        account = self._accounts.get(address)
+        if account is not None and account.pending > 0:
+            account.pending -= 1
+        self._admit()
+
     def _reserve(self) -> bytes | None:
         account = self._least_loaded()
         if account.load >= MAX_IN_FLIGHT:

@@ -149,7 +149,8 @@ class Watcher:
         }
         pending.update((filler.id, filler) for filler in work.fillers)
         resolved = await self._advance(tuple(pending.values()))
-        await self._conclude(work.rides, resolved)
+        for number in await self._conclude(work.rides, resolved):
+            self._signers.ended(pending[number].signer)
         self._looked_at = now
         return await self._rest(busy=bool(pending or work.rides))
 
@@ -180,19 +181,30 @@ class Watcher:
         await asyncio.gather(*(self.send(*one) for one in to_send))
         return resolved
 
-    async def _conclude(self, rides: Sequence[Ride], resolved: Mapping[int, Resolved]) -> None:
-        """Record what transactions and settlements have come to, and tell who waits."""
+    async def _conclude(self, rides: Sequence[Ride], resolved: Mapping[int, Resolved]) -> list[int]:
+        """Record what transactions and settlements have come to, and tell who waits. The ids of the
+        transactions that are pending no more.
+        """
         undecided: set[int] = set()
         changes: list[SettlementChange] = []
         again: list[Settlement] = []
         for ride in rides:
             try:
                 verdict = await self._judge.judge(ride, resolved, self.settle_margin)
-            except ChainUnavailable as fault:
-                # Its transactions stay pending in the journal, so that the next turn sees it anew.
+            except Exception as fault:
+                # Its transactions stay pending in the journal, so that the next turn sees it anew;
+                # one that breaks something must not hold up all others.
                 undecided.update(transaction.id for transaction in ride.transactions)
-                described = _described(ride.settlement)
-                self._event(logging.WARNING, "undecided", **described, fault=str(fault))
+                known = isinstance(fault, ChainUnavailable)
+                event(
+                    _log,
+                    logging.WARNING if known else logging.ERROR,
+                    "undecided",
+                    exc_info=None if known else fault,
+                    network=self._network,
+                    **_described(ride.settlement),
+                    fault=str(fault) if known else type(fault).__name__,
+                )
                 continue
             change = change_of(ride.settlement, verdict)
             if change is not None:
@@ -204,6 +216,7 @@ class Watcher:
             await self._record(ended, changes)
         for settlement in again:
             await self._settle_again(settlement)
+        return [change.id for change in ended]
 
     async def _record(
         self, ended: Sequence[TransactionChange], changes: Sequence[SettlementChange]

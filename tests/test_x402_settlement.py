@@ -47,6 +47,5 @@ async def test_two_hundred(devnet: Devnet, service: Service) -> None:
     replies = await asyncio.gather(*(service.post("/settle", body) for _ in range(200)))
     said = [reply for _, reply in replies if reply["success"]]
     assert len(said) == 1
-    assert {reply["errorReason"] for _, reply in replies if not reply["success"]} == {
-        "duplicate_settlement"
-    }
+    others = {reply["errorReason"] for _, reply in replies if not reply["success"]}
+    assert others <= {"duplicate_settlement", "invalid_exact_evm_nonce_already_used"}

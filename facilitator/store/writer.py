@@ -142,3 +142,11 @@ def connect(path: Path) -> sqlite3.Connection:
     for pragma in ("synchronous = FULL", "foreign_keys = ON", "trusted_schema = OFF"):
         connection.execute(f"PRAGMA {pragma}")
     return connection
+
+
+def connect_reader(path: Path) -> sqlite3.Connection:
+    """A second connection, which sees what is committed and can write nothing."""
+    connection = connect(path)
+    connection.execute("PRAGMA query_only = ON")
+    connection.execute("PRAGMA busy_timeout = 0")  # it runs where requests are served
+    return connection
