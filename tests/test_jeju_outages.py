@@ -11,7 +11,7 @@ import pytest
 
 from facilitator.devnet import Devnet, DevnetOptions
 from tests.chain import approve, calldata, devnet_payment, settle_call, settled_logs
-from tests.faultproxy import fault_proxy, lose_request
+from tests.faultproxy import answer_with, fault_proxy, lose_request
 from tests.jeju import refusal
 from tests.service import Service, environment, launch, request, serve
 
@@ -159,6 +159,33 @@ async def test_more_than_a_signer_may_have_in_flight_is_a_503_at_the_end_of_the_
         for again in (*headers, header):
             assert (await service.settle(again))["success"] is True
     assert len(await settled_logs(devnet)) == MAX_IN_FLIGHT + 1
+
+
+async def test_a_node_that_fails_amid_the_proof_delays_the_answer_and_changes_nothing(
+    devnet: Devnet, tmp_path: Path
+) -> None:
+    """The receipt is there and its block is not to be had: neither success nor failure is told."""
+    await approve(devnet)
+    header = devnet_payment(devnet)
+    async with (
+        fault_proxy(devnet.url) as proxy,
+        serve(devnet, tmp_path, JEJU_RPC_URL=proxy.url, SETTLE_TIMEOUT_SECONDS="4") as service,
+    ):
+        await devnet.rpc("evm_setIntervalMining", 0)
+        waiting = asyncio.create_task(service.settle(header))
+        await service.wait_for("settlement_submitted")
+        await asyncio.sleep(0.5)
+        proxy.faults["eth_getBlockByHash"] = answer_with(None)
+        await devnet.rpc("anvil_mine", hex(5))  # at once: only the last is ever seen as the head
+        reply = await waiting
+        [log] = await settled_logs(devnet)
+        assert (reply["success"], reply["error"]) == (False, "Settlement pending")
+        assert reply["txHash"] == log.transaction_hash
+        proxy.faults.clear()
+        reply = await service.settle(header)
+        assert (reply["success"], reply["txHash"]) == (True, log.transaction_hash)
+        assert (await service.settle(header))["error"] == "Nonce has already been used"
+    assert len(await settled_logs(devnet)) == 1
 
 
 async def test_stats_need_the_node(devnet: Devnet, tmp_path: Path) -> None:
