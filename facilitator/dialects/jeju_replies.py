@@ -51,7 +51,7 @@ _WORDS = {
     Reason.SIGNER_NOT_CONFIGURED: "Settlement wallet not configured",
     Reason.BEING_SETTLED: "Nonce is being processed",
     Reason.SETTLEMENT_PENDING: "Settlement pending",
-    Reason.TRANSFER_MISSING: "Transaction reverted",
+    Reason.TRANSFER_MISSING: "Transaction moved no money",
     Reason.IDEMPOTENCY_CONFLICT: "Idempotency-Key was used with another body",
     Reason.INVALID_IDEMPOTENCY_KEY: "Invalid Idempotency-Key",
     Reason.CHAIN_UNAVAILABLE: "Chain unavailable",
