@@ -8,13 +8,14 @@ BIN     := .venv/bin
 VENV    := .venv/.installed
 # npm itself writes this file when an installation is complete
 TOOLS   := .tools/node_modules/.package-lock.json
+CLIENTS := .tools/clients/node_modules/.package-lock.json
 
 .PHONY: help
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: setup
-setup: $(VENV) $(TOOLS) ## install what is locked: Python packages in .venv, anvil and solc in .tools
+setup: $(VENV) $(TOOLS) $(CLIENTS) ## install what is locked: Python packages in .venv, the rest in .tools
 
 .PHONY: demo
 demo: $(VENV) ## verify and settle payments on a chain of their own, and tell the story
@@ -97,4 +98,11 @@ $(TOOLS): facilitator/contracts/package.json facilitator/contracts/package-lock.
 	@echo "installing anvil and solc into .tools"
 	@mkdir -p .tools && cp $^ .tools/
 	@npm ci --prefix .tools --no-audit --no-fund --no-update-notifier --loglevel=error >/dev/null
+	@touch $@
+
+# what the tests pay with; the recipe above has looked at Node.js and npm
+$(CLIENTS): tests/clients/package.json tests/clients/package-lock.json | $(TOOLS)
+	@echo "installing the official x402 packages for Node.js into .tools/clients"
+	@mkdir -p .tools/clients && cp $^ .tools/clients/
+	@npm ci --prefix .tools/clients --no-audit --no-fund --no-update-notifier --loglevel=error >/dev/null
 	@touch $@
