@@ -57,10 +57,12 @@ class StartRefused(Exception):
 class Served:
     """One network. `settler` is None where no key that signs new payments is configured, or nothing
     that it could settle; `watcher` is there with any key, to end what was begun. `reachable` tells
-    whether the chain answers, and is the one that it should be.
+    whether the chain answers, and is the one that it should be. `takes_x402` says that payments of
+    the standard dialect are taken there.
     """
 
     config: NetworkConfig
+    takes_x402: bool
     chain: Chain
     reachable: Recent[bool]
     tokens: Tokens
@@ -123,7 +125,9 @@ async def run_service(config: Config, metrics: Metrics) -> AsyncIterator[Service
             jeju=jeju_dialect.Decoder(
                 config.networks, config.primary_network, config.max_payment_age
             ),
-            x402=x402_dialect.Decoder(config.networks.values()),
+            x402=x402_dialect.Decoder(
+                served.config for served in networks.values() if served.takes_x402
+            ),
             networks=networks,
             signers=tuple(each.address for each in signers if each.address not in retiring),
             metrics=metrics,
@@ -148,7 +152,8 @@ def _serve(
     reachable = Recent(partial(_is_reachable, chain, chain_id), REACHABLE_FOR)
     tokens = Tokens(chain, _known_units(network))
     addresses = frozenset(signer.address for signer in signers)
-    assets = tuple(token.address for token in network.tokens)
+    takes_x402 = _takes_x402(config, network)
+    assets = tuple(token.address for token in network.tokens) if takes_x402 else ()
     terms = Terms(
         min_amount=config.min_payment_amount,
         own_addresses=addresses if contract is None else addresses | {contract},
@@ -169,7 +174,9 @@ def _serve(
     if contract is not None:
         allowed |= jeju.allowed_calls(contract)
     if not allowed or not signers:
-        return Served(network, chain, reachable, tokens, verifier, settler=None, watcher=None)
+        return Served(
+            network, takes_x402, chain, reachable, tokens, verifier, settler=None, watcher=None
+        )
     policy = Policy(confirmations=config.confirmations, max_fee_per_gas=config.max_fee_per_gas)
     pool = SignerPool(
         signers,
@@ -194,7 +201,9 @@ def _serve(
         clock=unix_ms,
     )
     if len(retiring) == len(signers):
-        return Served(network, chain, reachable, tokens, verifier, settler=None, watcher=watcher)
+        return Served(
+            network, takes_x402, chain, reachable, tokens, verifier, settler=None, watcher=watcher
+        )
     settler = Settler(
         examiner=examiner,
         store=store,
@@ -204,7 +213,16 @@ def _serve(
         timeout=config.settle_timeout,
         clock=unix_ms,
     )
-    return Served(network, chain, reachable, tokens, verifier, settler, watcher)
+    return Served(network, takes_x402, chain, reachable, tokens, verifier, settler, watcher)
+
+
+def _takes_x402(config: Config, network: NetworkConfig) -> bool:
+    """The standard dialect needs no contract of ours, so a key alone would settle on every network
+    that has a public endpoint: somebody must have chosen this one.
+    """
+    is_primary = network.network.name == config.primary_network
+    chosen = network.explicit_rpc or network.contract is not None or is_primary
+    return chosen and bool(network.tokens)
 
 
 def _known_units(config: NetworkConfig) -> dict[bytes, Unit]:

@@ -377,7 +377,9 @@ async def test_a_failed_settlement_is_not_opened_by_another_request(store: Store
     assert await everything(store, failed.key) == before
 
 
-@pytest.mark.parametrize("state", set(SettlementState) - {SettlementState.FAILED})
+@pytest.mark.parametrize(
+    "state", [each for each in SettlementState if each is not SettlementState.FAILED]
+)
 async def test_only_a_failed_settlement_is_opened_again(
     store: Store, state: SettlementState
 ) -> None:

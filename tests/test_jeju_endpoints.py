@@ -37,7 +37,7 @@ async def test_the_get_endpoints(chain: Devnet, service: Service) -> None:
     assert (status, ready["status"]) == (200, "ready")
     supported = (await service.get("/supported"))[1]
     assert {"x402Version": 1, "scheme": "exact", "network": "jeju"} in supported["kinds"]
-    assert len(supported["kinds"]) == 12
+    assert len(supported["kinds"]) == 13
     assert supported["facilitator"] == {
         "name": "Jeju x402 Facilitator",
         "version": root["version"],
@@ -50,7 +50,7 @@ async def test_production_serves_only_what_can_settle(chain: Devnet, tmp_path: P
     async with serve(chain, tmp_path, FACILITATOR_ENV="production") as service:
         assert (await service.get("/"))[1]["mode"] == "production"
         kinds = (await service.get("/supported"))[1]["kinds"]
-        assert {kind["network"] for kind in kinds} == {"jeju"}
+        assert {kind["network"] for kind in kinds} == {"jeju", "eip155:420691"}
     bare = environment(chain, tmp_path, FACILITATOR_ENV="production")
     del bare["X402_FACILITATOR_ADDRESS"]
     async with launch(bare) as launched:

@@ -97,7 +97,9 @@ async def test_a_replacement_is_kept_in_the_order_of_signing(store: Store) -> No
     assert work.rides[0].transactions == (replace(transaction, attempts=tuple(attempts)),)
 
 
-@pytest.mark.parametrize("state", set(TransactionState) - {TransactionState.PENDING})
+@pytest.mark.parametrize(
+    "state", [each for each in TransactionState if each is not TransactionState.PENDING]
+)
 async def test_only_a_pending_transaction_is_replaced(
     store: Store, state: TransactionState
 ) -> None:

@@ -31,12 +31,6 @@ def _describe(path: str, description: str) -> Response:
         "method": "POST",
         "description": description,
         "body": {
-            "x402Version": "1 | 2",
-            "paymentPayload": "what the payer's client sent, decoded (x402 version 1 or 2)",
-            "paymentRequirements": "the requirements that it answers",
-        },
-        "jejuBody": {
-            "x402Version": VERSION,
             "paymentHeader": "base64 of the signed payment's JSON",
             "paymentRequirements": {
                 "scheme": "exact | upto",
@@ -46,6 +40,11 @@ def _describe(path: str, description: str) -> Response:
                 "asset": "address of the token",
                 "resource": "what is paid for",
             },
+            "x402Version": VERSION,
+        },
+        "standardBody": {
+            "paymentPayload": "what the payer's client sent, decoded (x402 version 1 or 2)",
+            "paymentRequirements": "the requirements that it answers",
         },
     }
     return json_reply(described)
@@ -139,7 +138,7 @@ def _kinds(served: Served, *, production: bool) -> list[dict[str, object]]:
     network = served.config.network
     settles = served.settler is not None or not production
     jeju = settles and (served.config.contract is not None or not production)
-    standard = settles and bool(served.config.tokens)
+    standard = settles and served.takes_x402
     kinds: list[dict[str, object]] = []
     if jeju or standard:
         kinds.append({"x402Version": 1, "scheme": "exact", "network": network.name})
