@@ -25,14 +25,18 @@ demo: $(VENV) ## verify and settle payments on a chain of their own, and tell th
 bench: setup ## measure what a request costs, against a bare echo, on a chain of its own
 	@$(BIN)/python -m tests.bench
 
+# Most tests wait for blocks, so there may be more workers than cores: `make test WORKERS=8`.
+WORKERS ?= 4
+PYTEST  = pytest --numprocesses $(WORKERS) --dist worksteal
+
 .PHONY: test
 test: setup ## run every test, on real chains and real sockets
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m $(PYTEST)
 
 .PHONY: coverage
 coverage: setup ## run every test, show what none of them reaches, and hold the gate of 95 %
 	@$(BIN)/coverage erase
-	@$(BIN)/coverage run -m pytest
+	@$(BIN)/coverage run -m $(PYTEST)
 	@$(BIN)/coverage combine --quiet
 	@$(BIN)/coverage report
 
