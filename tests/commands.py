@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from msgspec import Struct
 
-TIMEOUT = 60.0  # seconds
+TIMEOUT = 180.0  # seconds
 
 
 class Ended(Struct, frozen=True):

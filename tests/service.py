@@ -16,9 +16,9 @@ import aiohttp
 from facilitator.devnet import Devnet
 from tests.signing import encode_header
 
-START_TIMEOUT = 20.0  # seconds
-STOP_TIMEOUT = 20.0  # seconds
-EVENT_TIMEOUT = 20.0  # seconds
+START_TIMEOUT = 90.0  # seconds
+STOP_TIMEOUT = 90.0  # seconds
+EVENT_TIMEOUT = 90.0  # seconds
 
 
 class Service:

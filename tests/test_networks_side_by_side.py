@@ -186,7 +186,7 @@ async def test_one_dead_chain_leaves_the_other_alone(dead: str, tmp_path: Path) 
 async def test_kill_9_with_payments_pending_on_both_loses_and_doubles_nothing(
     tmp_path: Path,
 ) -> None:
-    """The next life ends what is open on both chains, each payment with its first transaction."""
+    """The next life ends what is open on both chains, each payment at its first account nonce."""
     async with two_chains(block_time=1) as chains:
         headers = [(chain, devnet_payment(chain)) for chain in chains for _ in range(3)]
         variables = both(*chains, tmp_path)
@@ -206,9 +206,12 @@ async def test_kill_9_with_payments_pending_on_both_loses_and_doubles_nothing(
                 await chain.rpc("evm_setIntervalMining", 1)
             await second.wait_for("settlement_confirmed", len(headers))
             replies = [await second.settle(header) for _, header in headers]
-        logs = [log for chain in chains for log in await settled_logs(chain)]
         assert [reply["success"] for reply in replies] == [True] * len(headers)
-        assert {reply["txHash"] for reply in replies} == sent
-        assert sorted(log.transaction_hash for log in logs) == sorted(sent)
+        logs = [log for chain in chains for log in await settled_logs(chain)]
+        # On a slow machine a transaction is replaced meanwhile: other bytes, the same account nonce.
+        assert second.logged("settlement_submitted") == []
+        hashes = {reply["txHash"] for reply in replies}
+        assert len(hashes) == len(sent) == len(headers)
+        assert sorted(log.transaction_hash for log in logs) == sorted(hashes)
         for chain, header in headers:
             assert await is_nonce_used(chain, header)
