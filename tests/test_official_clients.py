@@ -10,15 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from eth_abi.abi import decode as abi_decode
 from msgspec import Struct
 
 from facilitator.devnet import Devnet, DevnetOptions
 from facilitator.ethereum.addresses import checksum
 from facilitator.networks import NETWORKS
-from tests.chain import balance, calldata, unhex
+from tests.chain import balance
 from tests.marketplace import PRICE, Tap, Terms, buy, decode, encode, seller, tapped
 from tests.service import Service, serve
+from tests.x402 import usdc
 
 pytestmark = pytest.mark.anyio
 
@@ -95,13 +95,6 @@ class Market:
         )
 
 
-async def token_name(devnet: Devnet) -> str:
-    result = await devnet.rpc(
-        "eth_call", {"to": checksum(devnet.usdc), "data": "0x" + calldata("name()").hex()}, "latest"
-    )
-    return str(abi_decode(["string"], unhex(str(result)))[0])
-
-
 @asynccontextmanager
 async def market(devnet: Devnet, pairing: Pairing, folder: Path) -> AsyncIterator[Market]:
     async with serve(devnet, folder) as service:
@@ -110,7 +103,7 @@ async def market(devnet: Devnet, pairing: Pairing, folder: Path) -> AsyncIterato
             "NETWORK": pairing.network_id,
             "PAY_TO": checksum(devnet.seller.address),
             "ASSET": checksum(devnet.usdc),
-            "ASSET_NAME": await token_name(devnet),
+            "ASSET_NAME": usdc(devnet).name,
         }
         async with seller(pairing.seller, environment) as url, tapped(url) as tap:
             yield Market(devnet, pairing, service, tap)
