@@ -67,10 +67,17 @@ _FAULT_WORDS = (
             "outofgas",
             "gas required exceeds",
             "intrinsic gas",  # calldata so long that the gas cap does not even carry it
+            "gas uint64 overflow",
             "invalid opcode",
             "invalid jump",
             "stack underflow",
             "stack overflow",
+            "stack limit reached",
+            "return data out of bounds",
+            "write protection",
+            "max call depth",
+            "evm error",  # anvil and reth, whatever it was that stopped the call
+            "vm execution error",  # nethermind
         ),
     ),
     (

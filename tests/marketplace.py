@@ -31,6 +31,10 @@ _LISTENING = re.compile(rb"http://127\.0\.0\.1:(\d+)")
 Terms = dict[str, Any]
 
 
+class Declined(Exception):
+    """A buyer that ended without an answer from the seller; the text is what it said."""
+
+
 class Exchange:
     """A seller's answer. `terms` is what it asks for, `error` why, as the answer tells it."""
 
@@ -185,13 +189,14 @@ async def tapped(seller_url: str) -> AsyncIterator[Tap]:
 
 
 async def buy(script: str, url: str, environment: Mapping[str, str]) -> dict[str, Any]:
-    """What a buyer says that came of it: `status`, `body` and `receipt`."""
+    """What a buyer says that came of it: `status`, `body` and `receipt`. Raises Declined."""
     process = await _start(script, environment, url)
     try:
         async with asyncio.timeout(BUY_TIMEOUT):
             output, _ = await process.communicate()
     finally:
         await _end(process)
-    assert process.returncode == 0, f"{script}: {output.decode()}"
+    if process.returncode != 0:
+        raise Declined(output.decode())
     said: dict[str, Any] = json.loads(output.splitlines()[-1])
     return said

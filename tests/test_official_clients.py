@@ -4,21 +4,32 @@ Each seller is a process that uses the service as its facilitator, each buyer on
 chain of their own. Whether money moved is read from that chain.
 """
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-from eth_abi.abi import decode as abi_decode
 from msgspec import Struct
 
 from facilitator.devnet import Devnet, DevnetOptions
 from facilitator.ethereum.addresses import checksum
 from facilitator.networks import NETWORKS
-from tests.chain import balance, calldata, unhex
-from tests.marketplace import PRICE, Tap, Terms, buy, decode, encode, seller, tapped
+from tests.chain import balance
+from tests.marketplace import (
+    PRICE,
+    Declined,
+    Tap,
+    Terms,
+    buy,
+    decode,
+    encode,
+    seller,
+    tapped,
+)
 from tests.service import Service, serve
+from tests.x402 import usdc
 
 pytestmark = pytest.mark.anyio
 
@@ -45,9 +56,13 @@ PAIRINGS = [
     Pairing("client_v2.mjs", "server_fastapi.py", "base-sepolia", 2),
     Pairing("client_httpx.py", "server_v2.mjs", "base-sepolia", 2),
     Pairing("client_httpx.py", "server_v1.mjs", "base-sepolia", 1),
+    Pairing("client_v2.mjs", "server_plain.py", "jeju", 2),
 ]
 # Each seller once, and each buyer.
-LIARS = PAIRINGS[:3]
+LIARS = [*PAIRINGS[:3], PAIRINGS[-1]]
+# The sellers that ask again while a settlement is pending: all of version 2.
+LATE = [pairing for pairing in LIARS if pairing.version == 2]
+WAIT = 30.0  # seconds
 
 OTHER_TOKEN = "0x1111111111111111111111111111111111111111"
 OTHER_PAYEE = "0x2222222222222222222222222222222222222222"
@@ -94,23 +109,22 @@ class Market:
             int(str(sent), 16),
         )
 
-
-async def token_name(devnet: Devnet) -> str:
-    result = await devnet.rpc(
-        "eth_call", {"to": checksum(devnet.usdc), "data": "0x" + calldata("name()").hex()}, "latest"
-    )
-    return str(abi_decode(["string"], unhex(str(result)))[0])
+    def settled(self) -> int:
+        """How many requests to settle the service has answered."""
+        return sum(line["path"] == "/settle" for line in self.service.logged("request"))
 
 
 @asynccontextmanager
-async def market(devnet: Devnet, pairing: Pairing, folder: Path) -> AsyncIterator[Market]:
-    async with serve(devnet, folder) as service:
+async def market(
+    devnet: Devnet, pairing: Pairing, folder: Path, **changes: str
+) -> AsyncIterator[Market]:
+    async with serve(devnet, folder, **changes) as service:
         environment = {
             "FACILITATOR_URL": service.url,
             "NETWORK": pairing.network_id,
             "PAY_TO": checksum(devnet.seller.address),
             "ASSET": checksum(devnet.usdc),
-            "ASSET_NAME": await token_name(devnet),
+            "ASSET_NAME": usdc(devnet).name,
         }
         async with seller(pairing.seller, environment) as url, tapped(url) as tap:
             yield Market(devnet, pairing, service, tap)
@@ -223,3 +237,37 @@ async def signed_for(at: Market, lie: Callable[[Terms], Terms]) -> str:
     payment = decode(at.tap.payments.pop())
     claimed = {"accepted": asked} if at.pairing.version == 2 else {"network": asked["network"]}
     return encode({**payment, **claimed})
+
+
+@pytest.mark.parametrize("pairing", [PAIRINGS[0], PAIRINGS[2]], ids=pair_id)
+async def test_a_buyer_signs_for_no_token_that_it_does_not_know(
+    pairing: Pairing, devnet: Devnet, tmp_path: Path
+) -> None:
+    """Who pays on Jeju has to name the token: the clients know none there."""
+    async with market(devnet, pairing, tmp_path) as at:
+        before = await at.money()
+        with pytest.raises(Declined, match=r"(?i)spend.?controls"):
+            await at.buy(ASSET=OTHER_TOKEN)
+        assert (at.tap.payments, await at.money()) == ([], before)
+
+
+@pytest.mark.parametrize("pairing", LATE, ids=pair_id)
+async def test_a_block_that_is_late_costs_the_buyer_nothing(
+    pairing: Pairing, devnet: Devnet, tmp_path: Path
+) -> None:
+    """While nothing is mined the seller hears `settlement_pending`, and asks again; the payment is
+    sent once, and the buyer gets what it paid for.
+    """
+    async with market(devnet, pairing, tmp_path, SETTLE_TIMEOUT_SECONDS="2") as at:
+        payer, payee, sent = await at.money()
+        await devnet.rpc("evm_setAutomine", False)
+        buying = asyncio.create_task(at.buy())
+        async with asyncio.timeout(WAIT):
+            while not at.settled():  # noqa: ASYNC110 - another process logs it
+                await asyncio.sleep(0.02)
+        await devnet.rpc("evm_mine")
+        await devnet.rpc("evm_setAutomine", True)
+        bought = await buying
+        assert (bought["status"], bought["receipt"]["success"]) == (200, True), bought
+        assert at.settled() >= 2
+        assert await at.money() == (payer - PRICE, payee + PRICE, sent + 1)

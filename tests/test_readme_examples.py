@@ -1,0 +1,41 @@
+"""The programs in the README are those that the tests run, and its request is one that is sent."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from facilitator.devnet import Devnet
+from tests.marketplace import SCRIPTS
+from tests.x402 import v2_body
+
+pytestmark = pytest.mark.anyio
+
+README = (Path(__file__).parent.parent / "README.md").read_text("utf-8")
+LANGUAGES = {".mjs": "js", ".py": "python"}
+
+
+@pytest.mark.parametrize(
+    "name", ["server_v2.mjs", "server_fastapi.py", "server_plain.py", "client_v2.mjs"]
+)
+def test_a_program_of_the_readme_is_the_file_that_the_tests_run(name: str) -> None:
+    script = SCRIPTS / name
+    assert f"```{LANGUAGES[script.suffix]}\n{script.read_text('utf-8')}```\n" in README
+
+
+async def test_the_request_of_the_readme_has_the_members_of_one(devnet: Devnet) -> None:
+    [request] = (
+        found
+        for text in re.findall(r"```json\n(.*?)```", README, re.DOTALL)
+        if "paymentPayload" in (found := json.loads(text))
+    )
+    assert members(request) == members(v2_body(devnet))
+
+
+def members(value: object) -> Any:
+    """The names of all members at every depth."""
+    if isinstance(value, dict):
+        return {name: members(member) for name, member in value.items()}
+    return None
