@@ -1,26 +1,26 @@
 """Somebody wants money for nothing: payments made to be counted twice, or told wrongly."""
 
 import asyncio
-import secrets
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from eth_abi.abi import encode
-from eth_utils.abi import function_signature_to_4byte_selector
 
 from facilitator.devnet import Devnet, DevnetOptions
 from tests.chain import approve, balance, devnet_payment, settle_call, settled_logs
-from tests.service import Service, request, serve
+from tests.service import Service, serve
 from tests.x402 import payload_of, v2_body
-from tests.x402_chain import aggregate3_call, transfer_call, transfers
+from tests.x402_chain import Fault, aggregate3_call, deploy_token, transfer_call
 from tests.x402_service import (
+    MISMATCH,
     TOO_MANY_BLOCKS,
+    USED,
     nonce_in,
     resume_mining,
     send,
     settle,
     stop_mining,
+    tokens_setting,
 )
 
 pytestmark = pytest.mark.anyio
@@ -62,3 +62,25 @@ async def test_one_transfer_never_proves_two_payments(devnet: Devnet, service: S
     assert len(await settled_logs(devnet)) == 1
     assert other["success"] is True
     assert told["success"] is False, told
+
+
+async def test_a_failed_payment_keeps_its_hash_however_often_it_is_asked_for(
+    devnet: Devnet, tmp_path: Path
+) -> None:
+    """The token used up the nonce and moved nothing. What is told later names the transaction."""
+    token = await deploy_token(devnet, "FaultyToken", Fault.NO_TRANSFER)
+    body = v2_body(devnet, token=token)
+    async with serve(devnet, tmp_path, JEJU_TOKENS=tokens_setting(token)) as service:
+        waiting = asyncio.create_task(settle(service, body))
+        await service.wait_for("settlement_submitted")
+        await asyncio.sleep(0.5)
+        await devnet.rpc("anvil_mine", hex(TOO_MANY_BLOCKS))
+        failed = await waiting
+        assert (failed["success"], failed["errorReason"]) == (False, MISMATCH)
+        [submitted] = service.logged("settlement_submitted")
+        assert failed["transaction"] == submitted["transaction"]
+        again = await settle(service, body)
+        assert (again["success"], again["errorReason"]) == (False, USED)
+        assert again["transaction"] == failed["transaction"]
+        assert again["extra"] == failed["extra"]
+        assert len(service.logged("settlement_submitted")) == 1

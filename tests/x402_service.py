@@ -8,9 +8,9 @@ from eth_utils.address import to_checksum_address
 from msgspec import Struct
 
 from facilitator.devnet import Account, Devnet
+from tests.chain import calldata
 from tests.service import Service
 from tests.x402 import Token, payload_of
-from tests.chain import calldata
 
 USED = "invalid_exact_evm_nonce_already_used"
 DUPLICATE = "duplicate_settlement"
