@@ -176,6 +176,7 @@ class Journal(RuleBasedStateMachine):
         assert settlement == Settlement(
             id=settlement.id if found is None else found.id,
             key=new.key,
+            idempotency_key=new.idempotency_key if found is None else found.idempotency_key,
             request_digest=new.request_digest,
             dialect="jeju",
             payment=new.payment,
