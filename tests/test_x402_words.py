@@ -275,11 +275,11 @@ async def test_a_transaction_that_moved_nothing_has_its_code(
 ) -> None:
     token = await deploy_token(devnet, "FaultyToken", Fault.SILENCE)
     body = body_of(devnet, version, {"token": token})
+    async with serve(devnet, tmp_path, JEJU_TOKENS=tokens_setting(token)) as running:
 
-    async def nothing() -> None:
-        assert (await settle(service, body))["errorReason"] == DUPLICATE
+        async def ask_again() -> None:
+            assert (await settle(running, body))["errorReason"] == DUPLICATE
 
-    async with serve(devnet, tmp_path, JEJU_TOKENS=tokens_setting(token)) as service:
-        reply = await final(devnet, service, body, nothing)
+        reply = await final(devnet, running, body, ask_again)
     assert reply["errorReason"] == MISMATCH
     assert await transfers(devnet, token) == []
