@@ -44,7 +44,7 @@ async def post(
     if key is not None:
         headers["Idempotency-Key"] = key
     async with service.session.post(service.url + path, data=data, headers=headers) as response:
-        return Reply(response.status, dict(response.headers), await response.read())
+        return Reply(response.status, response.headers, await response.read())
 
 
 async def verify(service: Service, body: object, status: int = 200) -> dict[str, Any]:
