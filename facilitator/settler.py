@@ -116,7 +116,8 @@ class Settler:
             if known is None or _may_open_again(known, request_digest):
                 submitted = await self._submit(order, request_digest, listener, until)
                 if isinstance(submitted, SettleReply):
-                    return submitted
+                    # What failed before keeps its hash, whatever speaks against it by now.
+                    return submitted if known is None else await self._still(known, submitted)
                 found = submitted
             else:
                 found = known
@@ -269,6 +270,10 @@ class Settler:
                 await listener.wait()
                 ride = await self._ride(settlement_id)
         return ride
+
+    async def _still(self, failed: Settlement, told: SettleReply) -> SettleReply:
+        about = _about(await self._ride(failed.id), told.refusal)
+        return replace(about, retry_after=told.retry_after)
 
     async def _ride(self, settlement_id: str) -> Ride:
         ride = await self._store.get(settlement_id)

@@ -75,6 +75,7 @@ def settlement_of(
     listener_until: int = NOW + LEASE,
     tenant: str = "",
     idempotency_key: str | None = None,
+    body_digest: bytes | None = None,
 ) -> NewSettlement:
     """A payment to take on, under its own keys unless others are given."""
     own_key, own_second_key = scheme_of(paid).payment_keys(paid)
@@ -89,6 +90,7 @@ def settlement_of(
         listener_until=listener_until,
         tenant=tenant,
         idempotency_key=idempotency_key,
+        body_digest=body_digest,
         traceparent="00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
     )
 

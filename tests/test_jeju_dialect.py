@@ -313,6 +313,10 @@ async def test_a_body_of_no_dialect_is_answered_in_both(service: Service) -> Non
     assert status == 400
     assert (reply["transaction"], reply["network"]) == ("", "")
     assert reply["errorReason"] == reply["error"] == "Missing paymentHeader"
+    status, reply = await service.post("/verify", {"x402Version": 1})
+    assert (status, reply["payer"], reply["amount"]) == (400, "", None)
+    status, reply = await service.post("/verify", {"paymentHeader": "x"})
+    assert (status, reply["payer"], reply["amount"]) == (400, None, None)
 
 
 async def test_gasless_wants_its_authorization(devnet: Devnet, service: Service) -> None:

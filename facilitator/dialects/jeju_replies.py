@@ -140,9 +140,24 @@ def verified(payment: AnyPayment, now: int) -> bytes:
 
 
 def not_verified(why: str, now: int) -> bytes:
-    """The reply to a payment that is not valid, or to a body that is not understood."""
+    """The reply to a payment that is not valid."""
     return _encode(
         _VerifyReply(is_valid=False, invalid_reason=why, payer=None, amount=None, timestamp=now)
+    )
+
+
+def not_verified_unread(malformed: Malformed, now: int) -> bytes:
+    """The reply of POST /verify to a request that is not understood."""
+    # Clients of the standard dialect want a text.
+    payer = "" if malformed.undetermined else None
+    return _encode(
+        _VerifyReply(
+            is_valid=False,
+            invalid_reason=malformed.words,
+            payer=payer,
+            amount=None,
+            timestamp=now,
+        )
     )
 
 

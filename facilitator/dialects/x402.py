@@ -98,7 +98,7 @@ class Decoder:
             return Unserved(Refusal(Reason.UNSUPPORTED_NETWORK, network), network)
         quote = _quote(asked, version, "paymentRequirements")
         inner = _object(payload, "payload", "paymentPayload.")
-        if "permit2Authorization" in inner:
+        if inner.get("permit2Authorization") is not None:
             return Unserved(Refusal(Reason.UNSUPPORTED_PAYLOAD), network)
         if version == 1:
             scheme, accepted_network = _text(payload, "scheme"), _text(payload, "network")

@@ -31,7 +31,7 @@ async def verify(service: Service, members: Members) -> Response:
     """Would this payment settle?"""
     decoded = _decode(service, members)
     if isinstance(decoded, Malformed):
-        return reply(replies.not_verified(decoded.words, service.clock()), decoded.status)
+        return reply(replies.not_verified_unread(decoded, service.clock()), decoded.status)
     served = service.networks.get(decoded.quote.network)
     retry_after = None
     try:

@@ -119,16 +119,22 @@ def find_proof(payment: Eip3009Payment, logs: Iterable[Log], block_timestamp: in
     """The proof of this very payment among the logs of one transaction: its AuthorizationUsed,
     followed, before any other AuthorizationUsed, by the Transfer of exactly the amount to the
     seller, all of them the asset's. `block_timestamp` plays no part in it.
+
+    The payer's first Transfer after it decides: the payer may have used the nonce otherwise, and
+    then have paid the same amount to the same seller for something else, in one transaction.
     """
     used = proof_filter(payment).topics
-    transfer = (TRANSFER, address_word(payment.payer), address_word(payment.pay_to))
+    payer = address_word(payment.payer)
+    transfer = (TRANSFER, payer, address_word(payment.pay_to))
     armed = False
     for log in sorted(logs, key=lambda log: log.index):
         if log.address != payment.asset or not log.topics:
             continue
         if log.topics[0] == AUTHORIZATION_USED:
             armed = log.topics == used
-        elif armed and log.topics == transfer and log.data == uint_word(payment.amount):
+        elif armed and log.topics[:2] == (TRANSFER, payer):
+            if log.topics != transfer or log.data != uint_word(payment.amount):
+                return None
             return Proof(
                 transaction_hash=log.transaction_hash,
                 log_index=log.index,

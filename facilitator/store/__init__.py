@@ -153,7 +153,8 @@ class Store(Protocol):
     ) -> Claimed | Taken | IdempotencyKeyTaken | Overcommitted:
         """Insert the settlement, hand out the account nonce, sign and store the attempt: all or
         nothing. A FAILED settlement of the same key and request digest is opened again instead
-        (PENDING, refusal cleared, listener set, version + 1). Nothing but Claimed leaves a trace.
+        (PENDING, refusal and kept reply cleared, listener set, version + 1). Nothing but Claimed
+        leaves a trace.
         """
 
     async def settle_again(
