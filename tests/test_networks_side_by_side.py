@@ -208,7 +208,7 @@ async def test_kill_9_with_payments_pending_on_both_loses_and_doubles_nothing(
             replies = [await second.settle(header) for _, header in headers]
         assert [reply["success"] for reply in replies] == [True] * len(headers)
         logs = [log for chain in chains for log in await settled_logs(chain)]
-        # On a slow machine a transaction is replaced meanwhile: other bytes, the same account nonce.
+        # On a slow machine one is replaced meanwhile: other bytes, the same account nonce.
         assert second.logged("settlement_submitted") == []
         hashes = {reply["txHash"] for reply in replies}
         assert len(hashes) == len(sent) == len(headers)

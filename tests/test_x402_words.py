@@ -192,7 +192,7 @@ async def test_of_two_faults_the_earlier_one_is_told(
         ("invalid_exact_evm_token_name_mismatch", {"extra": {"name": "USD Cash"}}),
         ("invalid_exact_evm_token_version_mismatch", {"extra": {"version": "3"}}),
     ],
-    ids=str,
+    ids=lambda value: value if isinstance(value, str) else next(iter(value)),
 )
 async def test_other_faults_have_a_code(
     chain: Devnet, service: Service, code: str, changes: Changes
