@@ -121,11 +121,12 @@ def _insert(new: NewSettlement, now: int, db: sqlite3.Connection) -> Settlement:
 
 
 def _reopen(found: Settlement, new: NewSettlement, now: int, db: sqlite3.Connection) -> Settlement:
-    # The signature may be spelt anew, and is what the next transaction carries. The failure that was
-    # told is none any more.
+    # The signature may be spelt anew, and is what the next transaction carries. The failure that
+    # was told is none any more.
     db.execute(
         """UPDATE settlement SET state = 'pending', version = version + 1, refusal = NULL,
-               reply = NULL, payment = ?, listener = ?, listener_until = ?, updated_at = ? WHERE id = ?""",
+               reply = NULL, payment = ?, listener = ?, listener_until = ?, updated_at = ?
+           WHERE id = ?""",
         (payment_text(new.payment), new.listener, new.listener_until, now, found.id),
     )
     return get(db, found.id)
