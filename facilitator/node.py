@@ -65,15 +65,24 @@ _FAULT_WORDS = (
             "revert",
             "out of gas",
             "outofgas",
+            "oog",  # anvil and reth: MemoryOOG and others
+            "insufficient gas",
             "gas required exceeds",
             "intrinsic gas",  # calldata so long that the gas cap does not even carry it
+            "initcode",  # a question to a wallet that is longer than a creation may be
             "gas uint64 overflow",
-            "invalid opcode",
+            "opcode",
+            "invalid operation",
             "invalid jump",
+            "invalidjump",
+            "bad jump",
             "stack underflow",
+            "stackunderflow",
             "stack overflow",
-            "stack limit reached",
-            "return data out of bounds",
+            "stackoverflow",
+            "stack limit",
+            "data out of bounds",
+            "outofoffset",
             "write protection",
             "max call depth",
             "evm error",  # anvil and reth, whatever it was that stopped the call
@@ -85,6 +94,7 @@ _FAULT_WORDS = (
         ("timeout", "timed out", "unavailable", "header not found", "missing trie node", "syncing"),
     ),
 )
+_REVERTED = re.compile(r"(vm )?execution (error: )?revert|(vm exception.*: )?revert")
 _REVERTED_CODE = 3  # geth's code for a revert that carries data
 _RATE_LIMIT_CODES = (-32005, 429)
 
@@ -96,6 +106,8 @@ def classify(error: RPCError) -> NodeFault:
     if error.code in _RATE_LIMIT_CODES:
         return NodeFault.RATE_LIMITED
     message = error.message.lower()
+    if _REVERTED.match(message):
+        return NodeFault.REVERTED  # whatever the contract's own words are, which follow
     for fault, words in _FAULT_WORDS:
         if any(word in message for word in words):
             return fault

@@ -272,7 +272,10 @@ class Settler:
         return ride
 
     async def _still(self, failed: Settlement, told: SettleReply) -> SettleReply:
-        about = _about(await self._ride(failed.id), told.refusal)
+        assert told.refusal is not None
+        used = told.refusal.reason is Reason.AUTHORIZATION_USED
+        # Used in vain: what it failed for says more.
+        about = _about(await self._ride(failed.id), failed.refusal if used else told.refusal)
         return replace(about, retry_after=told.retry_after)
 
     async def _ride(self, settlement_id: str) -> Ride:

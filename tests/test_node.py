@@ -4,7 +4,16 @@ from typing import Any
 
 import pytest
 
-from facilitator.node import ChainUnavailable, counter, parse_block, parse_receipt, quantity
+from facilitator.node import (
+    ChainUnavailable,
+    NodeFault,
+    classify,
+    counter,
+    parse_block,
+    parse_receipt,
+    quantity,
+)
+from facilitator.rpc import RPCError
 
 HASH = "0x" + "11" * 32
 BLOCK: dict[str, Any] = {"number": "0x1", "hash": HASH, "parentHash": HASH, "timestamp": "0x2"}
@@ -57,3 +66,49 @@ def test_no_receipt_and_no_log_has_one_either(value: str) -> None:
     for changed in changes:
         with pytest.raises(ChainUnavailable):
             parse_receipt({**RECEIPT, **changed})
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "execution reverted",
+        "execution reverted: rate limit exceeded, capacity, already known, nonce too low",
+        "Execution reverted: insufficient funds for gas",
+        "VM execution error: reverted 0x08c379a0",
+        "VM Exception while processing transaction: revert too many requests",
+        "reverted with custom error",
+        "EVM error OutOfGas",
+        "EVM error MemoryOOG",
+        "EVM error InvalidFEOpcode",
+        "EVM error OpcodeNotFound",
+        "EVM error InvalidJump",
+        "EVM error StackUnderflow",
+        "EVM error OutOfOffset",
+        "out of gas: gas required exceeds allowance: 1000000",
+        "invalid opcode: INVALID",
+        "stack limit reached 1024 (1023)",
+        "return data out of bounds",
+        "write protection",
+    ],
+)
+def test_what_a_contract_does_is_no_fault_of_its_node(message: str) -> None:
+    """Nor do the contract's own words make it one."""
+    assert classify(RPCError(-32000, message)) is NodeFault.REVERTED
+
+
+@pytest.mark.parametrize(
+    ("message", "fault"),
+    [
+        ("already known", NodeFault.ALREADY_KNOWN),
+        ("nonce too low: next nonce 8, tx nonce 7", NodeFault.NONCE_TOO_LOW),
+        ("replacement transaction underpriced", NodeFault.UNDERPRICED),
+        ("insufficient funds for gas * price + value", NodeFault.INSUFFICIENT_FUNDS),
+        ("daily request rate limit reached", NodeFault.RATE_LIMITED),
+        ("EVM error: database error: connection reset", NodeFault.UNKNOWN),
+        ("header not found", NodeFault.UNAVAILABLE),
+        ("request timed out", NodeFault.UNAVAILABLE),
+        ("internal error", NodeFault.UNKNOWN),
+    ],
+)
+def test_what_a_node_cannot_do_is_no_verdict(message: str, fault: NodeFault) -> None:
+    assert classify(RPCError(-32000, message)) is fault

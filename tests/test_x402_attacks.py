@@ -14,7 +14,6 @@ from tests.x402_chain import Fault, aggregate3_call, deploy_token, transfer_call
 from tests.x402_service import (
     MISMATCH,
     TOO_MANY_BLOCKS,
-    USED,
     nonce_in,
     resume_mining,
     send,
@@ -80,7 +79,7 @@ async def test_a_failed_payment_keeps_its_hash_however_often_it_is_asked_for(
         [submitted] = service.logged("settlement_submitted")
         assert failed["transaction"] == submitted["transaction"]
         again = await settle(service, body)
-        assert (again["success"], again["errorReason"]) == (False, USED)
+        assert (again["success"], again["errorReason"]) == (False, MISMATCH)
         assert again["transaction"] == failed["transaction"]
         assert again["extra"] == failed["extra"]
         assert len(service.logged("settlement_submitted")) == 1

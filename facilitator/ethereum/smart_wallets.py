@@ -9,7 +9,9 @@ from facilitator.ethereum.transactions import Call
 
 IS_VALID_SIGNATURE = selector("isValidSignature(bytes32,bytes)")
 # What isValidSignature returns for a good one (EIP-1271): its own selector.
-_ACCEPTED = IS_VALID_SIGNATURE + bytes(28)
+_MAGIC = IS_VALID_SIGNATURE + bytes(28)
+# The first byte of it is left in memory where `_ASK` says yes.
+_YES = _MAGIC[:1]
 # What a signature that brings its wallet's deployment along ends in (EIP-6492).
 MAGIC_SUFFIX = bytes.fromhex("6492") * 16
 
@@ -23,13 +25,41 @@ class WrappedSignature(Struct, frozen=True):
 
 
 def is_valid_signature(wallet: bytes, digest: bytes, signature: bytes) -> Call:
-    """The question to a wallet whether it accepts `signature` of a 32-byte digest (EIP-1271)."""
-    return Call(wallet, IS_VALID_SIGNATURE + encode_arguments(digest, Dynamic(signature)))
+    """The question to a wallet whether it accepts `signature` of a 32-byte digest (EIP-1271).
+
+    It is creation code that asks in our stead, run by eth_call and never sent: a wallet may answer
+    with as much as its gas buys, half a megabyte and more, and only a byte of that comes back.
+    """
+    question = IS_VALID_SIGNATURE + encode_arguments(digest, Dynamic(signature))
+    return Call(b"", _asking(wallet, len(question), _LENGTH) + question)
+
+
+def _asking(wallet: bytes, length: int, offset: int) -> bytes:
+    """Code that puts `length` bytes, at `offset` in the code, to the wallet, and returns the first
+    byte of an answer that is the magic word and nothing else; of any other one, nothing.
+    """
+    return b"".join(
+        (
+            bytes.fromhex("6020 6000"),  # the answer's first 32 bytes go to 0
+            bytes.fromhex("63") + length.to_bytes(4),
+            bytes.fromhex("80 63") + offset.to_bytes(4),
+            bytes.fromhex("6000 39"),  # CODECOPY
+            bytes.fromhex("6000 73") + wallet,
+            bytes.fromhex("5a fa"),  # STATICCALL with all gas: 1 where it did not fail
+            bytes.fromhex("3d 6020 14 16"),  # and the answer is one word,
+            bytes.fromhex("6000 51 7f") + _MAGIC,
+            bytes.fromhex("14 16"),  # and that is the magic
+            bytes.fromhex("6000 f3"),  # RETURN so many bytes
+        )
+    )
+
+
+_LENGTH = len(_asking(bytes(20), 0, 0))
 
 
 def accepts(answer: bytes) -> bool:
-    """Whether a wallet's answer means yes: one word, the magic value and nothing else."""
-    return answer == _ACCEPTED
+    """Whether the answer to `is_valid_signature` means yes."""
+    return answer == _YES
 
 
 def unwrap(signature: bytes) -> WrappedSignature | None:
