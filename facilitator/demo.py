@@ -16,9 +16,10 @@ from pathlib import Path
 
 import aiohttp
 
+from facilitator.cast import DemoFailed, expect, say
 from facilitator.devnet import AnvilError, Devnet, DevnetOptions
 from facilitator.ethereum.addresses import checksum
-from facilitator.story import DemoFailed, expect, say, tell
+from facilitator.story import tell
 
 START_TIMEOUT = 15.0  # seconds
 STOP_TIMEOUT = 10.0  # seconds

@@ -1,4 +1,6 @@
-"""The other side of the Jeju dialect: build and sign a payment as a payer does."""
+"""The other side of both dialects: build and sign a payment as a payer does, and ask for it as its
+seller does.
+"""
 
 import base64
 import json
@@ -10,7 +12,7 @@ from facilitator.ethereum.addresses import ZERO_ADDRESS, checksum
 from facilitator.ethereum.eip712 import domain_separator, typed_data_digest
 from facilitator.ethereum.keccak import keccak256
 from facilitator.ethereum.secp256k1 import Signer
-from facilitator.networks import Token
+from facilitator.networks import Network, Token
 from facilitator.schemes.jeju import JejuPayment, digest
 
 _AUTHORIZATION_TYPE = keccak256(
@@ -128,6 +130,52 @@ def request_body(header: dict[str, Any], *, maximum: int | None = None) -> dict[
             "asset": header["asset"],
             "resource": header["resource"],
         },
+    }
+
+
+def standard_requirements(
+    *,
+    version: int,
+    network: Network,
+    token: Token,
+    pay_to: bytes,
+    amount: int,
+    resource: str,
+    lifetime: int,
+) -> dict[str, Any]:
+    """What a seller asks in `version` 1 or 2 of the standard dialect, scheme exact: `amount` atomic
+    units of `token`, to be paid within `lifetime` seconds. `resource` is a URL; in version 2 it
+    belongs to the payment instead.
+    """
+    asked: dict[str, Any] = {
+        "scheme": "exact",
+        "asset": checksum(token.address),
+        "payTo": checksum(pay_to),
+        "maxTimeoutSeconds": lifetime,
+        "extra": {"name": token.name, "version": token.version},
+    }
+    if version == 2:
+        return {**asked, "network": network.caip2, "amount": str(amount)}
+    # The official packages refuse requirements of version 1 that have no text in these.
+    about = {"resource": resource, "description": "", "mimeType": ""}
+    return {**asked, "network": network.name, "maxAmountRequired": str(amount), **about}
+
+
+def standard_body(
+    requirements: dict[str, Any], authorization: dict[str, str], *, version: int, resource: str
+) -> dict[str, Any]:
+    """What a seller posts to /verify and /settle whose `requirements` in this version a payer
+    answers with a signed `authorization` of the token.
+    """
+    signed = {name: value for name, value in authorization.items() if name != "signature"}
+    payload = {"signature": authorization["signature"], "authorization": signed}
+    about: dict[str, Any] = {"accepted": requirements, "resource": {"url": resource}}
+    if version == 1:
+        about = {name: requirements[name] for name in ("scheme", "network")}
+    return {
+        "x402Version": version,
+        "paymentPayload": {"x402Version": version, "payload": payload, **about},
+        "paymentRequirements": requirements,
     }
 
 

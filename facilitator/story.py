@@ -1,99 +1,18 @@
 """The story that `make demo` tells: every step is done for real, checked, and judged on chain."""
 
-import secrets
-import time
-from typing import Any
-
 import aiohttp
 
-from facilitator.devnet import Account, Devnet
+from facilitator.cast import LIFETIME, PRICE, Cast, Reply, expect, say
+from facilitator.devnet import Devnet
 from facilitator.devnet.chain import DEFAULT_FEE_BPS
 from facilitator.dialects.jeju_replies import human
 from facilitator.ethereum.abi import MAX_UINT256, address_word, selector, uint_word
 from facilitator.ethereum.addresses import checksum
-from facilitator.ethereum.secp256k1 import Signer
 from facilitator.networks import NETWORKS
-from facilitator.payer import auth_params, request_body, sign_authorization, sign_payment
+from facilitator.official_client import official_payment
+from facilitator.payer import auth_params, request_body, standard_body, standard_requirements
 
-PRICE = 1_000_000  # atomic units of USDC: 1 USDC
-LIFETIME = 300  # seconds that an authorization of the token holds
-
-Reply = dict[str, Any]
-
-
-class DemoFailed(Exception):
-    """A step did not hold; the text says which and how."""
-
-
-def expect(held: object, otherwise: str) -> None:
-    """End the demo unless the step held."""
-    if not held:
-        raise DemoFailed(otherwise)
-
-
-def say(text: str = "") -> None:
-    """A line of the story."""
-    print(text, flush=True)
-
-
-class Cast:
-    """Who takes part: two payers of whom only the first lets the contract take money, the seller,
-    and who receives the fees. `session` speaks to the service.
-    """
-
-    def __init__(self, devnet: Devnet, session: aiohttp.ClientSession) -> None:
-        self.devnet = devnet
-        self.session = session
-        self.second_payer = devnet.accounts[4]
-        self.people = {
-            "payer": devnet.payer,
-            "2nd payer": self.second_payer,
-            "seller": devnet.seller,
-            "fees": devnet.fee_recipient,
-        }
-
-    def payment(self, signer: Account) -> Reply:
-        """A header that `signer` signs: PRICE to the seller."""
-        devnet = self.devnet
-        return sign_payment(
-            Signer(signer.key),
-            chain_id=devnet.chain_id,
-            contract=devnet.contract,
-            network=devnet.network_name,
-            asset=devnet.usdc,
-            pay_to=devnet.seller.address,
-            amount=PRICE,
-            resource="/api/report",
-            timestamp=int(time.time()),
-        )
-
-    async def post(self, path: str, body: Reply) -> Reply:
-        """The service's reply, which is a 200."""
-        async with self.session.post(path, json=body) as response:
-            reply: Reply = await response.json()
-            expect(response.status == 200, f"POST {path}: {response.status} {reply}")
-            return reply
-
-    async def balances(self) -> dict[str, int]:
-        """Atomic units of USDC of everybody, from the chain."""
-        return {name: await self._usdc(account.address) for name, account in self.people.items()}
-
-    async def _usdc(self, address: bytes) -> int:
-        return await self._read(selector("balanceOf(address)") + address_word(address))
-
-    async def allowance(self, owner: Account) -> int:
-        """Atomic units that the contract may take from `owner`."""
-        arguments = address_word(owner.address) + address_word(self.devnet.contract)
-        return await self._read(selector("allowance(address,address)") + arguments)
-
-    async def sent(self, account: Account) -> int:
-        """How many transactions of the account are mined or wait to be."""
-        address = "0x" + account.address.hex()
-        return int(str(await self.devnet.rpc("eth_getTransactionCount", address, "pending")), 16)
-
-    async def _read(self, call: bytes) -> int:
-        query = {"to": "0x" + self.devnet.usdc.hex(), "data": "0x" + call.hex()}
-        return int(str(await self.devnet.rpc("eth_call", query, "latest")), 16)
+RESOURCE = "https://api.example/report"
 
 
 async def tell(devnet: Devnet, session: aiohttp.ClientSession) -> None:
@@ -103,6 +22,7 @@ async def tell(devnet: Devnet, session: aiohttp.ClientSession) -> None:
     body, first = await _pay_with_allowance(cast)
     await _ask_again(cast, body, first)
     await _pay_gasless(cast)
+    await _pay_in_the_standard_dialect(cast)
     await _forge(cast)
     await _compare(cast, before)
     await _show_stats(cast)
@@ -148,14 +68,9 @@ async def _ask_again(cast: Cast, body: Reply, first: Reply) -> None:
 async def _pay_gasless(cast: Cast) -> None:
     devnet, payer = cast.devnet, cast.second_payer
     expect(await cast.allowance(payer) == 0, "the second payer has an allowance")
-    token = NETWORKS[devnet.network_name].usdc_at(devnet.usdc)
-    authorization = sign_authorization(
-        *(Signer(payer.key), token, devnet.chain_id, devnet.contract, PRICE),
-        *(0, int(time.time()) + LIFETIME, secrets.token_bytes(32)),
-    )
     body = {
         **request_body(cast.payment(payer)),
-        "authParams": auth_params(authorization),
+        "authParams": auth_params(cast.authorization(payer, devnet.contract)),
     }
     reply = await cast.post("/settle/gasless", body)
     expect(reply["success"], f"/settle/gasless failed: {reply}")
@@ -163,6 +78,43 @@ async def _pay_gasless(cast: Cast) -> None:
     say("5. A second payer has no allowance, no transaction ever sent: beside the payment it signs")
     say("   an authorization of the token to the contract (EIP-3009).")
     _say_settled("/settle/gasless", reply)
+
+
+async def _pay_in_the_standard_dialect(cast: Cast) -> None:
+    """Version 2, as an official client pays: to the seller himself, who gets all of it."""
+    devnet, payer = cast.devnet, cast.third_payer
+    requirements = standard_requirements(
+        version=2,
+        network=NETWORKS[devnet.network_name],
+        token=cast.token,
+        pay_to=devnet.seller.address,
+        amount=PRICE,
+        resource=RESOURCE,
+        lifetime=LIFETIME,
+    )
+    authorization = cast.authorization(payer, devnet.seller.address)
+    body = standard_body(requirements, authorization, version=2, resource=RESOURCE)
+    say("6. A third payer speaks the standard dialect, version 2: it signs an authorization of the")
+    say("   token to the seller, who gets all of it. No contract of ours, no fee, no gas.")
+    payment = await official_payment(payer.key, requirements, RESOURCE)
+    if payment is None:
+        say("   Its client would be the official one, the Python package x402, which is not")
+        say("   installed here: the demo signs in its stead.")
+    else:
+        say("   Its client is the official one, the Python package x402.")
+        body["paymentPayload"] = payment
+    before = await cast.balances()
+    reply = await cast.post("/verify", body)
+    expect(reply["isValid"], f"/verify refused: {reply}")
+    expect(await cast.balances() == before, "/verify moved money")
+    say(f"   POST /verify -> isValid true, payer {reply['payer']}")
+    reply = await cast.post("/settle", body)
+    expect(reply["success"], f"/settle failed: {reply}")
+    expect(await cast.sent(payer) == 0, "the third payer has sent transactions")
+    moved = {**before, "3rd payer": before["3rd payer"] - PRICE, "seller": before["seller"] + PRICE}
+    expect(await cast.balances() == moved, "the payment moved something else than the price")
+    say("   POST /settle -> success true")
+    say(f"   transaction {reply['transaction']}")
 
 
 async def _forge(cast: Cast) -> None:
@@ -173,23 +125,25 @@ async def _forge(cast: Cast) -> None:
     expect(not reply["success"] and reply["txHash"] is None, f"the forgery got through: {reply}")
     expect(await cast.balances() == before, "the forgery moved money")
     expect(await cast.sent(cast.devnet.signer) == sent, "the forgery cost gas")
-    say("6. Somebody signs a payment in the first payer's name. It is refused before any gas is")
+    say("7. Somebody signs a payment in the first payer's name. It is refused before any gas is")
     say("   spent:")
     say(f"   POST /settle -> success false, {reply['error']!r}")
 
 
 async def _compare(cast: Cast, before: dict[str, int]) -> None:
     after = await cast.balances()
-    fee = PRICE * DEFAULT_FEE_BPS // 10_000  # from each payment, rounded down
+    # of each payment through the contract, rounded down
+    fee = PRICE * DEFAULT_FEE_BPS // 10_000
     expected = {
         "payer": -PRICE,
         "2nd payer": -PRICE,
-        "seller": 2 * (PRICE - fee),
+        "3rd payer": -PRICE,
+        "seller": 2 * (PRICE - fee) + PRICE,
         "fees": 2 * fee,
     }
     moved = {name: after[name] - before[name] for name in cast.people}
     expect(moved == expected, f"balances moved by {moved}")
-    say("7. The chain agrees:")
+    say("8. The chain agrees:")
     say(f"   {'USDC of':10}{'before':>16}{'after':>16}")
     for name in cast.people:
         say(f"   {name:10}{human(before[name], 6):>16}{human(after[name], 6):>16}")
@@ -202,7 +156,7 @@ async def _show_stats(cast: Cast) -> None:
     # 18 decimals, whatever the token has
     told = (settlements, volume) == ("2", str(2 * PRICE * 10**12))
     expect(response.status == 200 and told, f"GET /stats: {response.status} {stats}")
-    say("8. So do the contract's totals:")
+    say("9. So do the contract's totals:")
     say(
         f"   GET /stats -> settlements {settlements}, volume {human(int(volume), 18)} USD,"
         f" fee {stats['protocolFeeBps']} bps"

@@ -32,7 +32,17 @@ MAP: Final = {
         "checks",
         *("middleware", "metrics", "recent", "service", "routes", "app", "server"),
         *("agreement", "sending", "options", "check", "deploy", "devnet"),
-        *("payer", "pay", "story", "demo", "cli", "__main__"),
+        *(
+            "payer",
+            "purchase",
+            "pay",
+            "official_client",
+            "cast",
+            "story",
+            "demo",
+            "cli",
+            "__main__",
+        ),
     ),
 }
 ORDER: Final = [name for group in MAP.values() for name in group]

@@ -12,8 +12,8 @@ import pytest
 pytestmark = pytest.mark.anyio
 
 ROOT = Path(__file__).parent.parent
-TIMEOUT = 180.0  # seconds; the run itself takes about four on an idle machine
-STEPS = 8
+TIMEOUT = 180.0  # seconds; the run itself takes about five on an idle machine
+STEPS = 9
 
 
 async def demo(folder: Path = ROOT, **variables: str) -> tuple[int, str, str]:
@@ -44,13 +44,25 @@ async def test_every_step_is_told_and_nothing_is_left_running() -> None:
     assert lines[-1] == "Every step held."
     assert [int(line[0]) for line in lines if re.match(r"\d\. ", line)] == [*range(1, STEPS + 1)]
     hashes = re.findall(r"transaction (0x[0-9a-f]{64})$", output, re.MULTILINE)
-    assert len(set(hashes)) == 2
+    assert len(set(hashes)) == 3
+    assert "   Its client is the official one, the Python package x402.\n" in output
     urls = re.findall(r"http://127\.0\.0\.1:\d+", output)
     assert len(urls) == 2  # the chain's and the service's
     async with aiohttp.ClientSession() as session:
         for url in urls:
             with pytest.raises(aiohttp.ClientConnectorError):
                 await session.get(url)
+
+
+async def test_without_the_official_client_the_demo_signs_and_says_so(tmp_path: Path) -> None:
+    """Here an empty module of that name stands before the package."""
+    (tmp_path / "x402.py").touch()
+    code, output, errors = await demo(PYTHONPATH=f"{tmp_path}:{ROOT}")
+    assert (code, errors) == (0, ""), output
+    [_, step, *_] = re.split(r"^6\. |^7\. ", output, flags=re.MULTILINE)
+    assert "not\n   installed here: the demo signs in its stead." in step
+    assert "POST /settle -> success true\n   transaction 0x" in step
+    assert output.endswith("\nEvery step held.\n")
 
 
 async def test_a_demo_that_cannot_run_is_one_line_and_exit_1(tmp_path: Path) -> None:

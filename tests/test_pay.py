@@ -8,9 +8,11 @@ import pytest
 from aiohttp import web
 
 from facilitator.devnet import Devnet, DevnetOptions
+from facilitator.ethereum.addresses import checksum
 from tests.chain import approve, balance, read, settled_logs
 from tests.commands import Ended, facilitator
-from tests.service import Service, environment, serve
+from tests.service import Service, environment, launch, serve
+from tests.x402_chain import deploy_token
 
 pytestmark = pytest.mark.anyio
 
@@ -29,11 +31,15 @@ def spelt(content: bytes) -> str:
 
 
 async def pay(
-    devnet: Devnet, folder: Path, service: Service, *options: str, **changes: str
+    devnet: Devnet, folder: Path, service: Service, *options: str, unset: str = "", **changes: str
 ) -> tuple[Ended, dict[str, Any]]:
-    """Pay the devnet's seller 1 USDC, unless the options say otherwise; the reply printed."""
+    """Pay the devnet's seller 1 USDC, unless the options say otherwise; the reply printed. The
+    variable `unset` is not there.
+    """
     base = ("--url", service.url, "--to", spelt(devnet.seller.address), "--amount", str(AMOUNT))
-    ended = await facilitator("pay", settings(devnet, folder, **changes), *base, *options)
+    variables = settings(devnet, folder, **changes)
+    variables.pop(unset, None)
+    ended = await facilitator("pay", variables, *base, *options)
     assert ended.output, ended.errors
     reply: dict[str, Any] = json.loads(ended.output)
     key = devnet.payer.key.hex()
@@ -115,6 +121,56 @@ async def test_upto_pays_less_than_the_seller_would_take(devnet: Devnet, tmp_pat
         assert (ended.code, reply["isValid"]) == (1, False)
         assert reply["invalidReason"] == "Upto scheme: amount 7 exceeds max 6"
     assert [log.amount for log in await settled_logs(devnet)] == [7]
+
+
+@pytest.mark.parametrize(("version", "network"), [("1", "jeju"), ("2", "eip155:420691")])
+async def test_the_standard_dialect_needs_no_contract_no_allowance_and_no_ether(
+    devnet: Devnet, tmp_path: Path, version: str, network: str
+) -> None:
+    """The seller gets all of it, in one transfer of the token."""
+    await devnet.rpc("anvil_setBalance", spelt(devnet.payer.address), "0x0")
+    payer, seller = devnet.payer.address, devnet.seller.address
+    before = await balance(devnet, payer), await balance(devnet, seller)
+    contract = "X402_FACILITATOR_ADDRESS"
+    variables = {n: v for n, v in environment(devnet, tmp_path).items() if n != contract}
+    async with launch(variables) as service:
+        await service.started()
+        option = ("--x402-version", version, "--resource", "https://api.example/report")
+        ended, reply = await pay(
+            devnet, tmp_path, service, *option, "--verify-only", unset=contract
+        )
+        assert (ended.code, reply) == (0, {"isValid": True, "payer": checksum(payer)})
+        assert (await balance(devnet, payer), await balance(devnet, seller)) == before
+        ended, reply = await pay(devnet, tmp_path, service, *option, unset=contract)
+    assert (ended.code, reply["success"], reply["network"]) == (0, True, network)
+    paid = (before[0] - AMOUNT, before[1] + AMOUNT)
+    assert (await balance(devnet, payer), await balance(devnet, seller)) == paid
+    mined: Any = await devnet.rpc("eth_getTransactionReceipt", reply["transaction"])
+    assert (mined["status"], mined["to"]) == ("0x1", spelt(devnet.usdc))
+    assert "POST /settle -> 200\n" in ended.errors
+
+
+@pytest.mark.parametrize("version", ["1", "2"])
+async def test_the_standard_dialect_pays_in_tokens_that_both_sides_have_configured(
+    devnet: Devnet, tmp_path: Path, version: str
+) -> None:
+    """Under the token's own EIP-712 domain. What only the payer has configured is refused, and
+    moves nothing.
+    """
+    token = await deploy_token(devnet, name="Test Euro", version="7", decimals=2)
+    held = await balance(devnet, devnet.payer.address, token.address)
+    tokens = {"JEJU_TOKENS": f"{spelt(token.address)}|EURT|2|{token.name}|{token.version}"}
+    option = ("--x402-version", version, "--asset", spelt(token.address), "--amount", "7")
+    async with serve(devnet, tmp_path) as service:
+        ended, reply = await pay(devnet, tmp_path, service, *option, **tokens)
+        assert (ended.code, reply["invalidReason"]) == (1, "unsupported_asset")
+        assert "POST /verify -> 200, 'unsupported_asset'\n" in ended.errors
+    assert await balance(devnet, devnet.payer.address, token.address) == held
+    async with serve(devnet, tmp_path, **tokens) as service:
+        ended, reply = await pay(devnet, tmp_path, service, *option, **tokens)
+        assert (ended.code, reply["success"]) == (0, True)
+    assert await balance(devnet, devnet.payer.address, token.address) == held - 7
+    assert await balance(devnet, devnet.seller.address, token.address) == 7
 
 
 async def test_the_key_may_come_from_a_file(devnet: Devnet, tmp_path: Path) -> None:
@@ -232,7 +288,15 @@ async def test_a_wrong_setting_is_one_line_and_exit_2(devnet: Devnet, tmp_path: 
         good, *base, "--network", "jeju-testnet", "--contract", spelt(devnet.contract)
     )
     other = "0x" + "12" * 20
-    assert "--gasless is for" in await refused(good, *base, "--gasless", "--asset", other)
+    for option in (("--gasless",), ("--x402-version", "1"), ("--x402-version", "2")):
+        error = await refused(good, *base, *option, "--asset", other)
+        assert "--asset is no token that is configured on jeju" in error
+    for option in (("--gasless",), ("--upto",), ("--approve",), ("--contract", other)):
+        error = await refused(good, *base, "--x402-version", "2", *option)
+        assert "--x402-version pays the seller directly" in error
+    assert "expected a whole number from 1 to 2" in await refused(
+        good, *base, "--x402-version", spelt(devnet.payer.key)
+    )
     assert "--max is for --upto" in await refused(good, *base, "--max", "2")
     assert "give --url" in await refused(good, *base[2:])
     assert "--amount" in await refused(good, *base[:4])

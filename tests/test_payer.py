@@ -4,13 +4,27 @@ import base64
 import json
 import secrets
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from x402.schemas import (
+    PaymentPayload,
+    PaymentRequirementsV1,
+    parse_payment_payload,
+    parse_payment_requirements,
+)
 
 from facilitator.ethereum.addresses import checksum
 from facilitator.ethereum.secp256k1 import ORDER, Signer
-from facilitator.networks import Token
-from facilitator.payer import auth_params, request_body, sign_authorization, sign_payment
+from facilitator.networks import NETWORKS, Token
+from facilitator.payer import (
+    auth_params,
+    request_body,
+    sign_authorization,
+    sign_payment,
+    standard_body,
+    standard_requirements,
+)
 from tests import signing
 
 keys = st.integers(1, ORDER - 1).map(lambda number: number.to_bytes(32))
@@ -144,3 +158,40 @@ def test_two_payments_never_share_a_nonce_and_the_body_asks_for_what_was_signed(
         "resource": "/",
     }
     assert request_body(header, maximum=9)["paymentRequirements"]["maxAmountRequired"] == "9"
+
+
+@pytest.mark.parametrize(("version", "network"), [(1, "base-sepolia"), (2, "eip155:84532")])
+def test_the_official_packages_read_a_body_of_the_standard_dialect(
+    version: int, network: str
+) -> None:
+    """And find in it what was signed, asked for as it was signed."""
+    served = NETWORKS["base-sepolia"]
+    token = served.usdc_at(b"\x05" * 20)
+    signer, to = Signer(b"\x01" * 32), b"\x02" * 20
+    signed = sign_authorization(signer, token, served.chain_id, to, 7, 0, 2**40, bytes(32))
+    url = "https://api.example/report"
+    requirements = standard_requirements(
+        version=version,
+        network=served,
+        token=token,
+        pay_to=to,
+        amount=7,
+        resource=url,
+        lifetime=300,
+    )
+    body = standard_body(requirements, signed, version=version, resource=url)
+    asked = parse_payment_requirements(version, body["paymentRequirements"])
+    paid = parse_payment_payload(body["paymentPayload"])
+    assert body["x402Version"] == paid.x402_version == version
+    assert (asked.scheme, asked.network, asked.get_amount()) == ("exact", network, "7")
+    assert (asked.asset, asked.pay_to) == (checksum(token.address), checksum(to))
+    assert (asked.max_timeout_seconds, asked.extra) == (300, {"name": "USDC", "version": "2"})
+    authorization = {name: value for name, value in signed.items() if name != "signature"}
+    assert paid.payload == {"signature": signed["signature"], "authorization": authorization}
+    if isinstance(paid, PaymentPayload):
+        assert paid.accepted == asked
+        assert paid.resource is not None
+        assert paid.resource.url == url
+    else:
+        assert isinstance(asked, PaymentRequirementsV1)
+        assert (paid.scheme, paid.network, asked.resource) == ("exact", network, url)
