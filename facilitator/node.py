@@ -85,7 +85,6 @@ _FAULT_WORDS = (
             "outofoffset",
             "write protection",
             "max call depth",
-            "evm error",  # anvil and reth, whatever it was that stopped the call
             "vm execution error",  # nethermind
         ),
     ),
