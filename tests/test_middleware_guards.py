@@ -68,6 +68,15 @@ async def test_over_the_limit_one_is_told_to_come_back() -> None:
             reply = await response.json()
             assert reply["error"] == "Too many requests in flight"
             assert abs(reply["timestamp"] - time.time() * 1000) < 5000
+        # Clients of the standard dialect read these, whatever the status.
+        async with session.post(service.url("/verify")) as response:
+            reply = await response.json()
+            assert (response.status, reply["isValid"], reply["payer"]) == (503, False, "")
+            assert reply["invalidReason"] == "unexpected_verify_error"
+        async with session.post(service.url("/settle")) as response:
+            reply = await response.json()
+            assert (response.status, reply["success"], reply["transaction"]) == (503, False, "")
+            assert reply["errorReason"] == "unexpected_settle_error"
         for probe in ("/health", "/ready"):
             async with session.get(service.url(probe)) as response:
                 assert response.status == 200

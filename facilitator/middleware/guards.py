@@ -79,6 +79,19 @@ class CountRequests:
         await self.app(scope, receive, counting_send)
 
 
+# What clients of the standard dialect look for in a reply that is no 200, whatever it says.
+_IN_SHAPE: dict[str, dict[str, object]] = {
+    "/verify": {"isValid": False, "invalidReason": "unexpected_verify_error", "payer": ""},
+    "/settle": {
+        "success": False,
+        "errorReason": "unexpected_settle_error",
+        "transaction": "",
+        "network": "",
+        "payer": "",
+    },
+}
+
+
 class ConcurrencyLimit:
     """Answer at most `limit` requests at once. Probes pass: a busy service is alive and ready."""
 
@@ -92,7 +105,8 @@ class ConcurrencyLimit:
             await self.app(scope, receive, send)
             return
         if self.in_flight >= self.limit:
-            error = {"error": "Too many requests in flight", "timestamp": _now_ms()}
+            members = _IN_SHAPE.get(scope["path"], {})
+            error = {**members, "error": "Too many requests in flight", "timestamp": _now_ms()}
             await _send_json(send, 503, error, (b"retry-after", b"1"))
             return
         self.in_flight += 1
