@@ -1,0 +1,271 @@
+"""Bodies of the standard dialect that are not as they should be: a stable answer, never a payment,
+never an error of ours.
+"""
+
+import copy
+import json
+import secrets
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from facilitator.devnet import Devnet
+from tests.chain import devnet_payment
+from tests.service import Service, request
+from tests.x402 import compact, high_s, parity_v, payload_of, v1_body, v2_body
+from tests.x402_chain import transfers
+from tests.x402_service import SIGNATURE, nonce_of, post, refused, settle, verify
+
+pytestmark = pytest.mark.anyio
+
+VERSIONS = pytest.mark.parametrize("make", [v1_body, v2_body], ids=["v1", "v2"])
+Path = tuple[str, ...]
+
+# Neither a decimal string below 2^256 nor anything near it. All were taken by official packages.
+AMOUNTS: tuple[object, ...] = (
+    *(" 10000 ", "+1", "-1", "010", "0x2710", "1e3", "1.0", "1_000", "\uff11\uff10", "1\n", ""),
+    *("NaN", "Infinity", "\u0661", str(2**256), "9" * 78, "9" * 5000, "1\u0000"),
+    *(10000, 1.5, -1, True, [], {}, ["1"]),
+)
+ADDRESSES: tuple[object, ...] = (
+    *("", "0x", "vitalik.eth", "0x" + "1" * 39, "0x" + "1" * 41, "0X" + "1" * 40, "1" * 40),
+    *("0x" + "g" * 40, "0x" + "\uff11" * 40, "0xAb" + "aB" * 19, " 0x" + "1" * 40, "x" * 5000),
+    *(1, True, [], {}),
+)
+NONCES: tuple[object, ...] = (
+    *("", "0x", "1", "0x1", "0x" + "1" * 63, "0x" + "1" * 65, "0X" + "1" * 64, "1" * 64),
+    *("0x" + "1" * 64 + "\n", "0x" + "\uff11" * 64, 1, True, [], {}),
+)
+HEX: tuple[object, ...] = (
+    "",
+    "0",
+    "0x1",
+    "0xzz",
+    "0X11",
+    "11",
+    "0x11 ",
+    "0x\uff11\uff11",
+    1,
+    True,
+    [],
+)
+TEXTS: tuple[object, ...] = ("", 1, 1.5, True, [], {}, ["exact"])
+OBJECTS: tuple[object, ...] = ("", "x", 1, True, [], [{}])
+NUMBERS: tuple[object, ...] = (0, -1, "60", True, [], {})
+
+AUTHORIZATION: Path = ("paymentPayload", "payload", "authorization")
+REQUIREMENTS: Path = ("paymentRequirements",)
+MEMBERS: dict[Path, tuple[object, ...]] = {
+    ("paymentPayload",): OBJECTS,
+    ("paymentPayload", "x402Version"): ("2", 2.0, True, [], {}),
+    ("paymentPayload", "payload"): OBJECTS,
+    ("paymentPayload", "payload", "signature"): HEX,
+    AUTHORIZATION: OBJECTS,
+    (*AUTHORIZATION, "from"): ADDRESSES,
+    (*AUTHORIZATION, "to"): ADDRESSES,
+    (*AUTHORIZATION, "value"): AMOUNTS,
+    (*AUTHORIZATION, "validAfter"): AMOUNTS,
+    (*AUTHORIZATION, "validBefore"): AMOUNTS,
+    (*AUTHORIZATION, "nonce"): NONCES,
+    REQUIREMENTS: OBJECTS,
+    (*REQUIREMENTS, "scheme"): TEXTS,
+    (*REQUIREMENTS, "network"): TEXTS,
+    (*REQUIREMENTS, "asset"): ADDRESSES,
+    (*REQUIREMENTS, "payTo"): ADDRESSES,
+    (*REQUIREMENTS, "maxTimeoutSeconds"): NUMBERS,
+    (*REQUIREMENTS, "extra"): OBJECTS,
+    (*REQUIREMENTS, "extra", "name"): (1, True, [], {}, "x" * 129),
+    (*REQUIREMENTS, "extra", "version"): (2, True, [], {}, "x" * 129),
+}
+OF_V2: dict[Path, tuple[object, ...]] = {
+    (*REQUIREMENTS, "amount"): AMOUNTS,
+    ("paymentPayload", "accepted"): OBJECTS,
+    ("paymentPayload", "accepted", "amount"): AMOUNTS,
+    ("paymentPayload", "accepted", "asset"): ADDRESSES,
+    ("paymentPayload", "accepted", "maxTimeoutSeconds"): NUMBERS,
+}
+OF_V1: dict[Path, tuple[object, ...]] = {
+    (*REQUIREMENTS, "maxAmountRequired"): AMOUNTS,
+    ("paymentPayload", "scheme"): TEXTS,
+    ("paymentPayload", "network"): TEXTS,
+}
+# Nothing there is as good as something: the rest may be absent or null.
+OPTIONAL = {(*REQUIREMENTS, "extra"), (*REQUIREMENTS, "extra", "name")}
+OPTIONAL.add((*REQUIREMENTS, "extra", "version"))
+
+
+def changed(body: dict[str, Any], path: Path, *value: object) -> dict[str, Any]:
+    """A copy with another value at `path`; without a value it is taken out."""
+    made = copy.deepcopy(body)
+    inner = made
+    for name in path[:-1]:
+        inner = inner[name]
+    inner.pop(path[-1])
+    if value:
+        inner[path[-1]] = value[0]
+    return made
+
+
+def malformed(body: dict[str, Any], members: dict[Path, tuple[object, ...]]) -> Iterator[Any]:
+    for path, values in members.items():
+        for value in values:
+            yield path, value, changed(body, path, value)
+        if path not in OPTIONAL and path != ("paymentPayload",):
+            yield path, None, changed(body, path, None)
+            yield path, "absent", changed(body, path)
+
+
+async def not_understood(service: Service, body: object) -> str:
+    verified, settled = await verify(service, body, 400), await settle(service, body, 400)
+    assert (verified["payer"], settled["payer"]) == ("", "")
+    assert (settled["transaction"], settled["network"]) == ("", "")
+    assert verified["invalidReason"] == settled["errorReason"]
+    return str(settled["errorReason"])
+
+
+@VERSIONS
+async def test_a_member_of_another_kind_is_not_understood(
+    make: Any, chain: Devnet, service: Service
+) -> None:
+    """From a payment that would settle as it is, each member in turn: 400, on both endpoints."""
+    body, first, count = make(chain), await nonce_of(chain), 0
+    members = {**MEMBERS, **(OF_V2 if make is v2_body else OF_V1)}
+    for path, value, wrong in malformed(body, members):
+        missing = path == REQUIREMENTS and value in (None, "absent")
+        expected = "missing_parameters" if missing else "invalid_payload"
+        assert await not_understood(service, wrong) == expected, (path, value)
+        count += 1
+    assert count > 250
+    assert await nonce_of(chain) == first
+    assert (await settle(service, body))["success"] is True
+
+
+@VERSIONS
+async def test_null_is_as_good_as_absent_and_what_is_not_known_does_not_matter(
+    make: Any, chain: Devnet, service: Service
+) -> None:
+    """Legacy clients write null for what they do not have, newer ones more than we read."""
+    body = make(chain)
+    nothing = {"x402Version": None, "paymentHeader": None, "more": [1, {"a": None}]}
+    body.update(nothing)
+    body["paymentRequirements"].update({"outputSchema": None, "mimeType": None, "more": 1.5})
+    body["paymentPayload"].update({"extensions": None, "resource": None, "more": {}})
+    payload_of(body).update({"permit2Authorization": None, "more": True})
+    payload_of(body)["authorization"]["more"] = "x"
+    assert (await verify(service, body))["isValid"] is True
+    assert (await settle(service, body))["success"] is True
+
+
+async def test_the_payloads_version_counts_and_not_the_outer_one(
+    chain: Devnet, service: Service
+) -> None:
+    for make in (v1_body, v2_body):
+        for outer in (1, 2, 3, "x", None):
+            body = {**make(chain), "x402Version": outer}
+            assert (await verify(service, body))["isValid"] is True
+
+
+async def test_a_body_of_both_dialects_is_the_standards(chain: Devnet, service: Service) -> None:
+    """Its Jeju payment is not looked at, on any path but the one that is Jeju's alone."""
+    jeju = request(devnet_payment(chain))
+    both = {**v2_body(chain), "paymentHeader": jeju["paymentHeader"]}
+    assert (await verify(service, both))["isValid"] is True
+    reply = await settle(service, both)
+    assert reply["success"] is True
+    broken = {**both, "paymentPayload": {"x402Version": 2}}
+    assert await not_understood(service, broken) == "invalid_payload"
+    status, gasless = await service.post("/settle/gasless", both)
+    assert (status, gasless["error"]) == (400, "Missing authParams for EIP-3009")
+
+
+async def test_what_speaks_no_dialect_is_answered_in_both(service: Service) -> None:
+    deep = b'{"paymentPayload":' + b"[" * 20_000 + b"]" * 20_000 + b"}"
+    bodies: tuple[object, ...] = (
+        *(b"", b"{", b"null", b"[]", b'"x"', b"\xff", b"{}", b'{"paymentPayload":NaN}', deep),
+        *(b'{"paymentPayload":{},"paymentPayload":{}}', b'{"paymentPayload":"\\ud800"}'),
+        {"paymentPayload": None, "paymentRequirements": {}},
+    )
+    for body in bodies:
+        for path in ("/verify", "/settle"):
+            got = await post(service, path, body)
+            reply = got.members
+            assert got.status == 400
+            assert reply["payer"] in (None, "")
+            if path == "/settle":
+                assert (reply["success"], reply["transaction"], reply["network"]) == (False, "", "")
+                assert reply["errorReason"] == reply["error"]
+            else:
+                assert reply["isValid"] is False
+                assert reply["invalidReason"]
+
+
+@VERSIONS
+async def test_a_signature_has_one_spelling_but_for_v(
+    make: Any, chain: Devnet, service: Service
+) -> None:
+    """As the token takes them: 65 bytes, low s; v is 27 or 28, or 0 or 1 as some wallets write."""
+    first = await nonce_of(chain)
+    shapes: dict[str, Any] = {
+        "high s": high_s,
+        "compact": compact,
+        "nothing": lambda made: b"",
+        "short": lambda made: made[:64],
+        "long": lambda made: made + b"\0",
+        "zeros": lambda made: bytes(65),
+        "ones": lambda made: b"\xff" * 65,
+        "r of nobody": lambda made: bytes(31) + b"\5" + made[32:],
+        "noise": lambda made: secrets.token_bytes(65),
+        "very long": lambda made: made * 400,
+    }
+    for name, shape in shapes.items():
+        assert await refused(service, make(chain, signature=shape)) == SIGNATURE, name
+    for v in (2, 26, 29, 35, 255):
+        body = make(chain, signature=lambda made, v=v: made[:64] + bytes([v]))
+        assert await refused(service, body) == SIGNATURE, v
+    assert await nonce_of(chain) == first
+    body = make(chain, signature=parity_v)
+    assert (await verify(service, body))["isValid"] is True
+    assert (await settle(service, body))["success"] is True
+    payload = payload_of(body)
+    payload["signature"] = "0x" + payload["signature"][2:].upper()
+    assert (await settle(service, body))["errorReason"] == "invalid_exact_evm_nonce_already_used"
+
+
+async def test_a_body_of_60_kb_is_read_and_a_longer_one_is_not(
+    chain: Devnet, service: Service
+) -> None:
+    body = v2_body(chain)
+    body["paymentPayload"]["extensions"] = {"x": "y" * (60_000 - len(json.dumps(body)))}
+    assert (await verify(service, body))["isValid"] is True
+    body["paymentPayload"]["extensions"] = {"x": "y" * 66_000}
+    for path in ("/verify", "/settle"):
+        assert (await post(service, path, body)).status == 413
+    assert (await verify(service, v2_body(chain)))["isValid"] is True
+
+
+async def test_addresses_are_compared_without_case(chain: Devnet, service: Service) -> None:
+    """Whoever spells them in which way: an address is 20 bytes."""
+    before = len(await transfers(chain))
+    body = v2_body(chain)
+    asked = body["paymentRequirements"]
+    for name in ("asset", "payTo"):
+        asked[name] = "0x" + asked[name][2:].upper()
+    authorization = payload_of(body)["authorization"]
+    for name in ("from", "to"):
+        authorization[name] = authorization[name].lower()
+    reply = await settle(service, body)
+    assert (reply["success"], reply["payer"]) == (True, authorization["from"])
+    assert len(await transfers(chain)) == before + 1
+
+
+async def test_nothing_that_was_sent_comes_back_in_an_error(
+    chain: Devnet, service: Service
+) -> None:
+    """Neither a signature nor what stands in its place; nor is it logged."""
+    secret = "c0ffee" * 22
+    for value in ("0x" + secret, secret, "0x" + secret + "zz"):
+        body = changed(v2_body(chain), ("paymentPayload", "payload", "signature"), value)
+        for path in ("/verify", "/settle"):
+            assert secret.encode() not in (await post(service, path, body)).body
+    assert secret.encode() not in service.output
