@@ -77,6 +77,9 @@ class Verifier:
             listed = deployment.factory in self._terms.factories
             payment = replace(payment, deployment=replace(deployment, listed=listed))
         signed = eip3009.attributed(payment)
+        if signed.signed_by_key and signed.deployment is not None and signed.deployment.listed:
+            # A key needs no contract: nobody has us deploy one with it.
+            signed = replace(signed, deployment=None)
         refusal = check_authorization(signed, quote, self._terms, now)
         if refusal is None:
             return signed

@@ -21,3 +21,17 @@ payments = st.builds(
     authorization_nonce=texts,
     timestamp=uints,
 )
+authorizations = st.builds(
+    rows.exact,
+    chain_id=st.integers(1, 2**63),
+    payer=addresses,
+    asset=addresses,
+    pay_to=addresses,
+    amount=uints,
+    signature=st.binary(min_size=65, max_size=65),
+    authorization_nonce=st.binary(min_size=32, max_size=32),
+    valid_after=uints,
+    valid_before=uints,
+    domain_name=texts,
+    domain_version=texts,
+)

@@ -10,6 +10,7 @@ from facilitator.ethereum.fees import GWEI, Fees
 from facilitator.ethereum.receipts import Block, Receipt
 from facilitator.ethereum.transactions import Call
 from facilitator.payments import Proof
+from facilitator.schemes.eip3009 import Eip3009Payment
 from facilitator.schemes.jeju import JejuPayment
 from facilitator.settlement import (
     Attempt,
@@ -111,3 +112,24 @@ def receipt(number: int, block_number: int, *, succeeded: bool = True) -> Receip
 
 def proof(number: int = 1, block_number: int = 100) -> Proof:
     return Proof(number.to_bytes(32), 0, block_number, bytes(32), 5_000)
+
+
+def exact(**changes: Any) -> Eip3009Payment:
+    """An authorization of 1 USDC; its signature is none, but counts as the payer's own."""
+    plain = Eip3009Payment(
+        chain_id=420691,
+        payer=PAYER,
+        asset=ASSET,
+        pay_to=SELLER,
+        amount=1_000_000,
+        valid_from=1_700_000_000,
+        deadline=1_700_000_059,
+        signature=b"\x01" * 64 + b"\x1b",
+        authorization_nonce=b"\x4e" * 32,
+        valid_after=1_700_000_000,
+        valid_before=1_700_000_060,
+        domain_name="USD Coin",
+        domain_version="2",
+        signed_by_key=True,
+    )
+    return replace(plain, **changes)
