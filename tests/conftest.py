@@ -4,12 +4,17 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from facilitator.devnet import Devnet, DevnetOptions
 from facilitator.store import Store
 from facilitator.store.sqlite import SQLiteStore
 from tests.chain import approve
 from tests.service import Service, serve
+
+# A deadline per example would measure the machine, not the code.
+settings.register_profile("unhurried", deadline=None)
+settings.load_profile("unhurried")
 
 
 @pytest.fixture(scope="session")

@@ -48,6 +48,13 @@ async def settle_and_die(service: Service, body: object) -> str:
     return str(submitted["transaction"])
 
 
+async def attempts_of(service: Service, reply: dict[str, Any]) -> set[str]:
+    """The hashes of everything that was signed for the settlement that a reply tells of."""
+    _, found = await service.get("/settlements/" + reply["extra"]["settlementId"])
+    [transaction] = found["transactions"]
+    return {attempt["transaction"] for attempt in transaction["attempts"]}
+
+
 @VERSIONS
 async def test_kill_9_between_send_and_receipt_loses_and_doubles_nothing(
     make: Any, devnet: Devnet, tmp_path: Path
@@ -60,10 +67,11 @@ async def test_kill_9_between_send_and_receipt_loses_and_doubles_nothing(
     async with serve(devnet, tmp_path) as other:
         await resume_mining(devnet)
         reply, again = await settle(other, body), await settle(other, body)
-    [paid] = await transfers(devnet)
-    assert paid.transaction_hash == sent
-    assert (reply["success"], reply["transaction"]) == (True, sent)
-    assert (again["errorReason"], again["transaction"]) == (USED, sent)
+        [paid] = await transfers(devnet)
+        # On a slow machine it is replaced meanwhile, at the same account nonce.
+        assert {sent, paid.transaction_hash} <= await attempts_of(other, reply)
+    assert (reply["success"], reply["transaction"]) == (True, paid.transaction_hash)
+    assert (again["errorReason"], again["transaction"]) == (USED, paid.transaction_hash)
     assert await nonce_of(devnet) == first + 1
 
 
@@ -79,9 +87,9 @@ async def test_kill_9_before_the_send_still_pays(devnet: Devnet, tmp_path: Path)
         async with serve(devnet, tmp_path, JEJU_RPC_URL=proxy.url) as other:
             await other.wait_for("settlement_confirmed")
             reply = await settle(other, body)
-    [paid] = await transfers(devnet)
-    assert paid.transaction_hash == sent
-    assert (reply["success"], reply["transaction"]) == (True, sent)
+            [paid] = await transfers(devnet)
+            assert {sent, paid.transaction_hash} <= await attempts_of(other, reply)
+    assert (reply["success"], reply["transaction"]) == (True, paid.transaction_hash)
 
 
 async def test_a_send_whose_answer_is_lost_is_no_failure(devnet: Devnet, tmp_path: Path) -> None:
@@ -97,28 +105,29 @@ async def test_the_outcome_is_told_after_the_deadline_as_well(
     devnet: Devnet, tmp_path: Path
 ) -> None:
     """A payment that was made in time is not expired for who asks late."""
-    body = v2_body(devnet, authorization={"validBefore": str(int(time.time()) + 10)})
     async with serve(devnet, tmp_path, SETTLE_TIMEOUT_SECONDS="1") as service:
         await stop_mining(devnet)
+        body = v2_body(devnet, authorization={"validBefore": str(int(time.time()) + 20)})
         sent = (await settle(service, body))["transaction"]
         await resume_mining(devnet)
         await service.wait_for("settlement_confirmed")
-        await asyncio.sleep(10)
+        await asyncio.sleep(20)
         reply = await settle(service, body)
-    assert (reply["success"], reply["transaction"]) == (True, sent)
+        assert {sent, reply["transaction"]} <= await attempts_of(service, reply)
+    assert reply["success"] is True
 
 
 async def test_a_payment_that_expires_while_it_waits_is_expired_for_good(
     devnet: Devnet, tmp_path: Path
 ) -> None:
     """No transaction can settle it any more, so none is sent."""
-    body = v2_body(devnet, authorization={"validBefore": str(int(time.time()) + 10)})
     async with fault_proxy(devnet.url) as proxy:
         proxy.faults["eth_sendRawTransaction"] = lose_request
         async with serve(devnet, tmp_path, JEJU_RPC_URL=proxy.url) as service:
+            body = v2_body(devnet, authorization={"validBefore": str(int(time.time()) + 15)})
             waiting = asyncio.create_task(settle(service, body))
             await service.wait_for("settlement_submitted")
-            await asyncio.sleep(10)
+            await asyncio.sleep(15)
             proxy.faults.clear()
             await devnet.rpc("anvil_mine", hex(1))
             await asyncio.sleep(5)
