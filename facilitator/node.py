@@ -95,6 +95,13 @@ def classify(error: RPCError) -> NodeFault:
     return NodeFault.UNKNOWN
 
 
+def blames_endpoint(error: RPCError) -> bool:
+    """Whether the error is about this endpoint and not about what it was asked: another one may
+    answer.
+    """
+    return classify(error) in (NodeFault.RATE_LIMITED, NodeFault.UNAVAILABLE)
+
+
 def revert_data(error: RPCError) -> bytes:
     """What a contract reverted with; empty where the node gave nothing that can be read."""
     text = error.data or ""
