@@ -26,6 +26,7 @@ from facilitator.rpc.health import (
 
 INSPECTION_WAIT = 1.0  # seconds for which calls wait to learn which endpoint is the best
 INSPECTION_TIMEOUT = 5.0  # seconds
+SAME_TIME = 1.0  # seconds; few chains have more than one block in it
 
 _QUANTITY = re.compile(r"\A0x[0-9a-fA-F]{1,64}\Z")
 _FIRST, _SECOND = 1, 2  # ids
@@ -113,7 +114,8 @@ class Inspector:
         if endpoint.is_well():
             return None
         kind = self._reported.get(endpoint, FaultKind.TIMEOUT)
-        return TransportError(f"{health.standing} ({kind})", kind=kind)
+        told = f"{health.standing}, {kind}" if health.standing is Standing.BROKEN else kind
+        return TransportError(told, kind=kind)
 
     async def look_again(self, endpoint: Endpoint) -> bool:
         """Whether it is well, seen from now on: behind a new connection may be another node."""
@@ -187,9 +189,22 @@ class Inspector:
             for other in self._endpoints:
                 seen = other.health.head
                 if other is not endpoint and seen is not None and lags(seen, head):
-                    soon = max(head.seen_at, seen.seen_at + EXCLUDED_PAUSE)
-                    other.health.inspect_at = min(other.health.inspect_at, soon)
+                    self._suspect(other, seen, head)
         return True
+
+    def _suspect(self, endpoint: Endpoint, seen: Head, best: Head) -> None:
+        """An endpoint lagged when it was last seen: its head tells as much where both were seen at
+        the same time, and is to be looked at again where it was not.
+        """
+        health = endpoint.health
+        if not endpoint.is_well():
+            return
+        if best.seen_at - seen.seen_at <= SAME_TIME:
+            health.excluded(Standing.STALE, best.seen_at)
+            self._exclude(endpoint, FaultKind.STALE)
+        else:
+            soon = max(best.seen_at, seen.seen_at + EXCLUDED_PAUSE)
+            health.inspect_at = min(health.inspect_at, soon)
 
     def _heads(self, endpoint: Endpoint, now: float) -> list[Head]:
         """What the others have shown of late."""
