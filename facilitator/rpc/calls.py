@@ -117,12 +117,12 @@ def parse_answers(text: bytes, count: int, clean: Clean) -> dict[int, Answer]:
             if number in answers:
                 repeated.add(number)
             answers[number] = answer
+            if count > 1 and (error := answer.get("error")) and _refuses_batch(error):
+                raise BatchRefused("too many calls in one POST", kind=FaultKind.LIMITED)
     for number in repeated:
         del answers[number]
     if not answers and len(decoded) == 1 and isinstance(decoded[0], dict):
         raise _unbatched(decoded[0], count, clean)
-    if count > 1 and any(_refuses_batch(answer.get("error")) for answer in answers.values()):
-        raise BatchRefused("too many calls in one POST", kind=FaultKind.LIMITED)
     return answers
 
 

@@ -225,8 +225,8 @@ class RPC:
             self._inspector.failed(endpoint, fault)
             return {}, fault
         for call in calls:
-            if call.wants_head and (answer := answers.get(call.id)):
-                self._inspector.note_head(endpoint, answer)
+            if call.wants_head and call.id in answers:
+                self._inspector.note_head(endpoint, answers[call.id])
         if endpoint.reconnects != reconnects:
             await self._inspector.look_again(endpoint)
         # It may have been found out while it was answering.

@@ -69,8 +69,10 @@ class Endpoint:
         """The answers by id, of which some may be missing; `until` is a time of the event loop.
         Raises TransportError where there is none at all.
         """
-        answers: dict[int, Answer] = {}
         limit = self.batch_limit
+        if len(calls) == 1:
+            return await self._post(calls, until)
+        answers: dict[int, Answer] = {}
         rest = deque(calls[start : start + limit] for start in range(0, len(calls), limit))
         while rest:
             some = rest.popleft()
@@ -107,17 +109,16 @@ class Endpoint:
         """One POST; raises TransportError."""
         loop = asyncio.get_running_loop()
         started = loop.time()
-        timeout = max(until - started, 0.001)  # aiohttp takes 0 for no limit
         self.posts += 1
         self.calls += count
         try:
-            return await self._read(body, count, timeout)
+            return await self._read(body, count, until - started)
         except TransportError:
             raise
         except Exception as error:
             # aiohttp raises more than it documents (RuntimeError from a closed session, OSError,
             # ValueError), and the texts quote the URL: the class is what may be said.
-            text, kind = _described(error, timeout)
+            text, kind = _described(error, until - started)
         finally:
             self.seconds += loop.time() - started
         # outside the except, so that no context carries the URL along
@@ -129,7 +130,7 @@ class Endpoint:
             self._url,
             data=body,
             headers=_HEADERS,
-            timeout=aiohttp.ClientTimeout(total=timeout),
+            timeout=aiohttp.ClientTimeout(total=max(timeout, 0.001)),  # 0 would be no limit
             allow_redirects=False,
         ) as response:
             if response.status != 200:

@@ -85,7 +85,6 @@ class Health:
         self._penalty = penalty
         self._failed_at = 0.0
 
-    @property
     def is_open(self) -> bool:
         """Whether it has failed so often that it is not even the last resort before its pause is
         over.

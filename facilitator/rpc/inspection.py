@@ -68,6 +68,8 @@ class Inspector:
         until = now
         for endpoint in self._endpoints:
             health = endpoint.health
+            if now < health.inspect_at and health.standing is not Standing.UNKNOWN:
+                continue
             health.expire(now)
             if health.is_due(now):
                 self._start(endpoint)
@@ -78,8 +80,10 @@ class Inspector:
         if awaited and until > now:
             await asyncio.wait(awaited, timeout=until - now)
 
-    def in_order(self) -> list[Endpoint]:
+    def in_order(self) -> Sequence[Endpoint]:
         """All, those that are well first: what one does not answer is asked of the next."""
+        if len(self._endpoints) == 1:
+            return self._endpoints
         return sorted(self._endpoints, key=lambda each: not each.is_well())
 
     def good(self) -> list[Endpoint]:
@@ -101,7 +105,7 @@ class Inspector:
             return TransportError(told, pause, FaultKind.LIMITED)
         if endpoint.is_well():
             return None
-        last_resort = health.standing is Standing.BROKEN and not health.is_open
+        last_resort = health.standing is Standing.BROKEN and not health.is_open()
         if endpoint not in self._looks:
             if not health.is_due(now) and not last_resort:
                 pause = health.inspect_at - now
