@@ -20,15 +20,17 @@ from facilitator.node import (
     counter,
     items,
     member,
+    most_telling,
     parse_block,
     parse_data,
     parse_log,
     parse_receipt,
     quantity,
     revert_data,
+    send_fault,
     to_hex,
 )
-from facilitator.rpc import RPC, RPCError, TransportError
+from facilitator.rpc import RPC, Endpoint, RPCError, TransportError
 from facilitator.strict_json import JSON
 
 # No question may use more: a payer's wallet or a token could otherwise burn a node's time in an
@@ -62,6 +64,11 @@ class Chain:
 
     def __init__(self, rpc: RPC) -> None:
         self._rpc = rpc
+
+    @property
+    def endpoints(self) -> Sequence[Endpoint]:
+        """What is counted of each endpoint, and its state, by a name that is no URL."""
+        return self._rpc.endpoints
 
     async def chain_id(self) -> int:
         """The id that the node says it has."""
@@ -217,11 +224,11 @@ class Chain:
         faults: list[NodeFault] = []
         while pending:
             done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
-            answers = [_send_fault(future.exception()) for future in done]
+            answers = [send_fault(future.exception()) for future in done]
             if None in answers:
                 return None
             faults += [fault for fault in answers if fault is not None]
-        return min(faults, key=_TELLING.index)
+        return most_telling(faults)
 
     async def _try(self, method: str, *params: object) -> JSON | Reverted:
         """Ask something that the chain may refuse to execute."""
@@ -250,22 +257,6 @@ class Chain:
         if isinstance(answer, Reverted):
             raise ChainUnavailable(f"{method}: refused")
         return answer
-
-
-# A broadcast's faults, what was learned most first: a node that says why it will not take the bytes
-# has looked at them, one that does not answer says nothing.
-_TELLING = (
-    *(NodeFault.NONCE_TOO_LOW, NodeFault.INSUFFICIENT_FUNDS, NodeFault.UNDERPRICED),
-    *(NodeFault.REVERTED, NodeFault.UNKNOWN, NodeFault.RATE_LIMITED, NodeFault.UNAVAILABLE),
-)
-
-
-def _send_fault(error: BaseException | None) -> NodeFault | None:
-    """What one endpoint's answer to a broadcast means; None where it has the bytes now."""
-    if error is None:
-        return None
-    fault = classify(error) if isinstance(error, RPCError) else NodeFault.UNAVAILABLE
-    return None if fault is NodeFault.ALREADY_KNOWN else fault
 
 
 def _reverted(method: str, error: RPCError) -> Reverted:

@@ -5,6 +5,7 @@ import time
 
 import pytest
 
+from facilitator.chain import Chain
 from facilitator.rpc import FaultKind, RPCError, TransportError
 from facilitator.rpc.health import FAULTS_TO_OPEN
 from facilitator.strict_json import JSON
@@ -93,10 +94,22 @@ async def test_posts_calls_and_faults_are_counted_by_a_name_that_is_no_url() -> 
         await asyncio.gather(*(rpc.call("eth_call", i) for i in range(3)))
         first.fault = Reply(status=500)
         await rpc.call("eth_call")
-        one, two = rpc.endpoints
+        one, two = Chain(rpc).endpoints
         assert (one.name, two.name) == ("jeju#0", "jeju#1")
         assert (one.posts, one.calls) == (3, 6)  # a look of two calls, three, and one more
         assert (two.posts, two.calls) == (2, 3)
         assert one.faults == {FaultKind.HTTP: 1}
         assert (one.health.standing, two.health.standing) == ("broken", "good")
         assert one.seconds > 0
+
+
+async def test_a_session_that_we_closed_ourselves_is_nobody_s_fault() -> None:
+    told: list[tuple[str, FaultKind | None]] = []
+    async with nodes(1, on_change=lambda *change: told.append(change)) as (rpc, [node]):
+        await rpc.call("eth_call")
+        node.delay = 30.0
+        waiting = asyncio.create_task(rpc.call("eth_call"))
+        await asyncio.sleep(0.05)
+    with pytest.raises(TransportError):
+        await waiting
+    assert told == []

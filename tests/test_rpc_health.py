@@ -38,12 +38,16 @@ def test_one_that_is_well_is_looked_at_again_after_a_while() -> None:
     assert health.is_due(START + INSPECT_EVERY)
 
 
-def test_one_that_was_left_alone_for_long_is_not_known_any_more() -> None:
+@pytest.mark.parametrize(
+    ("idle", "standing"),
+    [(2 * INSPECT_EVERY, Standing.GOOD), (2 * INSPECT_EVERY + 0.1, Standing.UNKNOWN)],
+)
+def test_one_that_was_left_alone_for_long_is_not_known_any_more(
+    idle: float, standing: Standing
+) -> None:
     health = well()
-    health.expire(START + 2 * INSPECT_EVERY)
-    assert health.standing is Standing.GOOD
-    health.expire(START + 2 * INSPECT_EVERY + 0.1)
-    assert health.standing is Standing.UNKNOWN
+    health.expire(START + idle)
+    assert health.standing is standing
 
 
 def test_each_further_fault_doubles_the_pause_up_to_a_limit() -> None:

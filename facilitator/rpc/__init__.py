@@ -6,13 +6,14 @@ answers, `endpoint` is the HTTP of one of them, `inspection` decides which of th
 """
 
 from facilitator.rpc.client import RPC
-from facilitator.rpc.endpoint import RETRY_AFTER_LIMIT
+from facilitator.rpc.endpoint import RETRY_AFTER_LIMIT, Endpoint
 from facilitator.rpc.faults import FaultKind, RPCError, TransportError
 from facilitator.rpc.health import Standing
 
 __all__ = [
     "RETRY_AFTER_LIMIT",
     "RPC",
+    "Endpoint",
     "FaultKind",
     "RPCError",
     "Standing",

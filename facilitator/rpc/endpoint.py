@@ -59,6 +59,10 @@ class Endpoint:
         """Whether it was well when it was last seen."""
         return self.health.standing is Standing.GOOD
 
+    def is_closed(self) -> bool:
+        """Whether its session was closed: no answer is to be had then."""
+        return self._session.closed
+
     def clean(self, message: str) -> str:
         """A node's own words, without what it may repeat of the URL that it was asked under."""
         for secret in self._secrets:

@@ -221,6 +221,8 @@ class Inspector:
         ]
 
     def _exclude(self, endpoint: Endpoint, kind: FaultKind) -> None:
+        if endpoint.is_closed():
+            return  # by our own side, which shuts down
         endpoint.faults[kind] += 1
         known = self._reported.get(endpoint)
         if known is None or (kind in _SERIOUS and kind is not known):
