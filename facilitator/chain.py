@@ -20,15 +20,17 @@ from facilitator.node import (
     counter,
     items,
     member,
+    most_telling,
     parse_block,
     parse_data,
     parse_log,
     parse_receipt,
     quantity,
     revert_data,
+    send_fault,
     to_hex,
 )
-from facilitator.rpc import RPC, RPCError, TransportError
+from facilitator.rpc import RPC, Endpoint, RPCError, TransportError
 from facilitator.strict_json import JSON
 
 # No question may use more: a payer's wallet or a token could otherwise burn a node's time in an
@@ -62,6 +64,11 @@ class Chain:
 
     def __init__(self, rpc: RPC) -> None:
         self._rpc = rpc
+
+    @property
+    def endpoints(self) -> Sequence[Endpoint]:
+        """What is counted of each endpoint, and its state, by a name that is no URL."""
+        return self._rpc.endpoints
 
     async def chain_id(self) -> int:
         """The id that the node says it has."""
@@ -181,19 +188,47 @@ class Chain:
         }
         return tuple(parse_log(entry) for entry in items(await self._ask("eth_getLogs", query)))
 
+    async def confirm_block(self, number: int, block_hash: bytes) -> bool | None:
+        """Whether an endpoint other than the one that reads come from has this block at this
+        height: False where it has another one. None where it cannot be said: there is no second
+        endpoint that is well, it has no block at that height yet, or it does not answer.
+
+        Never raises: a final outcome may be told without a second endpoint, and not against one.
+        """
+        try:
+            answer = await self._rpc.call_second("eth_getBlockByNumber", hex(number), False)
+            block = None if answer is None else parse_block(answer)
+        except (RPCError, TransportError, ChainUnavailable):
+            return None
+        if block is None or block.number != number:
+            return None
+        return block.hash == block_hash
+
+    async def confirm_account_nonce(self, address: bytes, block_number: int) -> int | None:
+        """How many transactions of `address` are mined as of a block number, from an endpoint other
+        than the one that reads come from; None where there is none that says so. Never raises.
+        """
+        asked = (to_hex(address), hex(block_number))
+        try:
+            return counter(await self._rpc.call_second("eth_getTransactionCount", *asked))
+        except (RPCError, TransportError, ChainUnavailable):
+            return None
+
     async def broadcast(self, raw: bytes) -> NodeFault | None:
-        """Offer signed bytes to the chain: None where a node has them now.
+        """Offer signed bytes to every endpoint that is well: None as soon as one has them, the most
+        telling fault where none takes them.
 
         Never raises: without an answer they may have been sent all the same (UNAVAILABLE).
         """
-        try:
-            await self._rpc.call("eth_sendRawTransaction", to_hex(raw))
-        except RPCError as error:
-            fault = classify(error)
-            return None if fault is NodeFault.ALREADY_KNOWN else fault
-        except TransportError:
-            return NodeFault.UNAVAILABLE
-        return None
+        pending = await self._rpc.call_everywhere("eth_sendRawTransaction", to_hex(raw))
+        faults: list[NodeFault] = []
+        while pending:
+            done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+            answers = [send_fault(future.exception()) for future in done]
+            if None in answers:
+                return None
+            faults += [fault for fault in answers if fault is not None]
+        return most_telling(faults)
 
     async def _try(self, method: str, *params: object) -> JSON | Reverted:
         """Ask something that the chain may refuse to execute."""

@@ -5,6 +5,7 @@ valid.
 """
 
 import re
+from collections.abc import Sequence
 from enum import StrEnum
 
 from facilitator.ethereum.receipts import Block, Log, Receipt
@@ -97,6 +98,13 @@ _REVERTED = re.compile(r"(vm )?execution (error: )?revert|(vm exception.*: )?rev
 _REVERTED_CODE = 3  # geth's code for a revert that carries data
 _RATE_LIMIT_CODES = (-32005, 429)
 
+# A broadcast's faults, what was learned most first: a node that says why it will not take the bytes
+# has looked at them, one that does not answer says nothing.
+_TELLING = (
+    *(NodeFault.NONCE_TOO_LOW, NodeFault.INSUFFICIENT_FUNDS, NodeFault.UNDERPRICED),
+    *(NodeFault.REVERTED, NodeFault.UNKNOWN, NodeFault.RATE_LIMITED, NodeFault.UNAVAILABLE),
+)
+
 
 def classify(error: RPCError) -> NodeFault:
     """The one place that reads a node's error text."""
@@ -111,6 +119,26 @@ def classify(error: RPCError) -> NodeFault:
         if any(word in message for word in words):
             return fault
     return NodeFault.UNKNOWN
+
+
+def send_fault(error: BaseException | None) -> NodeFault | None:
+    """What one endpoint's answer to a broadcast means; None where it has the bytes now."""
+    if error is None:
+        return None
+    fault = classify(error) if isinstance(error, RPCError) else NodeFault.UNAVAILABLE
+    return None if fault is NodeFault.ALREADY_KNOWN else fault
+
+
+def most_telling(faults: Sequence[NodeFault]) -> NodeFault:
+    """Of what several endpoints said of the same bytes, the one from which most is learned."""
+    return min(faults, key=_TELLING.index)
+
+
+def blames_endpoint(error: RPCError) -> bool:
+    """Whether the error is about this endpoint and not about what it was asked: another one may
+    answer.
+    """
+    return classify(error) in (NodeFault.RATE_LIMITED, NodeFault.UNAVAILABLE)
 
 
 def revert_data(error: RPCError) -> bytes:

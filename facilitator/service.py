@@ -4,6 +4,7 @@ One `Served` a network: its chain, its checks, and what settles on it where a ke
 there to settle with.
 """
 
+import logging
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
@@ -24,19 +25,22 @@ from facilitator.examination import Examiner
 from facilitator.listeners import Listeners
 from facilitator.metrics import Metrics
 from facilitator.networks import Unit
-from facilitator.node import ChainUnavailable
+from facilitator.node import ChainUnavailable, blames_endpoint
 from facilitator.recent import Recent
-from facilitator.rpc import RPC
+from facilitator.rpc import RPC, FaultKind
 from facilitator.schemes import eip3009, jeju
 from facilitator.settlement import Policy
 from facilitator.settler import Settler
 from facilitator.signing import SignerPool
 from facilitator.store import Counts, Store, StoreError
 from facilitator.store.sqlite import SQLiteStore
+from facilitator.telemetry import event, get_logger
 from facilitator.tokens import Tokens
 from facilitator.verification import Terms
 from facilitator.verifier import Verifier
 from facilitator.watcher import Watcher
+
+_log = get_logger(__name__)
 
 # Connections to all nodes together; a call waits for one when all are in use.
 RPC_CONNECTIONS = 100
@@ -147,7 +151,14 @@ def _serve(
     session: aiohttp.ClientSession,
 ) -> Served:
     contract, chain_id = network.contract, network.network.chain_id
-    rpc = RPC(network.rpc_urls, name=network.network.name, session=session)
+    rpc = RPC(
+        network.rpc_urls,
+        name=network.network.name,
+        session=session,
+        chain_id=chain_id,
+        elsewhere=blames_endpoint,
+        on_change=_tell_endpoint,
+    )
     chain = Chain(rpc)
     reachable = Recent(partial(_is_reachable, chain, chain_id), REACHABLE_FOR)
     tokens = Tokens(chain, _known_units(network))
@@ -214,6 +225,14 @@ def _serve(
         clock=unix_ms,
     )
     return Served(network, takes_x402, chain, reachable, tokens, verifier, settler, watcher)
+
+
+def _tell_endpoint(endpoint: str, fault: FaultKind | None) -> None:
+    """An endpoint ("base#1", never its URL) is not asked first any more, or is again."""
+    if fault is None:
+        event(_log, logging.INFO, "endpoint_recovered", endpoint=endpoint)
+    else:
+        event(_log, logging.WARNING, "endpoint_excluded", endpoint=endpoint, fault=fault)
 
 
 def _takes_x402(config: Config, network: NetworkConfig) -> bool:

@@ -1,0 +1,132 @@
+"""Laws of what is known of one endpoint; times are seconds, and pass as the tests say."""
+
+import pytest
+
+from facilitator.rpc.health import (
+    EXCLUDED_PAUSE,
+    FAULTS_TO_OPEN,
+    INSPECT_EVERY,
+    PENALTY_LIMIT,
+    STALE_BLOCKS,
+    STALE_SECONDS,
+    Head,
+    Health,
+    Standing,
+    lags,
+    parse_head,
+)
+from facilitator.strict_json import JSON
+
+START = 1_000.0
+
+
+def well() -> Health:
+    health = Health(penalty=0.5)
+    health.well(START)
+    return health
+
+
+def test_nothing_is_known_before_the_first_look() -> None:
+    health = Health()
+    assert health.standing is Standing.UNKNOWN
+    assert health.is_due(START)
+
+
+def test_one_that_is_well_is_looked_at_again_after_a_while() -> None:
+    health = well()
+    assert not health.is_due(START + INSPECT_EVERY - 0.1)
+    assert health.is_due(START + INSPECT_EVERY)
+
+
+@pytest.mark.parametrize(
+    ("idle", "standing"),
+    [(2 * INSPECT_EVERY, Standing.GOOD), (2 * INSPECT_EVERY + 0.1, Standing.UNKNOWN)],
+)
+def test_one_that_was_left_alone_for_long_is_not_known_any_more(
+    idle: float, standing: Standing
+) -> None:
+    health = well()
+    health.expire(START + idle)
+    assert health.standing is standing
+
+
+def test_each_further_fault_doubles_the_pause_up_to_a_limit() -> None:
+    health = well()
+    pauses = []
+    for _ in range(6):
+        health.failed(START)
+        pauses.append(health.inspect_at - START)
+    assert pauses == [0.5, 1.0, 2.0, 4.0, PENALTY_LIMIT, PENALTY_LIMIT]
+
+
+def test_the_circuit_opens_after_some_faults_in_a_row_and_closes_with_an_answer() -> None:
+    health = well()
+    for number in range(FAULTS_TO_OPEN):
+        assert not health.is_open()
+        health.failed(START + number)
+    assert health.is_open()
+    health.well(START + 4)  # a look alone does not tell that it answers what it failed to answer
+    assert health.is_open()
+    health.answered()
+    assert not health.is_open()
+
+
+def test_looks_alone_close_the_circuit_when_the_last_fault_is_long_ago() -> None:
+    health = well()
+    for _ in range(FAULTS_TO_OPEN):
+        health.failed(START)
+    health.well(START + PENALTY_LIMIT)
+    assert not health.is_open()
+
+
+def test_a_pause_that_was_asked_for_holds_for_looks() -> None:
+    health = well()
+    health.failed(START)
+    health.silent_until = START + 30
+    assert not health.is_due(START + 29)
+    assert health.is_due(START + 30)
+
+
+def test_one_that_is_excluded_is_looked_at_soon() -> None:
+    health = well()
+    health.excluded(Standing.STALE, START)
+    assert not health.is_due(START + EXCLUDED_PAUSE - 0.1)
+    assert health.is_due(START + EXCLUDED_PAUSE)
+
+
+@pytest.mark.parametrize(
+    ("blocks", "seconds", "stale"),
+    [
+        (0, 0, False),
+        (STALE_BLOCKS, STALE_SECONDS, False),
+        (STALE_BLOCKS + 1, 0, True),
+        (1, STALE_SECONDS + 1, True),
+        (-50, -50, False),
+    ],
+)
+def test_stale_is_more_than_so_many_blocks_or_seconds_behind(
+    blocks: int, seconds: int, stale: bool
+) -> None:
+    best = Head(1_000, 50_000, START)
+    assert lags(Head(1_000 - blocks, 50_000 - seconds, START), best) is stale
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        None,
+        {},
+        [],
+        {"number": "0x1"},
+        {"number": 1, "timestamp": "0x1"},
+        {"number": "0x", "timestamp": "0x1"},
+        {"number": "1", "timestamp": "0x1"},
+        {"number": "0x1\n", "timestamp": "0x1"},
+        {"number": "-0x1", "timestamp": "0x1"},
+        {"number": hex(2**63), "timestamp": "0x1"},
+        {"number": "0x1", "timestamp": hex(2**256)},
+    ],
+)
+def test_what_is_no_block_is_no_head(answer: JSON) -> None:
+    assert parse_head(answer, START) is None
+    assert parse_head({"number": "0x10", "timestamp": "0x20"}, START) == Head(16, 32, START)
