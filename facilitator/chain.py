@@ -163,6 +163,12 @@ class Chain:
         tag = hex(block) if isinstance(block, int) else block
         return counter(await self._ask("eth_getTransactionCount", to_hex(address), tag))
 
+    async def pooled_nonces(self, address: bytes) -> tuple[int, ...]:
+        """How many transactions of `address` are mined or wait in a pool, as each endpoint that
+        could be asked counts them.
+        """
+        return (await self.account_nonce(address, "pending"),)
+
     async def account_nonces(
         self, addresses: Iterable[bytes], block: int | str
     ) -> dict[bytes, int]:
