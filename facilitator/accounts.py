@@ -14,7 +14,7 @@ class Account:
     """One signer's state, for all to read.
 
     `reserved` places are held by requests that have claimed nothing yet, `pending` transactions
-    are in the journal and not mined. `floor` is the least account nonce that the chain would still
+    are in the journal and not mined, `unseen` of them since the loop last asked for them. `floor` is the least account nonce that the chain would still
     take. It takes part once it is `synced`: its next account nonce is certain. `unfit` says why it
     could not pay for gas when it was last asked, which counts until `unfit_until` (unix
     milliseconds); `balance` is what it had then, in wei.
@@ -22,7 +22,7 @@ class Account:
 
     __slots__ = (
         *("address", "balance", "floor", "looked_at", "pending", "reserved", "retires", "signer"),
-        *("synced", "unfit", "unfit_until"),
+        *("synced", "unfit", "unfit_until", "unseen"),
     )
 
     def __init__(self, signer: Signer, *, retires: bool) -> None:
@@ -31,6 +31,7 @@ class Account:
         self.retires = retires
         self.reserved = 0
         self.pending = 0
+        self.unseen = 0
         self.floor = 0
         self.balance: int | None = None
         self.synced = False

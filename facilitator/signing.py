@@ -126,9 +126,15 @@ class SignerPool:
         """
         self._accounts[address].synced = False
 
+    def about_to_observe(self) -> None:
+        """The loop asks the journal now: what is claimed from here on it may not see."""
+        for account in self.accounts:
+            account.unseen = 0
+
     def observe(self, address: bytes, pending: int) -> None:
         """How many of a signer's transactions the loop saw pending."""
-        self._accounts[address].pending = pending
+        account = self._accounts[address]
+        account.pending = pending + account.unseen
         self._queue.admit()
 
     @asynccontextmanager
@@ -181,6 +187,7 @@ class SignerPool:
         """The place of this signer has become a transaction in the journal."""
         account = self._accounts[address]
         account.pending += 1
+        account.unseen += 1
         self._fit_again(account, Reason.BUDGET_SPENT)
 
     def ended(self, address: bytes) -> None:

@@ -165,6 +165,7 @@ class Watcher:
         ):
             return self._poll()
         # Only now read what is open: whatever the head holds was in the journal before it was sent.
+        self._signers.about_to_observe()
         work = await self._store.open_work(self._chain_id)
         pending = {
             transaction.id: transaction
