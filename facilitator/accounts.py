@@ -14,10 +14,11 @@ class Account:
     """One signer's state, for all to read.
 
     `reserved` places are held by requests that have claimed nothing yet, `pending` transactions
-    are in the journal and not mined, `unseen` of them since the loop last asked for them. `floor` is the least account nonce that the chain would still
-    take. It takes part once it is `synced`: its next account nonce is certain. `unfit` says why it
-    could not pay for gas when it was last asked, which counts until `unfit_until` (unix
-    milliseconds); `balance` is what it had then, in wei.
+    are in the journal and not mined, `unseen` of them since the loop last asked for them. `floor`
+    is the least account nonce that the chain would still take. It takes part once it is `synced`:
+    its next account nonce is certain. `unfit` says why it could not pay for gas when it was last
+    asked, which counts until `unfit_until` (unix milliseconds); `balance` is what it had then, in
+    wei.
     """
 
     __slots__ = (

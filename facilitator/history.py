@@ -31,13 +31,14 @@ class History:
         self._investigator = investigator
         self._clock = clock
         self._limit = anyio.Semaphore(AT_ONCE)
-        self._found: dict[str, tuple[bytes | None, int]] = {}
+        # By request digest: two payments may share a nonce, and one transaction paid one of them.
+        self._found: dict[bytes, tuple[bytes | None, int]] = {}
 
     async def transaction_of(self, payment: AnyPayment) -> bytes | None:
         """The hash of the transaction that paid this very payment, whoever sent it; None where the
         last blocks show none. Raises ChainUnavailable.
         """
-        key, _ = scheme_of(payment).payment_keys(payment)
+        key = scheme_of(payment).request_digest(payment)
         found, at = self._found.get(key, (None, 0))
         if found is not None or self._clock() - at < NOTHING_FOR:
             return found

@@ -33,7 +33,7 @@ MAP: Final = {
     "shell": (
         "checks",
         *("middleware", "metrics", "recent", "service", "routes", "app", "server"),
-        *("agreement", "sending", "options", "check", "deploy", "devnet"),
+        *("agreement", "sending", "options", "check", "deploy", "devnet", "recover"),
         *("payer", "pay", "story", "demo", "cli", "__main__"),
     ),
 }
