@@ -30,7 +30,7 @@ from facilitator.node import (
     send_fault,
     to_hex,
 )
-from facilitator.rpc import RPC, Endpoint, RPCError, TransportError
+from facilitator.rpc import RPC, Endpoint, FaultKind, RPCError, TransportError
 from facilitator.strict_json import JSON
 
 # No question may use more: a payer's wallet or a token could otherwise burn a node's time in an
@@ -170,6 +170,12 @@ class Chain:
         tag = hex(block) if isinstance(block, int) else block
         return counter(await self._ask("eth_getTransactionCount", to_hex(address), tag))
 
+    async def pooled_nonces(self, address: bytes) -> tuple[int, ...]:
+        """How many transactions of `address` are mined or wait in a pool, as each endpoint that
+        could be asked counts them.
+        """
+        return (await self.account_nonce(address, "pending"),)
+
     async def account_nonces(
         self, addresses: Iterable[bytes], block: int | str
     ) -> dict[bytes, int]:
@@ -190,19 +196,19 @@ class Chain:
 
     async def confirm_block(self, number: int, block_hash: bytes) -> bool | None:
         """Whether an endpoint other than the one that reads come from has this block at this
-        height: False where it has another one. None where it cannot be said: there is no second
-        endpoint that is well, it has no block at that height yet, or it does not answer.
+        height: False where it has another one, has none yet, or does not answer. None where there
+        is no second endpoint that is well.
 
         Never raises: a final outcome may be told without a second endpoint, and not against one.
         """
         try:
             answer = await self._rpc.call_second("eth_getBlockByNumber", hex(number), False)
             block = None if answer is None else parse_block(answer)
-        except (RPCError, TransportError, ChainUnavailable):
-            return None
-        if block is None or block.number != number:
-            return None
-        return block.hash == block_hash
+        except TransportError as error:
+            return None if error.kind is FaultKind.EXCLUDED else False
+        except (RPCError, ChainUnavailable):
+            return False
+        return block is not None and block.number == number and block.hash == block_hash
 
     async def confirm_account_nonce(self, address: bytes, block_number: int) -> int | None:
         """How many transactions of `address` are mined as of a block number, from an endpoint other

@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"error: {package} is not installed: it brings {purpose}", file=sys.stderr)
             return 1
     # Only now: these import the packages that were looked for.
-    from facilitator import __version__, check, deploy, devnet, pay, server  # noqa: PLC0415
+    from facilitator import __version__, check, deploy, devnet, pay, recover, server  # noqa: PLC0415
 
     parser = argparse.ArgumentParser(
         prog="facilitator",
@@ -85,6 +85,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     pay.add_arguments(paying)
     paying.set_defaults(run=pay.run)
+    recovering = commands.add_parser(
+        "recover",
+        help="after the journal was restored from a backup",
+        description="Mark every payment in a restored journal that could still end in success as"
+        " told already: what the life after the backup has told is not in it. Such payments are"
+        " still settled; who asks for one hears that its nonce was used, with the transaction's"
+        " hash. Run it before the service starts. Exit code 1 where the journal cannot be opened.",
+    )
+    recover.add_arguments(recovering)
+    recovering.set_defaults(run=recover.run)
     options = parser.parse_args(arguments)
     try:
         with asyncio.Runner(loop_factory=getattr(options, "loop_factory", None)) as runner:

@@ -8,8 +8,8 @@ from typing import Final, Literal, cast
 
 from msgspec import Struct
 
+from facilitator.config_file import MAX_CONFIRMATIONS, NetworkEntry, read_config_file
 from facilitator.config_file import VARIABLE as FILE_VARIABLE
-from facilitator.config_file import NetworkEntry, read_config_file
 from facilitator.environment import ConfigError, Environment, Key
 from facilitator.networks import Network, Token
 
@@ -36,6 +36,7 @@ class NetworkConfig(Struct, frozen=True, kw_only=True):
     usdc: Token | None
     tokens: tuple[Token, ...]
     explicit_rpc: bool
+    confirmations: int  # 1: included in a block
 
     def __repr__(self) -> str:
         contract = None if self.contract is None else "0x" + self.contract.hex()
@@ -71,8 +72,8 @@ class Config(Struct, frozen=True, kw_only=True):
     allowed_factories: tuple[bytes, ...]  # EIP-6492
     database: Path
     settle_timeout: int  # seconds that a /settle request waits for its outcome
-    confirmations: int  # 1: included in a block
     max_fee_per_gas: int  # wei, of every attempt
+    max_gas_spend_per_day: int | None  # wei a signer and UTC day on each network; None: no limit
     log_format: Literal["text", "json"]
     log_level: str
 
@@ -144,9 +145,13 @@ def load_config(environ: Mapping[str, str]) -> Config:
         allowed_factories=env.addresses("EIP6492_ALLOWED_FACTORIES") or file.allowed_factories,
         database=env.sqlite_path("DATABASE_URL", default="sqlite:///facilitator.db"),
         settle_timeout=env.integer("SETTLE_TIMEOUT_SECONDS", default=45, low=1, high=600),
-        confirmations=env.integer("CONFIRMATIONS", default=1, low=1, high=64),
         max_fee_per_gas=GWEI
         * env.integer("MAX_FEE_PER_GAS_GWEI", default=500, low=1, high=1_000_000),
+        # 0 is what nothing was set to: a budget of nothing would settle nothing.
+        max_gas_spend_per_day=env.integer(
+            "MAX_GAS_SPEND_PER_DAY", default=0, low=1, high=2**256 - 1
+        )
+        or None,
         log_format=cast(Literal["text", "json"], log_format),
         log_level=env.choice(
             "LOG_LEVEL",
@@ -194,8 +199,19 @@ def _networks(
             usdc=usdc,
             tokens=tokens,
             explicit_rpc=bool(chosen),
+            confirmations=_confirmations(env, entry),
         )
     return served, tuple(unserved)
+
+
+def _confirmations(env: Environment, entry: NetworkEntry) -> int:
+    """How deep a payment lies before it counts: what is said of the network goes before what is
+    said of all, in the environment and in the file alike.
+    """
+    general = env.integer("CONFIRMATIONS", default=1, low=1, high=MAX_CONFIRMATIONS)
+    variable = f"{entry.network.variable}_CONFIRMATIONS"
+    default = entry.confirmations or general
+    return env.integer(variable, default=default, low=1, high=MAX_CONFIRMATIONS)
 
 
 def _default_rpc_urls(network: Network, mode: Mode) -> tuple[str, ...]:

@@ -29,6 +29,8 @@ from facilitator.values import (
 
 VARIABLE: Final = "FACILITATOR_CONFIG"
 FILE_LIMIT: Final = 2**20  # bytes
+# As deep as a reorg is watched for.
+MAX_CONFIRMATIONS: Final = 64
 # Clients in JavaScript read a chain id as a number: beyond this one they would read another.
 MAX_CHAIN_ID: Final = 2**53 - 1
 
@@ -43,7 +45,7 @@ _POSITION = re.compile(r"\(at (line [0-9]+), column [0-9]+\)\Z")
 _TOP = ("networks", "eip6492_allowed_factories")
 _NETWORK = (
     *("chain_id", "title", "rpc_urls", "contract", "usdc", "usdc_name", "explorer"),
-    *("native_symbol", "native_name", "native_decimals", "mainnet", "tokens"),
+    *("native_symbol", "native_name", "native_decimals", "mainnet", "tokens", "confirmations"),
 )
 _TOKEN = ("address", "symbol", "decimals", "name", "version")
 
@@ -57,6 +59,7 @@ class NetworkEntry(Struct, frozen=True, kw_only=True):
     rpc_urls: tuple[str, ...] = ()
     contract: bytes | None = None
     tokens: tuple[Token, ...] = ()  # without USDC
+    confirmations: int | None = None
 
     def __repr__(self) -> str:
         return f"NetworkEntry({self.network.name}, {len(self.rpc_urls)} RPC endpoints)"
@@ -112,6 +115,12 @@ class _Table:
     def decimals(self, name: str) -> int | None:
         value = self.integer(name)
         return None if value is None else parse_decimals(f"{self.prefix}{name}", value)
+
+    def confirmations(self, name: str) -> int | None:
+        value = self.integer(name)
+        if value is not None and not 1 <= value <= MAX_CONFIRMATIONS:
+            raise ConfigError(f"{self.prefix}{name} must be from 1 to {MAX_CONFIRMATIONS}")
+        return value
 
     def elements(self, name: str) -> list[tuple[str, object]]:
         """The elements of an array, each with the place where it stands."""
@@ -199,6 +208,7 @@ def _entry(name: str, content: object) -> NetworkEntry:
         rpc_urls=distinct(f"{prefix}rpc_urls", "URL", rpc_urls),
         contract=table.contract("contract"),
         tokens=distinct_tokens(f"{prefix}tokens", tokens),
+        confirmations=table.confirmations("confirmations"),
     )
 
 

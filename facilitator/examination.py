@@ -4,6 +4,8 @@ Facts and a simulation of the very call that settling it would send, in one roun
 simulation fails, one more names the cause.
 """
 
+from collections.abc import Sequence
+
 from msgspec import Struct
 from msgspec.structs import replace
 
@@ -36,6 +38,18 @@ class Examiner:
         """
         answers = await self._chain.read(scheme_of(payment).fact_calls(payment), block)
         return await self._examined(payment, answers, block)
+
+    async def look_beside(
+        self, payment: AnyPayment, others: Sequence[AnyPayment]
+    ) -> tuple[Examined, tuple[bool, ...]]:
+        """The same, and which of the other payments had been executed by then: what the payer could
+        spend tells nothing of those that had not.
+        """
+        calls = scheme_of(payment).fact_calls(payment)
+        asked = [scheme_of(other).used_call(other) for other in others]
+        answers = await self._chain.read([*calls, *asked])
+        used = tuple(bool(int.from_bytes(answer)) for answer in answers[len(calls) :])
+        return await self._examined(payment, answers[: len(calls)]), used
 
     async def _examined(
         self, payment: AnyPayment, answers: tuple[bytes, ...], block: int | None = None

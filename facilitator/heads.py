@@ -63,9 +63,24 @@ class Heads:
         block = await self._chain.block(known)
         return block is not None and block.hash == self._hashes[known]
 
+    async def holds(self, number: int, block_hash: bytes) -> bool | None:
+        """Whether the chain that ends in the head has this block; None where that cannot be told,
+        as from a machine that does not know the block's height yet. Raises ChainUnavailable.
+        """
+        if self.head is None or number > self.head.number:
+            return None
+        known = self._hashes.get(number)
+        if known is None:
+            block = await self._chain.block(number)
+            if block is None:
+                return None
+            known = block.hash
+        return known == block_hash
+
     def _remember(self, head: Block) -> None:
         self.head = head
         self._hashes[head.number] = head.hash
+        self._hashes[head.number - 1] = head.parent_hash
         self._timestamps[head.hash] = head.timestamp
         while len(self._hashes) > REMEMBERED:
             del self._hashes[min(self._hashes)]

@@ -65,14 +65,20 @@ class Investigator:
         )
         refusal = None
         for receipt in receipts.values():
-            if receipt.succeeded and await self._proof_in(receipt, payment) is None:
+            if await self._paid_nothing(receipt, payment):
                 # The token took our call without complaint, and did not pay: once is enough.
                 refusal = Refusal(Reason.TRANSFER_MISSING)
         if examined.facts.authorization_used:
             since = max(payment.valid_from, settlement.created_at // 1000 - SLACK)
-            proof = await self._find_proof(payment, deep, since)
+            proof = await self.find_proof(payment, deep, since)
+            if proof is None and not await self._long_used(payment, head.number):
+                return None
             return Findings(
-                block_number=head.number, proof=proof, authorization_used=True, refusal=refusal
+                block_number=head.number,
+                block_hash=head.hash,
+                proof=proof,
+                authorization_used=True,
+                refusal=refusal,
             )
         now = self._clock() // 1000
         refusal = refusal or check_time(payment, now, margin) or examined.facts.refusal
@@ -81,15 +87,29 @@ class Investigator:
             if refusal.reason in _USED:
                 return None  # used above `deep`
         return Findings(
-            block_number=head.number, proof=None, authorization_used=False, refusal=refusal
+            block_number=head.number,
+            block_hash=head.hash,
+            proof=None,
+            authorization_used=False,
+            refusal=refusal,
         )
 
-    async def _find_proof(self, payment: AnyPayment, last: int, since: int) -> Proof | None:
+    async def _long_used(self, payment: AnyPayment, head: int) -> bool:
+        """Whether the nonce was used so long ago that every machine shows the log that says by
+        whom, if there is one.
+        """
+        buried = max(head - self._policy.superseded_depth + 1, 0)
+        examined = await self._examiner.look(payment, buried)
+        return examined.facts.authorization_used
+
+    async def find_proof(
+        self, payment: AnyPayment, last: int, since: int, queries: int = MAX_LOG_QUERIES
+    ) -> Proof | None:
         """The log that proves the payment, in anybody's transaction up to block `last`, back to
-        `since` (unix seconds).
+        `since` (unix seconds), in at most so many `queries` of LOG_RANGE blocks.
         """
         wanted = scheme_of(payment).proof_filter(payment)
-        for _ in range(MAX_LOG_QUERIES):
+        for _ in range(queries):
             first = max(last - LOG_RANGE + 1, 0)
             logs = await self._chain.logs(wanted, first, last)
             receipts = await self._chain.receipts({log.transaction_hash for log in logs})
@@ -103,12 +123,26 @@ class Investigator:
             last = first - 1
         return None
 
+    async def _paid_nothing(self, receipt: Receipt, payment: AnyPayment) -> bool:
+        timestamp = await self._mined_at(receipt)
+        if timestamp is None or not receipt.succeeded:
+            return False
+        return scheme_of(payment).find_proof(payment, receipt.logs, timestamp) is None
+
     async def _proof_in(self, receipt: Receipt, payment: AnyPayment) -> Proof | None:
-        timestamp = await self._heads.timestamp_of(receipt.block_hash)
+        timestamp = await self._mined_at(receipt)
         if timestamp is None:
             return None
         proof: Proof | None = scheme_of(payment).find_proof(payment, receipt.logs, timestamp)
         return proof
+
+    async def _mined_at(self, receipt: Receipt) -> int | None:
+        """When a receipt's block was made, unix seconds; None where the chain has another block at
+        its height, or none: what a machine shows that lags behind a reorg proves nothing.
+        """
+        block = await self._chain.block(receipt.block_number)
+        same = block is not None and block.hash == receipt.block_hash
+        return block.timestamp if block is not None and same else None
 
 
 _USED = frozenset({Reason.AUTHORIZATION_USED, Reason.AUTHORIZATION_USED_ON_CHAIN})

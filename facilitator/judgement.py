@@ -1,7 +1,7 @@
 """What one turn makes of a settlement: its own receipts first, the rest of the chain where it
 must."""
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 
 from msgspec.structs import replace
 
@@ -23,6 +23,7 @@ from facilitator.settlement import (
     Settlement,
     SettlementState,
     Superseded,
+    Transaction,
     TransactionState,
     Verdict,
     outcome,
@@ -34,7 +35,11 @@ _OPEN = frozenset({SettlementState.PENDING, SettlementState.REORGED})
 
 
 class Judge:
-    """Judges the settlements of one chain. Its methods raise ChainUnavailable."""
+    """Judges the settlements of one chain. Its methods raise ChainUnavailable.
+
+    `confirm_block` takes a second look: whether the chain has a block (number, hash), None where
+    that cannot be told. Nothing final is said of a block of which it says no.
+    """
 
     def __init__(
         self,
@@ -43,7 +48,9 @@ class Judge:
         heads: Heads,
         investigator: Investigator,
         policy: Policy,
+        confirm_block: Callable[[int, bytes], Awaitable[bool | None]],
     ) -> None:
+        self._confirm_block = confirm_block
         self._chain = chain
         self._heads = heads
         self._investigator = investigator
@@ -55,19 +62,9 @@ class Judge:
         `resolved` are the transactions that this turn saw come to an end, by id; `margin` is the
         seconds that must be left to mine another one.
         """
-        settlement, proof = ride.settlement, None
-        transactions = []
-        for transaction in ride.transactions:
-            end = resolved.get(transaction.id)
-            if end is None:
-                transactions.append(transaction)
-                continue
-            change = end_of(transaction.id, end)
-            transactions.append(
-                replace(transaction, state=change.state, block_number=change.block_number)
-            )
-            if isinstance(end, Mined):
-                proof = proof or await self._proof_in(settlement.payment, end.receipt)
+        settlement = ride.settlement
+        transactions, receipts = _as_resolved(ride.transactions, resolved)
+        proof = await self._proof_among(settlement.payment, receipts)
         if settlement.state not in _OPEN and proof is None:
             # It has its answer already; this is about a transaction that a reorg has set free.
             return Keep()
@@ -77,16 +74,27 @@ class Judge:
             findings = await self._investigator.findings(settlement, sent, margin)
             if findings is not None:
                 verdict = outcome(settlement, transactions, None, findings, self._policy)
+                if isinstance(verdict, Confirm | Fail):
+                    await self._look_twice(findings.block_number, findings.block_hash)
         return verdict
 
-    async def _proof_in(self, payment: AnyPayment, receipt: Receipt) -> Proof | None:
-        if not receipt.succeeded:
-            return None
-        timestamp = await self._heads.timestamp_of(receipt.block_hash)
-        if timestamp is None:
-            raise ChainUnavailable("a receipt's block is missing")
-        proof: Proof | None = scheme_of(payment).find_proof(payment, receipt.logs, timestamp)
-        return proof
+    async def _proof_among(self, payment: AnyPayment, receipts: Iterable[Receipt]) -> Proof | None:
+        """The proof in receipts that are known to be on the chain, deep enough."""
+        for receipt in receipts:
+            if not receipt.succeeded:
+                continue
+            timestamp = await self._heads.timestamp_of(receipt.block_hash)
+            if timestamp is None:
+                raise ChainUnavailable("a receipt's block is missing")
+            proof: Proof | None = scheme_of(payment).find_proof(payment, receipt.logs, timestamp)
+            if proof is not None:
+                await self._look_twice(receipt.block_number, receipt.block_hash)
+                return proof
+        return None
+
+    async def _look_twice(self, number: int, block_hash: bytes) -> None:
+        if await self._confirm_block(number, block_hash) is False:
+            raise ChainUnavailable("a block that decides is not there at a second look")
 
     async def look_again(
         self, ride: Ride
@@ -99,35 +107,79 @@ class Judge:
         hashes = {attempt.hash for each in mined for attempt in each.attempts}
         if settlement.proof is not None:  # it may be in somebody else's transaction
             hashes.add(settlement.proof.transaction_hash)
-        receipts = await self._chain.receipts(hashes)
-        proof = None
-        for receipt in receipts.values():
-            proof = proof or await self._proof_in(settlement.payment, receipt)
-        changes = []
-        for each in mined:
-            block_number = next(
-                (receipts[one.hash].block_number for one in each.attempts if one.hash in receipts),
-                None,
-            )
-            state = TransactionState.PENDING if block_number is None else TransactionState.MINED
-            if (state, block_number) != (each.state, each.block_number):
-                changes.append(
-                    TransactionChange(id=each.id, state=state, block_number=block_number)
-                )
+        receipts = await self._deep_receipts(hashes)
+        changes = _moved(mined, receipts)
         change = None
+        proof = await self._proof_among(settlement.payment, receipts.values())
         if settlement.state is SettlementState.CONFIRMED or proof is not None:
-            verdict = outcome(settlement, mined, proof, None, self._policy)
-            change = change_of(settlement, verdict)
+            change = change_of(settlement, outcome(settlement, mined, proof, None, self._policy))
         return changes, change
+
+    async def fillers_again(self, fillers: Sequence[Transaction]) -> list[TransactionChange]:
+        """What has changed about gap fillers that were mined."""
+        hashes = {attempt.hash for each in fillers for attempt in each.attempts}
+        return _moved(fillers, await self._deep_receipts(hashes))
+
+    async def _deep_receipts(self, hashes: Collection[bytes]) -> dict[bytes, Receipt]:
+        """Receipts on the head's chain, `confirmations` deep: all others count as none. One that
+        cannot be told apart is ChainUnavailable.
+        """
+        head = self._heads.head
+        assert head is not None
+        receipts = await self._chain.receipts(hashes)
+        deep = {}
+        for each, receipt in receipts.items():
+            holds = await self._heads.holds(receipt.block_number, receipt.block_hash)
+            if holds is None:
+                raise ChainUnavailable("a receipt's block is not known yet")
+            if holds and head.number - receipt.block_number + 1 >= self._policy.confirmations:
+                deep[each] = receipt
+        return deep
+
+
+def _as_resolved(
+    transactions: Sequence[Transaction], resolved: Mapping[int, Resolved]
+) -> tuple[list[Transaction], list[Receipt]]:
+    """The transactions as they are at the end of this turn, and the receipts seen in it."""
+    now, receipts = [], []
+    for each in transactions:
+        end = resolved.get(each.id)
+        if end is not None:
+            change = end_of(each.id, end)
+            each = replace(each, state=change.state, block_number=change.block_number)  # noqa: PLW2901
+        if isinstance(end, Mined):
+            receipts.append(end.receipt)
+        now.append(each)
+    return now, receipts
+
+
+def _moved(
+    mined: Sequence[Transaction], receipts: Mapping[bytes, Receipt]
+) -> list[TransactionChange]:
+    """Of transactions that were mined, those that are now elsewhere, or not any more."""
+    changes = []
+    for each in mined:
+        receipt = next((receipts[one.hash] for one in each.attempts if one.hash in receipts), None)
+        if receipt is None:
+            changes.append(TransactionChange(id=each.id, state=TransactionState.PENDING))
+        elif receipt.block_number != each.block_number:
+            changes.append(_mined(each.id, receipt))
+    return changes
+
+
+def _mined(transaction_id: int, receipt: Receipt) -> TransactionChange:
+    return TransactionChange(
+        id=transaction_id,
+        state=TransactionState.MINED,
+        block_number=receipt.block_number,
+        gas_cost=receipt.gas_cost,
+    )
 
 
 def end_of(transaction_id: int, end: Resolved) -> TransactionChange:
     """What to write down about a transaction that has come to its end."""
     if isinstance(end, Mined):
-        number = end.receipt.block_number
-        return TransactionChange(
-            id=transaction_id, state=TransactionState.MINED, block_number=number
-        )
+        return _mined(transaction_id, end.receipt)
     return TransactionChange(id=transaction_id, state=TransactionState.SUPERSEDED)
 
 

@@ -1,9 +1,10 @@
 """What one turn of the loop sees of the transactions that are still open."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from facilitator.chain import Chain
+from facilitator.ethereum.receipts import Receipt
 from facilitator.heads import Heads
 from facilitator.settlement import Observation, Policy, Transaction
 
@@ -21,6 +22,9 @@ class Observer:
     ) -> dict[int, Observation]:
         """One round trip for all receipts and account nonces, a second one where it is needed.
 
+        A receipt counts where the head's chain has its block: a machine that lags behind a reorg
+        shows others. Until it is known which of them is right, no transaction is superseded.
+
         By transaction id. `broadcast_at` says when each was last offered to the chain, `now` is in
         unix milliseconds. Raises ChainUnavailable.
         """
@@ -31,6 +35,8 @@ class Observer:
         receipts, mined = await asyncio.gather(
             self._chain.receipts(hashes), self._chain.account_nonces(signers, "latest")
         )
+        doubtful = await self._strangers(receipts.values())
+        receipts = {each: found for each, found in receipts.items() if each not in doubtful}
         unmined = [
             transaction
             for transaction in transactions
@@ -48,10 +54,24 @@ class Observer:
                 head=head,
                 receipts=receipts,
                 account_nonce=mined[each.signer],
-                buried_account_nonce=buried.get(each.signer, 0),
+                buried_account_nonce=0
+                if any(attempt.hash in doubtful for attempt in each.attempts)
+                else buried.get(each.signer, 0),
                 market=market,
                 broadcast_at=broadcast_at.get(each.id),
                 block_interval_ms=self._heads.interval_ms,
             )
             for each in transactions
+        }
+
+    async def _strangers(self, receipts: Iterable[Receipt]) -> set[bytes]:
+        """Those whose block is not on the head's chain, or not known to be; by transaction hash."""
+        found = tuple(receipts)
+        blocks = tuple({(each.block_number, each.block_hash) for each in found})
+        held = await asyncio.gather(*(self._heads.holds(*block) for block in blocks))
+        sure = {block for block, holds in zip(blocks, held, strict=True) if holds}
+        return {
+            each.transaction_hash
+            for each in found
+            if (each.block_number, each.block_hash) not in sure
         }

@@ -62,6 +62,7 @@ class Reason(StrEnum):
     OVERLOADED = "overloaded"
     FEES_ABOVE_CAP = "fees_above_cap"
     OUT_OF_GAS_MONEY = "out_of_gas_money"
+    BUDGET_SPENT = "budget_spent"
 
 
 # Nothing was claimed and nothing sent: a reply with one of these is 503 and may be repeated.
@@ -72,6 +73,7 @@ TEMPORARY = frozenset(
         Reason.OVERLOADED,
         Reason.FEES_ABOVE_CAP,
         Reason.OUT_OF_GAS_MONEY,
+        Reason.BUDGET_SPENT,
     }
 )
 
@@ -135,9 +137,11 @@ class Facts(Struct, frozen=True, kw_only=True):
     """What the chain shows about one payment, in one block.
 
     `refusal` is what speaks against it by then, `spendable` how much of the asset the payer could
-    spend (atomic units). `authorization_used` says that its one-shot nonce is gone.
+    spend (atomic units), and `limit` what is said where that is too little. `authorization_used`
+    says that its one-shot nonce is gone.
     """
 
     refusal: Refusal | None
     spendable: int
     authorization_used: bool
+    limit: Reason = Reason.INSUFFICIENT_BALANCE

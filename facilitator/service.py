@@ -22,6 +22,7 @@ from facilitator.ethereum.addresses import ZERO_ADDRESS, checksum
 from facilitator.ethereum.secp256k1 import Signer
 from facilitator.ethereum.transactions import TransactionBuilder
 from facilitator.examination import Examiner
+from facilitator.history import History
 from facilitator.listeners import Listeners
 from facilitator.metrics import Metrics
 from facilitator.networks import Unit
@@ -34,6 +35,7 @@ from facilitator.settler import Settler
 from facilitator.signing import SignerPool
 from facilitator.store import Counts, Store, StoreError
 from facilitator.store.sqlite import SQLiteStore
+from facilitator.submission import Submitter
 from facilitator.telemetry import event, get_logger
 from facilitator.tokens import Tokens
 from facilitator.verification import Terms
@@ -188,7 +190,11 @@ def _serve(
         return Served(
             network, takes_x402, chain, reachable, tokens, verifier, settler=None, watcher=None
         )
-    policy = Policy(confirmations=config.confirmations, max_fee_per_gas=config.max_fee_per_gas)
+    policy = Policy(
+        confirmations=network.confirmations,
+        max_fee_per_gas=config.max_fee_per_gas,
+        gas_budget=config.max_gas_spend_per_day,
+    )
     pool = SignerPool(
         signers,
         retiring=retiring,
@@ -215,11 +221,17 @@ def _serve(
         return Served(
             network, takes_x402, chain, reachable, tokens, verifier, settler=None, watcher=watcher
         )
-    settler = Settler(
+    submitter = Submitter(
         examiner=examiner,
         store=store,
         signers=pool,
         watcher=watcher,
+        history=History(chain=chain, investigator=watcher.investigator, clock=unix_ms),
+        clock=unix_ms,
+    )
+    settler = Settler(
+        submitter=submitter,
+        store=store,
         listeners=listeners,
         timeout=config.settle_timeout,
         clock=unix_ms,

@@ -60,7 +60,9 @@ class Attempt(Struct, frozen=True):
 class Transaction(Struct, frozen=True, kw_only=True):
     """One account nonce of one signer; `attempts` in the order of signing, never empty.
 
-    `block_number` is where it was last seen mined (the reorg watch ends some blocks above it).
+    `block_number` is where it was last seen mined (the reorg watch ends some blocks above it), and
+    `gas_cost` what that has cost, in wei. `l1_fee` is the most that an OP-stack chain may charge
+    for its data, in wei, beside gas.
     """
 
     id: int
@@ -73,6 +75,8 @@ class Transaction(Struct, frozen=True, kw_only=True):
     state: TransactionState
     block_number: int | None
     attempts: tuple[Attempt, ...]
+    gas_cost: int | None = None
+    l1_fee: int = 0
 
 
 class Settlement(Struct, frozen=True, kw_only=True):
@@ -101,7 +105,7 @@ class Settlement(Struct, frozen=True, kw_only=True):
 
 class Policy(Struct, frozen=True, kw_only=True):
     """The limits of settlement. Depths in blocks, inclusion counts as 1; `settle_margin` in seconds
-    before a payment's deadline.
+    before a payment's deadline; `gas_budget` in wei a signer and UTC day, None for no limit.
     """
 
     confirmations: int = 1
@@ -115,6 +119,7 @@ class Policy(Struct, frozen=True, kw_only=True):
     # Transactions that were mined without moving the money, each of which has burned gas, before
     # the settlement fails for good.
     max_reverts: int = 2
+    gas_budget: int | None = None
 
 
 class Observation(Struct, frozen=True, kw_only=True):
@@ -191,13 +196,15 @@ def decide(transaction: Transaction, observation: Observation, now: int, policy:
 class Findings(Struct, frozen=True, kw_only=True):
     """A fresh look at a payment whose transactions are all resolved without having paid.
 
-    `block_number`: the head of the chain that it was taken on. `proof`: somebody else had it
-    executed. `authorization_used`: its one-shot nonce is gone; both as of the same block, the last
-    one that is `confirmations` deep, or the nonce would look used before its proof does. `refusal`:
+    `block_number`, `block_hash`: the head of the chain that it was taken on. `proof`: somebody else
+    had it executed. `authorization_used`: its one-shot nonce is gone; both as of the same block,
+    the last one that is `confirmations` deep, or the nonce would look used before its proof does,
+    and where there is no proof so long that one would be seen. `refusal`:
     why a new transaction would not settle it, None where a simulation passed.
     """
 
     block_number: int
+    block_hash: bytes
     proof: Proof | None
     authorization_used: bool
     refusal: Refusal | None

@@ -5,56 +5,50 @@ flight; who comes when all are full waits in a bounded queue. Nothing is claimed
 """
 
 import asyncio
-from collections import deque
+import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
 import anyio
+from msgspec import Struct
 
+from facilitator import accounts, budget
+from facilitator.accounts import UNFIT_FOR_MS, Account
 from facilitator.chain import Chain, Reverted
+from facilitator.data_fees import DataFees
+from facilitator.ethereum.addresses import checksum
 from facilitator.ethereum.fees import Fees, initial_fees
 from facilitator.ethereum.secp256k1 import Signer
 from facilitator.ethereum.transactions import Call, TransactionBuilder
+from facilitator.node import ChainUnavailable
+from facilitator.nonces import nonce_floor
 from facilitator.payments import Reason, Refusal
 from facilitator.settlement import Attempt, Policy, Transaction, TransactionKind
 from facilitator.store import NewTransaction, Store
+from facilitator.telemetry import event
+from facilitator.waiting import Queue, QueueFull
 
-# geth's pool guarantees an account 16 slots and lends it up to 64.
-MAX_IN_FLIGHT = 64
-QUEUE_LIMIT = 1024
+__all__ = ["UNFIT", "Prepared", "QueueFull", "SignerPool"]
 
+_log = logging.getLogger(__name__)
 
-class QueueFull(Exception):
-    """As many payments wait for a signer as may."""
-
-
-class _Waiter:
-    __slots__ = ("address", "granted")
-
-    def __init__(self) -> None:
-        self.granted = anyio.Event()
-        self.address = b""
+# How often a signer whose account nonce is not certain is looked at, while payments ask for one.
+LOOK_AT_NONCE_MS = 2_000
+# Why one signer cannot pay for gas that another one may pay for.
+UNFIT = frozenset({Reason.OUT_OF_GAS_MONEY, Reason.BUDGET_SPENT})
 
 
-class _Account:
-    """One signer's counts: `reserved` places are held by requests that have claimed nothing yet,
-    `pending` transactions are in the journal and not mined. `floor` is the least account nonce that
-    the chain would still take.
-    """
+class Prepared(Struct, frozen=True):
+    """What a transaction may cost: gas, wei a gas, and on an OP-stack chain wei for its data."""
 
-    __slots__ = ("floor", "pending", "reserved", "retires", "signer", "synced")
-
-    def __init__(self, signer: Signer, *, retires: bool) -> None:
-        self.signer = signer
-        self.retires = retires
-        self.reserved = 0
-        self.pending = 0
-        self.floor = 0
-        self.synced = False
+    gas_limit: int
+    fees: Fees
+    l1_fee: int
 
     @property
-    def load(self) -> int:
-        return self.reserved + self.pending
+    def most_cost(self) -> int:
+        """Wei, at most."""
+        return budget.most_cost(self.gas_limit, self.fees.max_fee_per_gas, self.l1_fee)
 
 
 class SignerPool:
@@ -75,47 +69,73 @@ class SignerPool:
         clock: Callable[[], int],
     ) -> None:
         self._accounts = {
-            signer.address: _Account(signer, retires=signer.address in retiring)
+            signer.address: Account(signer, retires=signer.address in retiring)
             for signer in signers
         }
-        self._active = [each for each in self._accounts.values() if not each.retires]
         self._builder = builder
         self._chain = chain
+        self._data_fees = DataFees(chain)
         self._store = store
         self._chain_id = chain_id
         self._policy = policy
         self._clock = clock
-        self._queue: deque[_Waiter] = deque()
+        self._queue = Queue(self._reserve)
+
+    @property
+    def accounts(self) -> tuple[Account, ...]:
+        """Every signer's state, in the order of configuration."""
+        return tuple(self._accounts.values())
 
     @property
     def addresses(self) -> tuple[bytes, ...]:
         """Every signer's address, in the order of configuration."""
         return tuple(self._accounts)
 
-    async def ready(self) -> None:
-        """Before the first transaction: see that no account nonce is handed out twice.
+    @property
+    def waiting(self) -> int:
+        """How many payments wait for a place."""
+        return len(self._queue)
 
-        The journal knows which were. Where it knows of none beyond what is mined (it is new, or was
-        lost), transactions that wait in the node's pool count as well, up to as many as may be in
-        flight. Raises ChainUnavailable and StoreError, and is asked again then.
+    async def ready(self) -> None:
+        """Before a transaction: see that no account nonce is handed out twice. Raises
+        ChainUnavailable while that is certain of no signer, and StoreError.
         """
-        for account in self._accounts.values():
-            if account.synced:
-                continue
-            address = account.signer.address
-            mined, pooled = await asyncio.gather(
-                self._chain.account_nonce(address), self._chain.account_nonce(address, "pending")
-            )
-            next_nonce = await self._store.raise_nonce_floor(self._chain_id, address, mined)
-            if next_nonce == mined and pooled > mined:
-                floor = min(pooled, mined + MAX_IN_FLIGHT)
-                await self._store.raise_nonce_floor(self._chain_id, address, floor)
-            account.synced = True
+        await asyncio.gather(*(self._sync(each) for each in self.accounts if not each.synced))
+        if not any(account.synced for account in self.accounts):
+            raise ChainUnavailable("no signer's account nonce is certain")
+
+    async def _sync(self, account: Account) -> None:
+        now = self._clock()
+        if account.looked_at is not None and now - account.looked_at < LOOK_AT_NONCE_MS:
+            return
+        address = account.address
+        mined, pooled = await asyncio.gather(
+            self._chain.account_nonce(address), self._chain.pooled_nonces(address)
+        )
+        next_nonce = await self._store.raise_nonce_floor(self._chain_id, address, mined)
+        floor = nonce_floor(next_nonce, mined, pooled)
+        if floor is not None:
+            await self._store.raise_nonce_floor(self._chain_id, address, floor)
+        elif account.looked_at is None:
+            self._event(logging.CRITICAL, "signer_paused", address)
+        account.synced, account.looked_at = floor is not None, now if floor is None else None
+
+    def doubt(self, address: bytes) -> None:
+        """The chain calls an account nonce of this signer too low: see what it has mined before
+        another one is handed out.
+        """
+        self._accounts[address].synced = False
+
+    def about_to_observe(self) -> None:
+        """The loop asks the journal now: what is claimed from here on it may not see."""
+        for account in self.accounts:
+            account.unseen = 0
 
     def observe(self, address: bytes, pending: int) -> None:
         """How many of a signer's transactions the loop saw pending."""
-        self._accounts[address].pending = pending
-        self._admit()
+        account = self._accounts[address]
+        account.pending = pending + account.unseen
+        self._queue.admit()
 
     @asynccontextmanager
     async def place(self, until: float) -> AsyncIterator[bytes]:
@@ -124,28 +144,51 @@ class SignerPool:
         When all are full it waits its turn, until `until` on the event loop's clock (TimeoutError);
         raises QueueFull when too many wait already.
         """
-        address = None if self._queue else self._reserve()
-        if address is None:
+        account = None if self._queue else self._reserve()
+        if account is None:
             with anyio.fail_after(until - anyio.current_time()):
-                address = await self._wait()
+                account = await self._queue.wait()
         try:
-            yield address
+            yield account.address
         finally:
-            self._accounts[address].reserved -= 1
-            self._admit()
+            account.reserved -= 1
+            self._queue.admit()
 
     def least_loaded(self) -> bytes:
-        """The signer for a transaction that must not wait: one that takes up a payment again."""
-        return self._least_loaded().signer.address
+        """The signer for a transaction that must not wait: one that takes up a payment again.
+        ChainUnavailable where no signer's account nonce is certain.
+        """
+        chosen = accounts.among(self.accounts, self._clock())
+        if not chosen:
+            raise ChainUnavailable("no signer's account nonce is certain")
+        return chosen[0].address
 
-    def _least_loaded(self) -> _Account:
-        # Where every key retires, what they have taken on is still brought to its end.
-        among = self._active or list(self._accounts.values())
-        return min(among, key=lambda account: account.load)
+    def has_another(self) -> bool:
+        """Whether a signer that takes new payments can pay for gas, as far as is known."""
+        now = self._clock()
+        return any(each.synced and not each.retires and each.is_fit(now) for each in self.accounts)
+
+    def unfit(self, address: bytes, reason: Reason) -> None:
+        """This signer cannot pay for gas now: others are preferred for a while."""
+        account = self._accounts[address]
+        if account.unfit is not reason:
+            self._event(logging.CRITICAL, f"signer_{reason}", address)
+        account.unfit, account.unfit_until = reason, self._clock() + UNFIT_FOR_MS
+
+    def _fit_again(self, account: Account, reason: Reason) -> None:
+        if account.unfit is reason:
+            account.unfit = None
+            self._event(logging.INFO, f"signer_{reason}_no_more", account.address)
+
+    def _event(self, level: int, name: str, address: bytes) -> None:
+        event(_log, level, name, signer=checksum(address), chain_id=self._chain_id)
 
     def claimed(self, address: bytes) -> None:
         """The place of this signer has become a transaction in the journal."""
-        self._accounts[address].pending += 1
+        account = self._accounts[address]
+        account.pending += 1
+        account.unseen += 1
+        self._fit_again(account, Reason.BUDGET_SPENT)
 
     def ended(self, address: bytes) -> None:
         """A transaction of this signer is pending no more: its place is free at once, not only
@@ -154,69 +197,50 @@ class SignerPool:
         account = self._accounts.get(address)
         if account is not None and account.pending > 0:
             account.pending -= 1
-        self._admit()
+        self._queue.admit()
 
-    def _reserve(self) -> bytes | None:
-        account = self._least_loaded()
-        if account.load >= MAX_IN_FLIGHT:
-            return None
-        account.reserved += 1
-        return account.signer.address
-
-    def _admit(self) -> None:
-        while self._queue:
-            address = self._reserve()
-            if address is None:
-                return
-            waiter = self._queue.popleft()
-            waiter.address = address
-            waiter.granted.set()
-
-    async def _wait(self) -> bytes:
-        if len(self._queue) >= QUEUE_LIMIT:
-            raise QueueFull
-        waiter = _Waiter()
-        self._queue.append(waiter)
-        try:
-            await waiter.granted.wait()
-        except BaseException:  # cancelled: give back what may have been granted in the meantime
-            if waiter.address:
-                self._accounts[waiter.address].reserved -= 1
-                self._admit()
-            else:
-                self._queue.remove(waiter)
-            raise
-        return waiter.address
+    def _reserve(self) -> Account | None:
+        account = accounts.with_room(self.accounts, self._clock())
+        if account is not None:
+            account.reserved += 1
+        return account
 
     async def prepare(
         self, call: Call, address: bytes, gas_cap: int
-    ) -> tuple[int, Fees] | Reverted | Refusal:
-        """Simulate `call` as this signer would send it, with at most `gas_cap` gas: its gas limit
-        and fees, the revert that it would end in, or why this signer cannot pay for it now. Raises
+    ) -> Prepared | Reverted | Refusal:
+        """Simulate `call` as this signer would send it, with at most `gas_cap` gas: what it may
+        cost, the revert that it would end in, or why this signer cannot pay for it now. Raises
         ChainUnavailable.
         """
-        preparation = await self._chain.prepare(call, address, gas_cap)
+        preparation, l1_fee = await asyncio.gather(
+            self._chain.prepare(call, address, gas_cap), self._data_fees.most(call)
+        )
         if isinstance(preparation, Reverted):
             return preparation
         account = self._accounts[address]
         account.floor = max(account.floor, preparation.account_nonce)
+        account.balance = preparation.balance
         fees = initial_fees(preparation.market, self._policy.max_fee_per_gas)
         if fees is None:
             return Refusal(Reason.FEES_ABOVE_CAP)
+        prepared = Prepared(preparation.gas_limit, fees, l1_fee)
         # All that is in flight may cost as much again.
-        most = preparation.gas_limit * fees.max_fee_per_gas * account.load
-        if preparation.balance < most:
+        if preparation.balance < prepared.most_cost * max(account.load, 1):
+            self.unfit(address, Reason.OUT_OF_GAS_MONEY)
             return Refusal(Reason.OUT_OF_GAS_MONEY)
-        return preparation.gas_limit, fees
+        self._fit_again(account, Reason.OUT_OF_GAS_MONEY)
+        return prepared
 
     def transaction(
-        self, kind: TransactionKind, call: Call, address: bytes, gas_limit: int, fees: Fees
+        self, kind: TransactionKind, call: Call, address: bytes, prepared: Prepared
     ) -> NewTransaction:
         """What the store needs to hand out an account nonce and have the call signed with it."""
         account = self._accounts[address]
 
         def sign(account_nonce: int) -> Attempt:
-            return self._sign(account.signer, account_nonce, call, gas_limit, fees)
+            return self._sign(
+                account.signer, account_nonce, call, prepared.gas_limit, prepared.fees
+            )
 
         return NewTransaction(
             chain_id=self._chain_id,
@@ -224,8 +248,11 @@ class SignerPool:
             nonce_floor=account.floor,
             kind=kind,
             call=call,
-            gas_limit=gas_limit,
+            gas_limit=prepared.gas_limit,
             sign=sign,
+            l1_fee=prepared.l1_fee,
+            most_cost=prepared.most_cost,
+            gas_budget=self._policy.gas_budget,
         )
 
     def allows(self, call: Call, address: bytes) -> bool:

@@ -13,16 +13,17 @@ from collections.abc import Callable, Mapping, Sequence
 
 import anyio
 
-from facilitator.chain import Chain, Reverted
+from facilitator.chain import Chain
 from facilitator.examination import Examiner
+from facilitator.gaps import Gaps
 from facilitator.heads import Heads, Sight
 from facilitator.investigation import Investigator
 from facilitator.judgement import Judge, Resolved, change_of, end_of
 from facilitator.listeners import Listeners
-from facilitator.node import ChainUnavailable, to_hex
+from facilitator.node import ChainUnavailable, NodeFault, to_hex
 from facilitator.observation import Observer
-from facilitator.payments import Refusal
-from facilitator.schemes import scheme_of
+from facilitator.reorgs import ReorgWatch
+from facilitator.resettlement import Resettler
 from facilitator.settlement import (
     Attempt,
     Broadcast,
@@ -34,12 +35,17 @@ from facilitator.settlement import (
     SettlementState,
     Superseded,
     Transaction,
-    TransactionKind,
     TransactionState,
     decide,
 )
 from facilitator.signing import SignerPool
-from facilitator.store import Ride, SettlementChange, Store, StoreError, TransactionChange
+from facilitator.store import (
+    Ride,
+    SettlementChange,
+    Store,
+    StoreError,
+    TransactionChange,
+)
 from facilitator.telemetry import event
 
 _log = logging.getLogger(__name__)
@@ -79,20 +85,51 @@ class Watcher:
         self._clock = clock
         self._heads = Heads(chain)
         self._observer = Observer(chain=chain, heads=self._heads, policy=policy)
+        self.investigator = Investigator(
+            chain=chain, examiner=examiner, heads=self._heads, policy=policy, clock=clock
+        )
         self._judge = Judge(
             chain=chain,
             heads=self._heads,
-            investigator=Investigator(
-                chain=chain, examiner=examiner, heads=self._heads, policy=policy, clock=clock
-            ),
+            investigator=self.investigator,
             policy=policy,
+            confirm_block=self._confirm_block,
+        )
+        self._reorgs = ReorgWatch(
+            chain_id=chain_id, store=store, judge=self._judge, heads=self._heads, policy=policy
+        )
+        self._gaps = Gaps(
+            network=network,
+            chain=chain,
+            heads=self._heads,
+            store=store,
+            signers=signers,
+            policy=policy,
+            clock=clock,
+            send=self.send,
+        )
+        self._resettler = Resettler(
+            network=network, store=store, signers=signers, clock=clock, send=self.send
         )
         self._broadcast_at: dict[int, int] = {}
+        self._confirmed: set[tuple[int, bytes]] = set()  # blocks that this turn looked at twice
         self._looked_at = 0
-        self._unsure = False  # what was seen mined may not be any more
-        # The highest block in which something of ours was mined: a reorg is watched for above it.
-        self._mined_until = -1
         self._woken = anyio.Event()
+
+    async def _confirm_block(self, number: int, block_hash: bytes) -> bool | None:
+        """Whether the chain has this block: as the endpoint that is read from shows it by now, and
+        a second one where there is one.
+        """
+        if (number, block_hash) in self._confirmed:
+            return True
+        holds = await self._heads.holds(number, block_hash)
+        if holds is False:
+            return False
+        elsewhere = await self._chain.confirm_block(number, block_hash)
+        holds = holds if elsewhere is None else elsewhere
+        if holds:
+            self._confirmed.add((number, block_hash))
+        return holds
 
     @property
     def settle_margin(self) -> int:
@@ -106,6 +143,8 @@ class Watcher:
         fault = await self._chain.broadcast(attempt.raw)
         if fault is not None:
             # Possibly sent all the same: the next turns read what the chain shows.
+            if fault is NodeFault.NONCE_TOO_LOW:
+                self._signers.doubt(transaction.signer)
             self._event(
                 logging.WARNING, "broadcast_refused", transaction=to_hex(attempt.hash), fault=fault
             )
@@ -129,17 +168,21 @@ class Watcher:
 
     async def _turn(self) -> float | None:
         """One turn; the seconds until the next one, None where nothing is open."""
+        self._confirmed.clear()
         sight = await self._heads.look()
-        self._unsure = self._unsure or sight is Sight.REPLACED
-        if self._unsure:
-            await self._look_again_at_what_was_mined()
-            self._unsure = False
+        if sight is Sight.REPLACED:
+            self._reorgs.doubt()
+        if self._reorgs.in_doubt and sight is not Sight.LAGGING:
+            for undone in await self._reorgs.look():
+                changed = () if undone.settlement is None else (undone.settlement,)
+                await self._record(undone.transactions, changed)
         now = self._clock()
         if sight is Sight.LAGGING or (
             sight is Sight.SAME and now - self._looked_at < LOOK_AGAIN_MS
         ):
             return self._poll()
         # Only now read what is open: whatever the head holds was in the journal before it was sent.
+        self._signers.about_to_observe()
         work = await self._store.open_work(self._chain_id)
         pending = {
             transaction.id: transaction
@@ -148,14 +191,19 @@ class Watcher:
             if transaction.state is TransactionState.PENDING
         }
         pending.update((filler.id, filler) for filler in work.fillers)
-        resolved = await self._advance(tuple(pending.values()))
+        resolved, mined = await self._advance(tuple(pending.values()))
         for number in await self._conclude(work.rides, resolved):
-            self._signers.ended(pending[number].signer)
+            self._signers.ended(pending.pop(number).signer)
         self._looked_at = now
+        await self._gaps.fill(tuple(pending.values()), mined)
         return await self._rest(busy=bool(pending or work.rides))
 
-    async def _advance(self, transactions: Sequence[Transaction]) -> dict[int, Resolved]:
-        """Observe and decide every pending transaction, and act; those that have come to an end."""
+    async def _advance(
+        self, transactions: Sequence[Transaction]
+    ) -> tuple[dict[int, Resolved], dict[bytes, int]]:
+        """Observe and decide every pending transaction, and act: those that have come to an end,
+        and how many transactions each signer has mined.
+        """
         now = self._clock()
         observations = await self._observer.observe(transactions, self._broadcast_at, now)
         load = Counter(transaction.signer for transaction in transactions)
@@ -176,10 +224,14 @@ class Watcher:
                         to_send.append((transaction, transaction.attempts[-1]))
                         continue
                     attempt = self._signers.replacement(transaction, fees)
-                    if await self._store.add_attempt(transaction.id, attempt):
-                        to_send.append((transaction, attempt))
+                    added = await self._store.add_attempt(
+                        transaction.id, attempt, self._policy.gas_budget, now
+                    )
+                    # Where the day's budget is spent, what was signed is all there will be today.
+                    to_send.append((transaction, attempt if added else transaction.attempts[-1]))
         await asyncio.gather(*(self.send(*one) for one in to_send))
-        return resolved
+        mined = {each.signer: observations[each.id].account_nonce for each in transactions}
+        return resolved, mined
 
     async def _conclude(self, rides: Sequence[Ride], resolved: Mapping[int, Resolved]) -> list[int]:
         """Record what transactions and settlements have come to, and tell who waits. The ids of the
@@ -215,7 +267,7 @@ class Watcher:
         if ended or changes:
             await self._record(ended, changes)
         for settlement in again:
-            await self._settle_again(settlement)
+            await self._resettler.settle_again(settlement)
         return [change.id for change in ended]
 
     async def _record(
@@ -224,59 +276,21 @@ class Watcher:
         changed = await self._store.record(ended, changes, self._clock())
         for transaction in ended:
             self._broadcast_at.pop(transaction.id, None)
-            if transaction.block_number is not None:
-                self._mined_until = max(self._mined_until, transaction.block_number)
+            self._reorgs.mined(transaction.block_number)
             if transaction.state is TransactionState.SUPERSEDED:
                 self._event(logging.ERROR, "superseded", transaction_id=transaction.id)
         for settlement in changed:
             level = logging.CRITICAL if settlement.state in _ALARMING else logging.INFO
             self._event(level, f"settlement_{settlement.state}", **_described(settlement))
+            if settlement.proof is not None:
+                self._reorgs.mined(settlement.proof.block_number)
             self._listeners.wake(settlement.id)
 
-    async def _settle_again(self, settlement: Settlement) -> None:
-        """Sign a further transaction, unless something speaks against it by now: then the next turn
-        finds out what.
-        """
-        scheme = scheme_of(settlement.payment)
-        call = scheme.settlement_call(settlement.payment)
-        signer = self._signers.least_loaded()
-        if not self._signers.allows(call, signer):
-            self._event(logging.ERROR, "contract_not_configured", settlement=settlement.id)
-            return
-        try:
-            prepared = await self._signers.prepare(call, signer, scheme.gas_cap(settlement.payment))
-        except ChainUnavailable:
-            return
-        if isinstance(prepared, Reverted | Refusal):
-            return
-        new = self._signers.transaction(TransactionKind.SETTLE, call, signer, *prepared)
-        transaction = await self._store.settle_again(
-            settlement.id, settlement.version, new, self._clock()
-        )
-        if transaction is not None:
-            self._event(logging.WARNING, "settled_again", settlement=settlement.id)
-            await self.send(transaction, transaction.attempts[-1])
-
-    async def _look_again_at_what_was_mined(self) -> None:
-        """After a reorg, and at the start: whatever was mined and is not buried may be undone."""
-        for ride in await self._store.watched(self._chain_id):
-            for transaction in ride.transactions:
-                self._mined_until = max(self._mined_until, transaction.block_number or -1)
-            changes, change = await self._judge.look_again(ride)
-            if changes or change is not None:
-                await self._record(changes, [] if change is None else [change])
-
     async def _rest(self, *, busy: bool) -> float | None:
-        head = self._heads.head
-        assert head is not None
-        if self._mined_until >= 0:
-            buried = head.number - self._policy.reorg_watch_blocks
-            await self._store.bury(self._chain_id, buried)
-            if self._mined_until <= buried:
-                self._mined_until = -1
-        if busy:
+        await self._reorgs.bury()
+        if busy or self._reorgs.in_doubt:
             return self._poll()
-        return None if self._mined_until < 0 else MAX_POLL_MS / 1000
+        return MAX_POLL_MS / 1000 if self._reorgs.watching else None
 
     def _poll(self) -> float:
         """Four looks a block: an outcome is known a quarter of an interval late at most."""

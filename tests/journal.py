@@ -9,7 +9,13 @@ from facilitator.ethereum.transactions import Call, TransactionBuilder
 from facilitator.payments import Proof, Reason, Refusal
 from facilitator.schemes import AnyPayment, scheme_of
 from facilitator.schemes.jeju import JejuPayment, TokenAuthorization, allowed_calls
-from facilitator.settlement import Attempt, Settlement, SettlementState, TransactionKind
+from facilitator.settlement import (
+    Attempt,
+    Settlement,
+    SettlementState,
+    Transaction,
+    TransactionKind,
+)
 from facilitator.store import Claimed, NewSettlement, NewTransaction, SettlementChange, Store
 
 CHAIN_ID = 420691
@@ -201,11 +207,20 @@ async def next_nonce(store: Store, chain_id: int = CHAIN_ID, signer: bytes = ALI
     return await store.raise_nonce_floor(chain_id, signer, 0)
 
 
+async def filled(store: Store, new: NewTransaction | None = None) -> Transaction:
+    """A transaction that carries nothing, at the next account nonce."""
+    new = filler() if new is None else new
+    account_nonce = await store.raise_nonce_floor(new.chain_id, new.signer, new.nonce_floor)
+    result = await store.fill(new, account_nonce, NOW)
+    assert result is not None
+    return result
+
+
 async def everything(store: Store, *keys: str) -> object:
     """All that the journal would say, to see that nothing has changed."""
     return (
         await store.open_work(CHAIN_ID),
-        await store.watched(CHAIN_ID),
+        await store.watched(CHAIN_ID, 0),
         await store.in_flight(CHAIN_ID),
         [await next_nonce(store, CHAIN_ID, signer.address) for signer in SIGNERS],
         [await store.find(key) for key in keys],

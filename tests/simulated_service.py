@@ -266,6 +266,7 @@ class Process:
         assert isinstance(settlement.payment, JejuPayment)
         return Findings(
             block_number=view.header.number,
+            block_hash=view.header.hash,
             proof=proof,
             authorization_used=log is not None,
             refusal=self._refusal(settlement.payment, view, now),

@@ -21,17 +21,19 @@ MAP: Final = {
     "words": (
         *("ethereum", "networks", "values", "environment", "config_file", "config", "contracts"),
     ),
-    "core": ("payments", "schemes", "verification", "settlement"),
+    "core": ("payments", "schemes", "verification", "settlement", "nonces", "budget"),
     "edge formats": ("strict_json", "dialects"),
     "adapters": ("telemetry", "rpc", "node", "chain", "tokens", "store"),
     "settling": (
         *("heads", "observation", "examination", "investigation", "judgement", "listeners"),
-        *("verifier", "signing", "watcher", "settler"),
+        *("verifier", "accounts", "waiting", "data_fees", "signing", "gaps", "reorgs"),
+        *("resettlement", "watcher"),
+        *("history", "orders", "submission", "settler"),
     ),
     "shell": (
         "checks",
         *("middleware", "metrics", "recent", "service", "routes", "app", "server"),
-        *("agreement", "sending", "options", "check", "deploy", "devnet"),
+        *("agreement", "sending", "options", "check", "deploy", "devnet", "recover"),
         *(
             "payer",
             "purchase",

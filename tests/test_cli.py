@@ -58,6 +58,7 @@ sys.exit(main([{command!r}]))
         (["check", "--help"], 0, "--json"),
         (["deploy", "--help"], 0, "--fee-recipient"),
         (["pay", "--help"], 0, "--verify-only"),
+        (["recover", "--help"], 0, "--restored"),
         (["--version"], 0, "facilitator "),
         ([], 2, "COMMAND"),
         (["fly"], 2, "invalid choice"),

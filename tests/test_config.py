@@ -39,7 +39,7 @@ def test_an_empty_environment_is_a_development_service_with_the_documented_defau
     assert (config.primary_network, config.primary.network.chain_id) == ("jeju", 420691)
     assert (config.max_payment_age, config.min_payment_amount) == (300, 1)
     assert (config.protocol_fee_bps, config.fee_recipient) == (50, None)
-    assert (config.settle_timeout, config.confirmations) == (45, 1)
+    assert (config.settle_timeout, config.primary.confirmations) == (45, 1)
     assert config.max_fee_per_gas == 500 * 10**9
     assert config.database == Path("facilitator.db")
     assert (config.keys, config.allowed_factories) == ((), ())
@@ -86,9 +86,25 @@ def test_every_variable_reaches_the_field_that_it_names() -> None:
     assert (config.max_payment_age, config.min_payment_amount) == (120, 2**256 - 1)
     assert config.allowed_factories == (address(CONTRACT), address(OTHER))
     assert config.database == Path("/var/lib/facilitator/journal.db")
-    assert (config.settle_timeout, config.confirmations, config.max_fee_per_gas) == (600, 64, 10**9)
+    assert (config.settle_timeout, config.primary.confirmations, config.max_fee_per_gas) == (
+        600,
+        64,
+        10**9,
+    )
     assert (config.log_format, config.log_level) == ("text", "DEBUG")
     assert config.missing == ()
+
+
+def test_a_network_may_have_confirmations_of_its_own() -> None:
+    config = load_config({"CONFIRMATIONS": "2", "BASE_CONFIRMATIONS": "10"})
+    assert config.networks["base"].confirmations == 10
+    assert config.primary.confirmations == 2
+    assert load_config({}).primary.confirmations == 1
+
+
+def test_without_a_gas_budget_there_is_no_limit() -> None:
+    assert load_config({}).max_gas_spend_per_day is None
+    assert load_config({"MAX_GAS_SPEND_PER_DAY": "7"}).max_gas_spend_per_day == 7
 
 
 def test_the_facilitators_own_name_goes_before_its_alias() -> None:
@@ -110,6 +126,8 @@ def test_the_facilitators_own_name_goes_before_its_alias() -> None:
         ("SETTLE_TIMEOUT_SECONDS", 1, 600),
         ("CONFIRMATIONS", 1, 64),
         ("MAX_FEE_PER_GAS_GWEI", 1, 1_000_000),
+        ("JEJU_CONFIRMATIONS", 1, 64),
+        ("MAX_GAS_SPEND_PER_DAY", 1, 2**256 - 1),
     ],
 )
 def test_integers_are_plain_decimals_within_their_range(name: str, low: int, high: int) -> None:
@@ -332,7 +350,8 @@ VARIABLES = [
     *("X402_FACILITATOR_ADDRESS_BASE", "FACILITATOR_PRIVATE_KEY", "FACILITATOR_PRIVATE_KEY_FILE"),
     *("PROTOCOL_FEE_BPS", "FEE_RECIPIENT_ADDRESS", "MAX_PAYMENT_AGE", "MIN_PAYMENT_AMOUNT"),
     *("DATABASE_URL", "SETTLE_TIMEOUT_SECONDS", "CONFIRMATIONS", "EIP6492_ALLOWED_FACTORIES"),
-    *("MAX_FEE_PER_GAS_GWEI", "LOG_FORMAT", "LOG_LEVEL"),
+    *("MAX_FEE_PER_GAS_GWEI", "LOG_FORMAT", "LOG_LEVEL", "MAX_GAS_SPEND_PER_DAY"),
+    "JEJU_CONFIRMATIONS",
 ]
 
 

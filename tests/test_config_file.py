@@ -147,6 +147,7 @@ def test_every_member_of_the_file_reaches_the_field_that_it_names(load: Load) ->
         native_name = "Mine"
         native_decimals = 0
         mainnet = true
+        confirmations = 3
         [[networks.my-chain.tokens]]
         {EURC_TABLE}
         """,
@@ -166,6 +167,15 @@ def test_every_member_of_the_file_reaches_the_field_that_it_names(load: Load) ->
     native = (network.native_symbol, network.native_name, network.native_decimals)
     assert native == ("MINE", "Mine", 0)
     assert network.is_mainnet
+    assert mine.confirmations == 3
+
+
+def test_confirmations_of_a_network_go_before_those_of_all(load: Load) -> None:
+    """What is said of one network counts before what is said of all, the environment first."""
+    text = ANVIL + 'rpc_urls = ["http://127.0.0.1:8545"]\nconfirmations = 3\n'
+    assert load(text, CONFIRMATIONS="9").networks["anvil"].confirmations == 3
+    assert load(text, ANVIL_CONFIRMATIONS="4").networks["anvil"].confirmations == 4
+    assert load(text, CONFIRMATIONS="9").networks["jeju"].confirmations == 9
 
 
 def test_a_new_network_needs_no_more_than_a_chain_id_and_an_endpoint(load: Load) -> None:
@@ -276,6 +286,9 @@ NETWORK = "networks.base."
         (f'[networks.base]\ntitle = "{SECRET * 2}"', f"{NETWORK}title must be printable"),
         ('[networks.base]\nnative_symbol = "a\\nb"', f"{NETWORK}native_symbol must be printable"),
         ('[networks.base]\nnative_name = " a"', f"{NETWORK}native_name must be printable"),
+        ("[networks.base]\nconfirmations = 0", f"{NETWORK}confirmations must be from 1 to 64"),
+        ("[networks.base]\nconfirmations = 65", f"{NETWORK}confirmations must be from 1 to 64"),
+        ("[networks.base]\nconfirmations = true", f"{NETWORK}confirmations must be an integer"),
         ("[networks.base]\nnative_decimals = 256", f"{NETWORK}native_decimals must be an integer"),
         ("[networks.base]\nnative_decimals = -1", f"{NETWORK}native_decimals must be an integer"),
         ('[networks.base]\nnative_decimals = "1"', f"{NETWORK}native_decimals must be an integer"),

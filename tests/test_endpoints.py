@@ -206,5 +206,5 @@ async def test_a_second_endpoint_contradicts_what_the_first_one_forges(devnet: D
         assert forged.succeeded
         assert await chain.confirm_block(forged.block_number, b"\x22" * 32) is False
         second.faults["*"] = stale_by(5)
-        assert await chain.confirm_block(head.number, head.hash) is None
+        assert await chain.confirm_block(head.number, head.hash) is False
         assert await chain.confirm_block(head.number - 9, head.parent_hash) is False

@@ -100,6 +100,18 @@ async def test_a_stuck_transaction_is_replaced_at_higher_fees(
         await devnet.rpc("anvil_setNextBlockBaseFeePerGas", hex(20 * GWEI))
         await devnet.rpc("evm_setIntervalMining", 1)
         reply = await waiting
+        _, told = await service.get(f"/settlements/{submitted['transaction']}")
+    [transaction] = told["transactions"]
+    attempts = transaction["attempts"]
+    assert [attempt["transaction"] for attempt in attempts] == [
+        submitted["transaction"],
+        reply["txHash"],
+    ]
+    for name in ("maxFeePerGas", "maxPriorityFeePerGas"):
+        before, after = (int(attempt[name]) for attempt in attempts)
+        assert before * 9 <= after * 8
+    assert all(int(attempt["maxFeePerGas"]) <= 200 * GWEI for attempt in attempts)
+    assert int(transaction["gasCost"]) > 0
     assert reply["success"] is True
     assert reply["txHash"] != submitted["transaction"]
     mined: Any = await devnet.rpc("eth_getTransactionByHash", reply["txHash"])

@@ -108,7 +108,7 @@ async def test_every_attempt_leads_to_its_settlement(store: Store) -> None:
     one, other = await claimed(store), await claimed(store)
     call = transaction_of(one.settlement.payment).call
     bumped = signing(SIGNERS[0], call)(one.transaction.account_nonce + 100)
-    assert await store.add_attempt(one.transaction.id, bumped)
+    assert await store.add_attempt(one.transaction.id, bumped, None, NOW)
     for attempt in (*one.transaction.attempts, bumped):
         assert await store.find_transaction(attempt.hash) == one.settlement
     assert await store.find_transaction(other.transaction.attempts[0].hash) == other.settlement

@@ -33,7 +33,13 @@ REVERTED = rows.transaction(state=TransactionState.MINED, block_number=DEEP)
 SHALLOW = rows.transaction(state=TransactionState.MINED, block_number=DEEP + 1)
 FINAL = rows.transaction(state=TransactionState.FINAL, block_number=1)
 
-NOTHING_FOUND = Findings(block_number=HEAD, proof=None, authorization_used=False, refusal=None)
+NOTHING_FOUND = Findings(
+    block_number=HEAD,
+    block_hash=HEAD.to_bytes(32),
+    proof=None,
+    authorization_used=False,
+    refusal=None,
+)
 PROOF = rows.proof()
 OTHER_PROOF = rows.proof(2)
 NO_ALLOWANCE = Refusal(Reason.INSUFFICIENT_ALLOWANCE, "0", "1000000")
@@ -206,6 +212,7 @@ proofs = st.none() | st.sampled_from([PROOF, OTHER_PROOF])
 every_findings = st.none() | st.builds(
     Findings,
     block_number=st.just(HEAD),
+    block_hash=st.just(HEAD.to_bytes(32)),
     proof=proofs,
     authorization_used=st.booleans(),
     refusal=st.none() | st.sampled_from([NO_ALLOWANCE, Refusal(Reason.EXPIRED)]),

@@ -9,6 +9,7 @@ from msgspec.structs import replace
 from facilitator.ethereum.fees import GWEI, Fees
 from facilitator.settlement import (
     SettlementState,
+    Transaction,
     TransactionState,
 )
 from facilitator.store import (
@@ -31,6 +32,7 @@ from tests.journal import (
     change,
     claimed,
     everything,
+    filled,
     filler,
     moved,
     next_nonce,
@@ -64,7 +66,7 @@ async def test_only_an_open_settlement_gets_a_further_transaction(
             for _ in range(20)
         )
     )
-    further = [result for result in results if result is not None]
+    further = [result for result in results if isinstance(result, Transaction)]
     ride = await store.get(settlement.id)
     if state in (SettlementState.PENDING, SettlementState.REORGED):
         assert len(further) == 1
@@ -92,7 +94,7 @@ async def test_a_replacement_is_kept_in_the_order_of_signing(store: Store) -> No
     for gwei in (9, 3, 7):
         fees = Fees(gwei * GWEI, GWEI)
         attempts.append(signing(SIGNERS[0], transaction.call, fees=fees)(0))
-        assert await store.add_attempt(transaction.id, attempts[-1])
+        assert await store.add_attempt(transaction.id, attempts[-1], None, NOW)
     work = await store.open_work(CHAIN_ID)
     assert work.rides[0].transactions == (replace(transaction, attempts=tuple(attempts)),)
 
@@ -106,8 +108,8 @@ async def test_only_a_pending_transaction_is_replaced(
     first = await claimed(store)
     await store.record([TransactionChange(id=first.transaction.id, state=state)], [], NOW)
     other = signing(SIGNERS[0], first.transaction.call, fees=Fees(GWEI, GWEI))(0)
-    assert not await store.add_attempt(first.transaction.id, other)
-    assert not await store.add_attempt(first.transaction.id + 1, other)
+    assert not await store.add_attempt(first.transaction.id, other, None, NOW)
+    assert not await store.add_attempt(first.transaction.id + 1, other, None, NOW)
     ride = await store.get(first.settlement.id)
     assert ride is not None
     assert ride.transactions == (replace(first.transaction, state=state),)
@@ -117,7 +119,7 @@ async def test_the_same_bytes_are_stored_for_one_transaction_only(store: Store) 
     """A signer that does not use the nonce that it was given cannot get two transactions."""
     attempt = (await claimed(store)).transaction.attempts[0]
     with pytest.raises(StoreError):
-        await store.fill(replace(filler(), sign=lambda _: attempt), NOW)
+        await filled(store, replace(filler(), sign=lambda _: attempt))
     assert await next_nonce(store) == 1
 
 
@@ -225,11 +227,11 @@ async def test_open_work_is_what_can_still_change(store: Store) -> None:
                 SettlementState.REORGED,
             ):
                 expected.append(first.settlement.id)
-    waiting = await store.fill(filler(signer=SIGNERS[1]), NOW)
-    gone = await store.fill(filler(signer=SIGNERS[1]), NOW)
+    waiting = await filled(store, filler(signer=SIGNERS[1]))
+    gone = await filled(store, filler(signer=SIGNERS[1]))
     await store.record([TransactionChange(id=gone.id, state=mined, block_number=1)], [], NOW)
     await claimed(store, payment(chain_id=OTHER_CHAIN_ID))
-    await store.fill(filler(chain_id=OTHER_CHAIN_ID), NOW)
+    await filled(store, filler(chain_id=OTHER_CHAIN_ID))
     work = await store.open_work(CHAIN_ID)
     assert sorted(ride.settlement.id for ride in work.rides) == sorted(expected)
     assert work.fillers == (waiting,)
@@ -248,7 +250,7 @@ async def test_what_was_mined_is_watched_until_it_is_buried(store: Store) -> Non
         await store.record([ended], [], NOW)
 
     async def watched() -> list[str]:
-        found = await store.watched(CHAIN_ID)
+        found = (await store.watched(CHAIN_ID, 100)).rides
         assert [await store.get(ride.settlement.id) for ride in found] == list(found)
         return sorted(ride.settlement.id for ride in found)
 
@@ -261,7 +263,7 @@ async def test_what_was_mined_is_watched_until_it_is_buried(store: Store) -> Non
     assert buried is not None
     assert buried.transactions[0].state is TransactionState.FINAL
     assert buried.transactions[0].block_number == 10
-    assert len(await store.watched(OTHER_CHAIN_ID)) == 1
+    assert len((await store.watched(OTHER_CHAIN_ID, 100)).rides) == 1
 
 
 async def test_a_reorg_takes_a_mined_transaction_back(store: Store) -> None:
@@ -274,15 +276,15 @@ async def test_a_reorg_takes_a_mined_transaction_back(store: Store) -> None:
     await store.record([undone], [], NOW)
     ride = Ride(first.settlement, (first.transaction,))
     assert await store.open_work(CHAIN_ID) == OpenWork(rides=(ride,), fillers=())
-    assert await store.watched(CHAIN_ID) == ()
+    assert await store.watched(CHAIN_ID, 0) == OpenWork(rides=(), fillers=())
 
 
 async def test_in_flight_counts_the_pending_transactions_of_each_signer(store: Store) -> None:
     assert await store.in_flight(CHAIN_ID) == {}
     for signer in (*SIGNERS[:2], SIGNERS[0]):
-        await store.fill(filler(signer=signer), NOW)
-    last = await store.fill(filler(signer=SIGNERS[1]), NOW)
-    await store.fill(filler(chain_id=OTHER_CHAIN_ID), NOW)
+        await filled(store, filler(signer=signer))
+    last = await filled(store, filler(signer=SIGNERS[1]))
+    await filled(store, filler(chain_id=OTHER_CHAIN_ID))
     assert await store.in_flight(CHAIN_ID) == {ALICE: 2, BOB: 2}
     await store.record([TransactionChange(id=last.id, state=TransactionState.MINED)], [], NOW)
     assert await store.in_flight(CHAIN_ID) == {ALICE: 2, BOB: 1}

@@ -30,7 +30,7 @@ async def test_a_block_is_confirmed_by_the_endpoint_that_was_not_read() -> None:
         assert await confirmed(chain, OTHER_HASH) is False
         first.fault = Reply(status=500)
         await chain.code(bytes(20))  # read from the second one now
-        assert await confirmed(chain) is None
+        assert not await confirmed(chain)
 
 
 @pytest.mark.parametrize(
@@ -47,7 +47,7 @@ async def test_what_is_no_block_at_that_height_confirms_nothing(answer: JSON) ->
     async with nodes(2) as (rpc, [_, second]):
         await rpc.call("eth_call")
         second.answers["eth_getBlockByNumber"] = answer
-        assert await confirmed(Chain(rpc)) is None
+        assert await confirmed(Chain(rpc)) is False
 
 
 async def test_no_second_opinion_comes_from_one_that_is_not_well() -> None:

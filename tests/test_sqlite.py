@@ -148,7 +148,7 @@ async def test_the_cost_of_the_hot_statements_does_not_grow_with_what_is_finishe
     await store._writer.run(lambda db: db.set_trace_callback(seen.append))
     claimed = await claim(store, second_key="second")
     await store.open_work(CHAIN)
-    await store.watched(CHAIN)
+    await store.watched(CHAIN, 1)
     await store.in_flight(CHAIN)
     await confirm(store, claimed, proof())
     await store.bury(CHAIN, 1)

@@ -13,12 +13,15 @@ import pytest
 
 from facilitator.settlement import SettlementState as State
 from facilitator.store import StoreError, StoreLocked
+from facilitator.store.schema import MIGRATIONS
 from facilitator.store.sqlite import SQLiteStore
-from tests.journal import CHAIN_ID, NOW, claimed, filler, moved, payment
+from tests.journal import CHAIN_ID, NOW, claimed, filled, filler, moved, payment
 
 pytestmark = pytest.mark.anyio
 
-TABLES = ("settlement", "transaction", "attempt", "settlement_transaction", "signer")
+TABLES = (
+    *("settlement", "transaction", "attempt", "settlement_transaction", "signer", "gas_spent"),
+)
 
 
 def change_file(path: Path, *statements: str) -> None:
@@ -37,11 +40,11 @@ async def test_what_the_next_schema_adds_does_not_stop_this_one(tmp_path: Path) 
     change_file(
         path,
         *(f'ALTER TABLE "{table}" ADD COLUMN later TEXT' for table in TABLES),
-        "PRAGMA user_version = 2",
+        f"PRAGMA user_version = {len(MIGRATIONS) + 1}",
     )
     store = await SQLiteStore.open(path)
     first = await claimed(store, payment(token_nonce=b"\x01" * 32))
-    assert await store.add_attempt((await store.fill(filler(), NOW)).id, filler().sign(7))
+    assert await store.add_attempt((await filled(store)).id, filler().sign(7), None, NOW)
     confirmed = await moved(store, first.settlement, State.CONFIRMED)
     assert await store.find(first.settlement.key) == confirmed
     await store.close()
@@ -73,7 +76,7 @@ async def test_a_transaction_that_only_a_newer_release_understands_is_a_store_er
 ) -> None:
     path = tmp_path / "journal.db"
     store = await SQLiteStore.open(path)
-    await store.fill(filler(), NOW)
+    await filled(store)
     change_file(path, """UPDATE "transaction" SET kind = 'bundle'""")
     with pytest.raises(StoreError, match="transaction 1 cannot be read"):
         await store.open_work(CHAIN_ID)
@@ -125,6 +128,7 @@ async def test_a_place_that_does_not_do_is_named_in_one_line(
 OPEN_AS_NOBODY = """
 import asyncio, os, sys
 from facilitator.store import StoreError
+from facilitator.store.schema import MIGRATIONS
 from facilitator.store.sqlite import SQLiteStore
 
 if os.geteuid() == 0:
@@ -190,6 +194,7 @@ async def test_what_heard_success_costs_no_start_anything(tmp_path: Path) -> Non
 
 HOLD = """
 import asyncio, sys
+from facilitator.store.schema import MIGRATIONS
 from facilitator.store.sqlite import SQLiteStore
 
 async def main():

@@ -14,6 +14,7 @@ from facilitator.schemes.jeju import JejuPayment
 from facilitator.settlement import (
     Attempt,
     SettlementState,
+    Transaction,
     TransactionKind,
     TransactionState,
 )
@@ -312,7 +313,7 @@ async def test_one_proof_never_proves_two_settlements(store: Store) -> None:
 async def test_a_stale_version_changes_nothing(store: Store) -> None:
     claimed = await claim(store)
     again = await store.settle_again(claimed.settlement.id, 1, new_transaction(), 2)
-    assert again is not None
+    assert isinstance(again, Transaction)
     assert again.account_nonce == 1
     assert await store.settle_again(claimed.settlement.id, 1, new_transaction(), 2) is None
     assert not await confirm(store, claimed, proof())
@@ -330,12 +331,12 @@ async def test_attempts_are_added_while_the_transaction_is_pending(store: Store)
     claimed = await claim(store)
     number = claimed.transaction.id
     second = Attempt(hash=b"\x0b" * 32, raw=b"second", fees=Fees(200, 20), signed_at=8)
-    assert await store.add_attempt(number, second)
+    assert await store.add_attempt(number, second, None, 1)
     [transaction] = (await ride_of(store, claimed)).transactions
     assert transaction.attempts == (*claimed.transaction.attempts, second)
     assert await confirm(store, claimed, proof())
     third = replace(second, hash=b"\x0c" * 32)
-    assert not await store.add_attempt(number, third)
+    assert not await store.add_attempt(number, third, None, 1)
 
 
 async def test_one_listener_at_a_time(store: Store) -> None:
@@ -369,7 +370,7 @@ async def test_success_is_told_once(store: Store) -> None:
 async def test_open_work_is_what_is_not_ended(store: Store) -> None:
     """Pending and reorged settlements, pending transactions of any, and fillers."""
     claims = [await claim(store, n) for n in range(4)]
-    filler = await store.fill(replace(new_transaction(), kind=TransactionKind.FILL), 1)
+    filler = await store.fill(replace(new_transaction(), kind=TransactionKind.FILL), 99, 1)
     assert await confirm(store, claims[0], proof(1))
     await fail(store, claims[1])
     lost = SettlementChange(
@@ -393,11 +394,13 @@ async def test_what_was_mined_is_watched_until_it_is_buried(store: Store) -> Non
     claimed = await claim(store)
     await claim(store, 2)
     assert await confirm(store, claimed, proof())
-    assert [ride.settlement.id for ride in await store.watched(CHAIN)] == [claimed.settlement.id]
+    assert [ride.settlement.id for ride in (await store.watched(CHAIN, 100)).rides] == [
+        claimed.settlement.id
+    ]
     assert await store.bury(CHAIN, 8) == 0
     assert await store.bury(CHAIN + 1, 9) == 0
     assert await store.bury(CHAIN, 9) == 1
-    assert await store.watched(CHAIN) == ()
+    assert (await store.watched(CHAIN, 100)).rides == ()
     [transaction] = (await ride_of(store, claimed)).transactions
     assert transaction.state is TransactionState.FINAL
 

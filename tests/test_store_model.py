@@ -229,15 +229,23 @@ class Journal(RuleBasedStateMachine):
         if behind or settlement.state not in OPEN:
             assert result is None
             return
-        assert result is not None
+        assert isinstance(result, Transaction)
         self.signed(result, further.signer, 2)
         self.carried[settlement.id].append(result.id)
         self.settlements[settlement.id] = replace(settlement, version=version + 1, updated_at=now)
 
-    @rule(floor=small)
-    def fill(self, floor: int) -> None:
-        result = self.runner.run(self.store.fill(filler(floor=floor), self.tick()))
-        self.signed(result, SIGNERS[0].address, floor)
+    @rule(account_nonce=st.integers(min_value=0, max_value=14))
+    def fill(self, account_nonce: int) -> None:
+        signer = SIGNERS[0].address
+        result = self.runner.run(self.store.fill(filler(), account_nonce, self.tick()))
+        taken = {each.account_nonce for each in self.transactions.values() if each.signer == signer}
+        if account_nonce in taken:
+            assert result is None
+            return
+        assert result is not None
+        assert (result.signer, result.account_nonce) == (signer, account_nonce)
+        self.transactions[result.id] = result
+        self.next_nonce[signer] = max(self.next_nonce[signer], account_nonce + 1)
 
     @rule(number=picks, gwei=st.integers(min_value=1, max_value=2**30))
     def add_attempt(self, number: int, gwei: int) -> None:
@@ -247,7 +255,7 @@ class Journal(RuleBasedStateMachine):
         attempt = signing(signer, transaction.call, fees=fees)(transaction.account_nonce)
         if attempt in transaction.attempts:
             return
-        added = self.runner.run(self.store.add_attempt(transaction.id, attempt))
+        added = self.runner.run(self.store.add_attempt(transaction.id, attempt, None, self.now))
         assert added == (transaction.state is TransactionState.PENDING)
         if added:
             self.transactions[transaction.id] = replace(
@@ -261,6 +269,7 @@ class Journal(RuleBasedStateMachine):
         log=st.integers(min_value=0, max_value=1),
         ended=st.sampled_from(TransactionState),
         block=st.integers(min_value=1, max_value=3),
+        gas_cost=st.none() | st.integers(min_value=0, max_value=2**80),
     )
     def record(
         self,
@@ -271,14 +280,17 @@ class Journal(RuleBasedStateMachine):
         log: int,
         ended: TransactionState,
         block: int,
+        gas_cost: int | None = None,
     ) -> None:
         settlement, now = self.pick(number), self.tick()
         seen = proof(log)
         wanted = change(replace(settlement, version=settlement.version - behind), state, seen=seen)
         last = self.carried[settlement.id][-1]
-        end = TransactionChange(id=last, state=ended, block_number=block)
+        end = TransactionChange(id=last, state=ended, block_number=block, gas_cost=gas_cost)
         result = self.runner.run(self.store.record([end], [wanted], now))
-        self.transactions[last] = replace(self.transactions[last], state=ended, block_number=block)
+        self.transactions[last] = replace(
+            self.transactions[last], state=ended, block_number=block, gas_cost=gas_cost
+        )
         elsewhere = any(
             each.proof == seen and each.id != settlement.id for each in self.settlements.values()
         )
@@ -321,6 +333,14 @@ class Journal(RuleBasedStateMachine):
         result = self.runner.run(self.store.listen(settlement.id, listener, now + LEASE, now))
         assert result == settlement
         self.settlements[settlement.id] = settlement
+
+    @rule(number=picks, listener=listeners)
+    def renew(self, number: int, listener: str) -> None:
+        settlement, until = self.pick(number), self.tick() + LEASE
+        renewed = self.runner.run(self.store.renew(settlement.id, listener, until))
+        assert renewed == (settlement.listener == listener)
+        if renewed:
+            self.settlements[settlement.id] = replace(settlement, listener_until=until)
 
     @rule(number=picks, listener=listeners)
     def let_go(self, number: int, listener: str) -> None:
@@ -384,12 +404,22 @@ class Journal(RuleBasedStateMachine):
                 fillers=tuple(each for each in pending if each.id not in carried),
             )
         )
-        watched = {ride.settlement.id for ride in await self.store.watched(CHAIN_ID)}
-        assert watched == {
-            ride.settlement.id
-            for ride in rides
-            if any(each.state is TransactionState.MINED for each in ride.transactions)
-        }
+        mined = [
+            each for each in self.transactions.values() if each.state is TransactionState.MINED
+        ]
+        for horizon in (16, 17):  # below the block of every proof, and at it
+            watched = await self.store.watched(CHAIN_ID, horizon)
+            assert by_id(watched) == by_id(
+                OpenWork(
+                    rides=tuple(
+                        ride
+                        for ride in rides
+                        if any(each in mined for each in ride.transactions)
+                        or (ride.settlement.state is SettlementState.CONFIRMED and horizon < 17)
+                    ),
+                    fillers=tuple(each for each in mined if each.id not in carried),
+                )
+            )
         in_flight: dict[bytes, int] = {}
         for each in pending:
             in_flight[each.signer] = in_flight.get(each.signer, 0) + 1

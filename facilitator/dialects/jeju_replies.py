@@ -59,6 +59,7 @@ _WORDS = {
     Reason.OVERLOADED: "Too many settlements in progress",
     Reason.FEES_ABOVE_CAP: "Network fees above the configured maximum",
     Reason.OUT_OF_GAS_MONEY: "Settlement wallet is out of gas money",
+    Reason.BUDGET_SPENT: "Settlement wallet has spent its gas budget",
 }
 
 

@@ -87,6 +87,7 @@ _MESSAGES = {
     Reason.OVERLOADED: "Too many settlements in progress",
     Reason.FEES_ABOVE_CAP: "Network fees above the configured maximum",
     Reason.OUT_OF_GAS_MONEY: "Settlement wallet is out of gas money",
+    Reason.BUDGET_SPENT: "Settlement wallet has spent its gas budget",
     Reason.SIGNER_NOT_CONFIGURED: "Settlement wallet not configured",
 }
 # What no payment is to blame for: 503, and the code says no more.

@@ -149,6 +149,7 @@ def _transaction(transaction: Transaction) -> dict[str, object]:
         "accountNonce": transaction.account_nonce,
         "state": transaction.state,
         "blockNumber": transaction.block_number,
+        "gasCost": None if transaction.gas_cost is None else str(transaction.gas_cost),
         "attempts": [
             {
                 "transaction": to_hex(attempt.hash),

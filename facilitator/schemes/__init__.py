@@ -28,6 +28,7 @@ class Scheme(Generic[P]):
     `request_digest`: the same for requests that mean the same.
     `settlement_call`, `gas_cap`: what moves the money, and the most gas that it may take.
     `fact_calls`, `facts`: what to read about it, and what the answers come to.
+    `used_call`: what to read to learn whether it was executed, a word that is zero where not.
     `wallet_question`: what is left to ask the payer's own contract, given those answers.
     `diagnosis_calls`, `diagnose`: the same for why its call reverted (answers, revert data, now).
     `proof_filter`, `find_proof`: the events that prove it, and the proof among a transaction's logs
@@ -40,6 +41,7 @@ class Scheme(Generic[P]):
     gas_cap: Callable[[P], int]
     fact_calls: Callable[[P], tuple[Read, ...]]
     facts: Callable[[P, Answers], Facts]
+    used_call: Callable[[P], Call]
     wallet_question: Callable[[P, Answers], Call | None]
     diagnosis_calls: Callable[[P], tuple[Read, ...]]
     diagnose: Callable[[P, Answers, bytes, int], Refusal]
@@ -54,6 +56,7 @@ _JEJU: Scheme[JejuPayment] = Scheme(
     gas_cap=lambda _: jeju.GAS_CAP,
     fact_calls=jeju_chain.fact_calls,
     facts=jeju_chain.facts,
+    used_call=jeju_chain.used_call,
     wallet_question=lambda _, __: None,  # the contract only recovers keys
     diagnosis_calls=jeju_chain.fact_calls,
     diagnose=jeju_chain.diagnose,
@@ -67,6 +70,7 @@ _EIP3009: Scheme[Eip3009Payment] = Scheme(
     gas_cap=eip3009.gas_cap,
     fact_calls=eip3009_chain.fact_calls,
     facts=eip3009_chain.facts,
+    used_call=eip3009_chain.used_call,
     wallet_question=eip3009_chain.wallet_question,
     diagnosis_calls=eip3009_chain.diagnosis_calls,
     diagnose=eip3009_chain.diagnose,

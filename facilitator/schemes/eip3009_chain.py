@@ -25,14 +25,18 @@ REVERT_TEXT_LIMIT = 200  # characters of a token's own words that are repeated
 
 def fact_calls(payment: Eip3009Payment) -> tuple[Read, ...]:
     """The reads whose answers, in order, `facts` understands."""
-    payer = address_word(payment.payer)
-    state = _AUTHORIZATION_STATE + payer + payment.authorization_nonce
     return (
         CodeOf(payment.payer),
         CodeOf(payment.asset),
-        Call(payment.asset, state),
-        Call(payment.asset, _BALANCE_OF + payer),
+        used_call(payment),
+        Call(payment.asset, _BALANCE_OF + address_word(payment.payer)),
     )
+
+
+def used_call(payment: Eip3009Payment) -> Call:
+    """The read that says whether the payment was executed: one word, zero where it was not."""
+    state = _AUTHORIZATION_STATE + address_word(payment.payer) + payment.authorization_nonce
+    return Call(payment.asset, state)
 
 
 def wallet_question(payment: Eip3009Payment, answers: tuple[bytes, ...]) -> Call | None:

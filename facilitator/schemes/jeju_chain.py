@@ -124,12 +124,19 @@ def check_facts(payment: JejuPayment, facts: JejuFacts) -> Refusal | None:
 def facts(payment: JejuPayment, answers: tuple[bytes, ...]) -> Facts:
     """What the answers to `fact_calls` come to."""
     read = read_facts(payment, answers)
-    spendable = read.balance if read.allowance is None else min(read.balance, read.allowance)
+    allowed = read.balance if read.allowance is None else read.allowance
+    scarce = allowed < read.balance
     return Facts(
         refusal=check_facts(payment, read),
-        spendable=spendable,
+        spendable=min(read.balance, allowed),
         authorization_used=read.authorization_used,
+        limit=Reason.INSUFFICIENT_ALLOWANCE if scarce else Reason.INSUFFICIENT_BALANCE,
     )
+
+
+def used_call(payment: JejuPayment) -> Call:
+    """The read that says whether the payment was executed: one word, zero where it was not."""
+    return fact_calls(payment)[0]
 
 
 def proof_filter(payment: JejuPayment) -> LogFilter:

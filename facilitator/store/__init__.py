@@ -5,7 +5,7 @@ returns, what it wrote survives a crash. Settlement states change by compare-and
 so nothing is overwritten that another reader has decided since. Times are unix milliseconds.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from msgspec import Struct
@@ -34,9 +34,10 @@ class StoreLocked(StoreError):
 class NewSettlement(Struct, frozen=True, kw_only=True):
     """A payment to take on. `key` and `second_key` are the one-shot nonces that it uses up.
 
-    `available` is how much of the asset the payer could spend as of the chain's latest block: this
-    payment and all pending ones of the same payer and asset must fit into it. `body_digest` is of
-    the request that brought the idempotency key.
+    `available` is how much of the asset the payer could spend as of a recent block: this payment
+    and all pending ones of the same payer and asset must fit into it. `outstanding` says of those
+    that were open before that block was asked, by id, how much it does not show yet: 0 where the
+    money had moved by then. `body_digest` is of the request that brought the idempotency key.
     """
 
     key: str
@@ -51,13 +52,15 @@ class NewSettlement(Struct, frozen=True, kw_only=True):
     idempotency_key: str | None = None
     body_digest: bytes | None = None
     traceparent: str | None = None
+    outstanding: Mapping[str, int] = {}
 
 
 class NewTransaction(Struct, frozen=True, kw_only=True):
     """A transaction to sign inside the store's own transaction, once the account nonce is known.
 
     `nonce_floor` is the least account nonce that the chain would still take; `sign` gets the nonce
-    that was handed out, and is called at most once.
+    that was handed out, and is called at most once. `most_cost` is the most wei that it may cost,
+    `l1_fee` included, and `gas_budget` what its signer may spend in a day (None: no limit).
     """
 
     chain_id: int
@@ -67,6 +70,9 @@ class NewTransaction(Struct, frozen=True, kw_only=True):
     call: Call
     gas_limit: int
     sign: Callable[[int], Attempt]
+    l1_fee: int = 0
+    most_cost: int = 0
+    gas_budget: int | None = None
 
 
 class Claimed(Struct, frozen=True):
@@ -103,6 +109,12 @@ class Overcommitted(Struct, frozen=True):
     left: int
 
 
+class BudgetSpent(Struct, frozen=True):
+    """The signer has spent this much of its day's budget for gas, in wei: too much for another."""
+
+    spent: int
+
+
 class SettlementChange(Struct, frozen=True, kw_only=True):
     """A settlement's next state, applied only while its version is still `version`."""
 
@@ -114,11 +126,12 @@ class SettlementChange(Struct, frozen=True, kw_only=True):
 
 
 class TransactionChange(Struct, frozen=True, kw_only=True):
-    """A transaction's next state, and the block it was seen in."""
+    """A transaction's next state, the block it was seen in, and what it has cost there, in wei."""
 
     id: int
     state: TransactionState
     block_number: int | None = None
+    gas_cost: int | None = None
 
 
 class Ride(Struct, frozen=True):
@@ -150,7 +163,7 @@ class Store(Protocol):
 
     async def claim(
         self, new: NewSettlement, transaction: NewTransaction, now: int
-    ) -> Claimed | Taken | IdempotencyKeyTaken | Overcommitted:
+    ) -> Claimed | Taken | IdempotencyKeyTaken | Overcommitted | BudgetSpent:
         """Insert the settlement, hand out the account nonce, sign and store the attempt: all or
         nothing. A FAILED settlement of the same key and request digest is opened again instead
         (PENDING, refusal and kept reply cleared, listener set, version + 1). Nothing but Claimed
@@ -159,16 +172,24 @@ class Store(Protocol):
 
     async def settle_again(
         self, settlement_id: str, version: int, transaction: NewTransaction, now: int
-    ) -> Transaction | None:
+    ) -> Transaction | BudgetSpent | None:
         """A further transaction for a settlement in PENDING or REORGED; its version rises. None
         where its version is another by now.
         """
 
-    async def fill(self, transaction: NewTransaction, now: int) -> Transaction:
-        """A transaction that carries no settlement (kind FILL)."""
+    async def fill(
+        self, transaction: NewTransaction, account_nonce: int, now: int
+    ) -> Transaction | None:
+        """A transaction that carries no settlement (kind FILL), at exactly this account nonce,
+        which is not handed out again. None where the journal has a transaction of that nonce.
+        """
 
-    async def add_attempt(self, transaction_id: int, attempt: Attempt) -> bool:
-        """Append a replacement; False unless the transaction is still PENDING."""
+    async def add_attempt(
+        self, transaction_id: int, attempt: Attempt, gas_budget: int | None, now: int
+    ) -> bool:
+        """Append a replacement; False unless the transaction is still PENDING, and where the
+        signer's budget for the day does not allow for it.
+        """
 
     async def record(
         self,
@@ -197,14 +218,27 @@ class Store(Protocol):
     async def open_work(self, chain_id: int) -> OpenWork:
         """Rides in PENDING or REORGED or with a PENDING transaction, and pending fillers."""
 
-    async def watched(self, chain_id: int) -> tuple[Ride, ...]:
-        """Rides with a MINED transaction: a reorg could still undo them."""
+    async def watched(self, chain_id: int, horizon: int) -> OpenWork:
+        """What a reorg could still undo: rides with a MINED transaction, or CONFIRMED by a proof
+        above block `horizon`, whosever it is; and MINED fillers.
+        """
+
+    async def outstanding(
+        self, chain_id: int, asset: bytes, payer: bytes
+    ) -> tuple[Settlement, ...]:
+        """The settlements of a payer and asset in PENDING or REORGED."""
+
+    async def gas_spent(self, chain_id: int, signer: bytes, now: int) -> int:
+        """What the signer's budget of the day of `now` has gone to, in wei (see `budget`)."""
 
     async def listen(self, settlement_id: str, listener: str, until: int, now: int) -> Settlement:
         """Become the settlement's listener if nobody was told of success and no listener lives
         (none, or its `listener_until` is at or before now). The settlement as it then is; its
         `listener` tells whether it worked. LookupError for an unknown id.
         """
+
+    async def renew(self, settlement_id: str, listener: str, until: int) -> bool:
+        """Stay the settlement's listener until then; False for one that is it no more."""
 
     async def let_go(self, settlement_id: str, listener: str) -> None:
         """Stop being the listener, if one still is, having said nothing."""
@@ -215,6 +249,11 @@ class Store(Protocol):
         """Take the right to say success, once in the settlement's life: True only for its listener,
         in state CONFIRMED, when `replied_success_at` was not set. `reply` is kept with it, for
         repetitions under the settlement's idempotency key.
+        """
+
+    async def mark_all_told(self, now: int) -> int:
+        """Of every settlement that could still end in success, let nobody hear of it any more; how
+        many there were. For a journal that comes from a backup: what happened since is not in it.
         """
 
     async def keep_reply(self, settlement_id: str, reply: bytes) -> None:

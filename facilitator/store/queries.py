@@ -11,6 +11,8 @@ from facilitator.settlement import Attempt, Settlement, Transaction
 from facilitator.store import Counts, KeptReply, OpenWork, Ride
 from facilitator.store.rows import read_attempt, read_settlement, read_transaction
 
+Parameters = tuple[object, ...] | dict[str, object]
+
 # As in the indexes of the schema, or they are not used.
 OPEN = "('pending', 'reorged')"
 
@@ -56,13 +58,41 @@ def find_reply(tenant: str, idempotency_key: str, db: sqlite3.Connection) -> Kep
 
 
 def open_work(chain_id: int, db: sqlite3.Connection) -> OpenWork:
-    pending = """SELECT id FROM "transaction" WHERE chain_id = ? AND state = 'pending'"""
-    chosen = f"""SELECT id FROM settlement WHERE chain_id = ? AND state IN {OPEN}
+    pending = _in_state("pending")
+    chosen = f"""SELECT id FROM settlement WHERE chain_id = :chain AND state IN {OPEN}
                  UNION SELECT settlement_id FROM settlement_transaction
                  WHERE transaction_id IN ({pending})"""
+    return _work(db, chosen, pending, {"chain": chain_id})
+
+
+def watched(chain_id: int, horizon: int, db: sqlite3.Connection) -> OpenWork:
+    mined = _in_state("mined")
+    chosen = f"""SELECT settlement_id FROM settlement_transaction WHERE transaction_id IN ({mined})
+                 UNION SELECT id FROM settlement WHERE chain_id = :chain AND state = 'confirmed'
+                 AND proof_block_number > :horizon"""
+    return _work(db, chosen, mined, {"chain": chain_id, "horizon": horizon})
+
+
+def _in_state(state: str) -> str:
+    return f"""SELECT id FROM "transaction" WHERE chain_id = :chain AND state = '{state}'"""
+
+
+def _work(db: sqlite3.Connection, chosen: str, mine: str, parameters: Parameters) -> OpenWork:
+    """The settlements that `chosen` selects, and those of `mine` that carry none."""
     carrying = "SELECT transaction_id FROM settlement_transaction"
-    fillers = transactions(db, f"{pending} AND id NOT IN ({carrying})", (chain_id,))
-    return OpenWork(rides=rides(db, chosen, (chain_id, chain_id)), fillers=tuple(fillers.values()))
+    fillers = transactions(db, f"{mine} AND id NOT IN ({carrying})", parameters)
+    return OpenWork(rides=rides(db, chosen, parameters), fillers=tuple(fillers.values()))
+
+
+def outstanding(
+    chain_id: int, asset: bytes, payer: bytes, db: sqlite3.Connection
+) -> tuple[Settlement, ...]:
+    rows = db.execute(
+        f"""SELECT * FROM settlement
+            WHERE chain_id = ? AND asset = ? AND payer = ? AND state IN {OPEN}""",
+        (chain_id, asset, payer),
+    )
+    return tuple(read_settlement(row) for row in rows)
 
 
 def counts(chain_id: int, db: sqlite3.Connection) -> Counts:
@@ -75,7 +105,7 @@ def counts(chain_id: int, db: sqlite3.Connection) -> Counts:
     return Counts(sum(found.values()), pending, found.get("confirmed", 0))
 
 
-def rides(db: sqlite3.Connection, chosen: str, parameters: tuple[object, ...]) -> tuple[Ride, ...]:
+def rides(db: sqlite3.Connection, chosen: str, parameters: Parameters) -> tuple[Ride, ...]:
     """The settlements whose ids `chosen` selects, each with all its transactions."""
     settlements = db.execute(
         f"SELECT * FROM settlement WHERE id IN ({chosen}) ORDER BY created_at, id", parameters
@@ -97,7 +127,7 @@ def rides(db: sqlite3.Connection, chosen: str, parameters: tuple[object, ...]) -
 
 
 def transactions(
-    db: sqlite3.Connection, chosen: str, parameters: tuple[object, ...]
+    db: sqlite3.Connection, chosen: str, parameters: Parameters
 ) -> dict[int, Transaction]:
     """The transactions whose ids `chosen` selects, with their attempts in the order of signing."""
     attempts: dict[int, list[Attempt]] = {}

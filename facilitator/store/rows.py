@@ -108,4 +108,6 @@ def read_transaction(row: Row, attempts: tuple[Attempt, ...]) -> Transaction:
         state=state,
         block_number=row["block_number"],
         attempts=attempts,
+        gas_cost=None if row["gas_cost"] is None else int(row["gas_cost"]),
+        l1_fee=int(row["l1_fee"]),
     )

@@ -2,7 +2,8 @@
 
 A binary takes a schema that is one step newer than its own (steps first add, and take away a
 release later), so rolling back needs no way down. Amounts are decimal text: uint256 fits no
-integer column.
+integer column. `gas_spent` sums what FINAL transactions have cost, by the UTC day of their signing,
+so that a day's spending is told from a few rows.
 """
 
 # Marks the file as a journal (SQLite's application_id): "x402" in ASCII.
@@ -101,5 +102,18 @@ MIGRATIONS: tuple[str, ...] = (
     ALTER TABLE settlement ADD COLUMN reply BLOB;
     CREATE INDEX settlement_proof_transaction ON settlement (proof_transaction)
         WHERE proof_transaction IS NOT NULL;
+    """,
+    """
+    ALTER TABLE "transaction" ADD COLUMN gas_cost TEXT;
+    ALTER TABLE "transaction" ADD COLUMN l1_fee TEXT NOT NULL DEFAULT '0';
+    CREATE INDEX settlement_proof_block ON settlement (chain_id, proof_block_number)
+        WHERE proof_block_number IS NOT NULL;
+    CREATE TABLE gas_spent (
+        chain_id INTEGER NOT NULL,
+        signer BLOB NOT NULL,
+        day INTEGER NOT NULL,
+        wei TEXT NOT NULL,
+        PRIMARY KEY (chain_id, signer, day)
+    ) STRICT, WITHOUT ROWID;
     """,
 )

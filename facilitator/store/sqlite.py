@@ -10,6 +10,7 @@ from typing import TypeVar
 
 from facilitator.settlement import Attempt, Settlement, Transaction
 from facilitator.store import (
+    BudgetSpent,
     Claimed,
     Counts,
     IdempotencyKeyTaken,
@@ -25,6 +26,7 @@ from facilitator.store import (
     Taken,
     TransactionChange,
     queries,
+    signed,
 )
 from facilitator.store import statements as sql
 from facilitator.store.schema import APPLICATION_ID, MIGRATIONS
@@ -69,21 +71,27 @@ class SQLiteStore:
 
     async def claim(
         self, new: NewSettlement, transaction: NewTransaction, now: int
-    ) -> Claimed | Taken | IdempotencyKeyTaken | Overcommitted:
+    ) -> Claimed | Taken | IdempotencyKeyTaken | Overcommitted | BudgetSpent:
         return await self._writer.run(partial(sql.claim, new, transaction, now))
 
     async def settle_again(
         self, settlement_id: str, version: int, transaction: NewTransaction, now: int
-    ) -> Transaction | None:
+    ) -> Transaction | BudgetSpent | None:
         return await self._writer.run(
             partial(sql.settle_again, settlement_id, version, transaction, now)
         )
 
-    async def fill(self, transaction: NewTransaction, now: int) -> Transaction:
-        return await self._writer.run(partial(sql.sign, transaction, now))
+    async def fill(
+        self, transaction: NewTransaction, account_nonce: int, now: int
+    ) -> Transaction | None:
+        return await self._writer.run(partial(signed.fill, transaction, account_nonce, now))
 
-    async def add_attempt(self, transaction_id: int, attempt: Attempt) -> bool:
-        return await self._writer.run(partial(sql.add_attempt, transaction_id, attempt))
+    async def add_attempt(
+        self, transaction_id: int, attempt: Attempt, gas_budget: int | None, now: int
+    ) -> bool:
+        return await self._writer.run(
+            partial(signed.add_attempt, transaction_id, attempt, gas_budget, now)
+        )
 
     async def record(
         self,
@@ -94,15 +102,10 @@ class SQLiteStore:
         return await self._writer.run(partial(sql.record, transactions, settlements, now))
 
     async def bury(self, chain_id: int, block_number: int) -> int:
-        return await self._writer.run(
-            lambda db: (
-                db.execute(
-                    """UPDATE "transaction" SET state = 'final'
-                   WHERE chain_id = ? AND state = 'mined' AND block_number <= ?""",
-                    (chain_id, block_number),
-                ).rowcount
-            )
-        )
+        return await self._writer.run(partial(signed.bury, chain_id, block_number))
+
+    async def gas_spent(self, chain_id: int, signer: bytes, now: int) -> int:
+        return self._read(partial(signed.gas_spent, chain_id, signer, now))
 
     async def find(self, key: str) -> Settlement | None:
         return self._read(partial(queries.find, (key,)))
@@ -130,11 +133,13 @@ class SQLiteStore:
     async def open_work(self, chain_id: int) -> OpenWork:
         return await self._writer.run(partial(queries.open_work, chain_id))
 
-    async def watched(self, chain_id: int) -> tuple[Ride, ...]:
-        chosen = """SELECT settlement_id FROM settlement_transaction
-                    JOIN "transaction" ON "transaction".id = transaction_id
-                    WHERE chain_id = ? AND state = 'mined'"""
-        return await self._writer.run(lambda db: queries.rides(db, chosen, (chain_id,)))
+    async def watched(self, chain_id: int, horizon: int) -> OpenWork:
+        return await self._writer.run(partial(queries.watched, chain_id, horizon))
+
+    async def outstanding(
+        self, chain_id: int, asset: bytes, payer: bytes
+    ) -> tuple[Settlement, ...]:
+        return self._read(partial(queries.outstanding, chain_id, asset, payer))
 
     async def listen(self, settlement_id: str, listener: str, until: int, now: int) -> Settlement:
         def become(db: sqlite3.Connection) -> Settlement:
@@ -147,6 +152,17 @@ class SQLiteStore:
             return queries.get(db, settlement_id)
 
         return await self._writer.run(become)
+
+    async def renew(self, settlement_id: str, listener: str, until: int) -> bool:
+        changed = await self._writer.run(
+            lambda db: (
+                db.execute(
+                    "UPDATE settlement SET listener_until = ? WHERE id = ? AND listener = ?",
+                    (until, settlement_id, listener),
+                ).rowcount
+            )
+        )
+        return changed == 1
 
     async def let_go(self, settlement_id: str, listener: str) -> None:
         await self._writer.run(
@@ -173,6 +189,9 @@ class SQLiteStore:
         )
         return changed == 1
 
+    async def mark_all_told(self, now: int) -> int:
+        return await self._writer.run(partial(sql.mark_all_told, now))
+
     async def keep_reply(self, settlement_id: str, reply: bytes) -> None:
         await self._writer.run(partial(sql.keep_reply, settlement_id, reply))
 
@@ -180,7 +199,7 @@ class SQLiteStore:
         return self._read(partial(queries.find_reply, tenant, idempotency_key))
 
     async def raise_nonce_floor(self, chain_id: int, signer: bytes, floor: int) -> int:
-        return await self._writer.run(partial(sql.raise_nonce_floor, chain_id, signer, floor))
+        return await self._writer.run(partial(signed.raise_nonce_floor, chain_id, signer, floor))
 
     async def in_flight(self, chain_id: int) -> dict[bytes, int]:
         def count(db: sqlite3.Connection) -> dict[bytes, int]:

@@ -8,13 +8,12 @@ import uuid
 from collections.abc import Sequence
 
 from facilitator.settlement import (
-    Attempt,
     Settlement,
     SettlementState,
     Transaction,
-    TransactionState,
 )
 from facilitator.store import (
+    BudgetSpent,
     Claimed,
     IdempotencyKeyTaken,
     NewSettlement,
@@ -31,11 +30,12 @@ from facilitator.store.rows import (
     read_settlement,
     refusal_text,
 )
+from facilitator.store.signed import over_budget, sign
 
 
 def claim(
     new: NewSettlement, transaction: NewTransaction, now: int, db: sqlite3.Connection
-) -> Claimed | Taken | IdempotencyKeyTaken | Overcommitted:
+) -> Claimed | Taken | IdempotencyKeyTaken | Overcommitted | BudgetSpent:
     keys = tuple(key for key in (new.key, new.second_key) if key is not None)
     found = find(keys, db)
     if found is not None:
@@ -56,6 +56,9 @@ def claim(
     left = new.available - _committed(new, db)
     if left < new.payment.amount:
         return Overcommitted(left)
+    spent = over_budget(transaction, now, db)
+    if spent is not None:
+        return spent
     settlement = _insert(new, now, db) if found is None else _reopen(found, new, now, db)
     signed = sign(transaction, now, db)
     _join(settlement.id, signed, db)
@@ -63,13 +66,22 @@ def claim(
 
 
 def _committed(new: NewSettlement, db: sqlite3.Connection) -> int:
+    """What other payments of the same payer and asset will still take from `available`."""
     payment = new.payment
-    rows = db.execute(
-        f"""SELECT amount FROM settlement
+    total, seen = 0, set()
+    for settlement_id, amount in db.execute(
+        f"""SELECT id, amount FROM settlement
             WHERE chain_id = ? AND asset = ? AND payer = ? AND state IN {OPEN}""",
         (payment.chain_id, payment.asset, payment.payer),
-    )
-    return sum(int(amount) for (amount,) in rows)
+    ):
+        seen.add(settlement_id)
+        total += new.outstanding.get(settlement_id, int(amount))
+    for settlement_id, amount in new.outstanding.items():
+        # One that was confirmed since the chain was asked has taken its money all the same.
+        if amount and settlement_id not in seen:
+            settlement = get(db, settlement_id)
+            total += amount if settlement.state is SettlementState.CONFIRMED else 0
+    return total
 
 
 def _insert(new: NewSettlement, now: int, db: sqlite3.Connection) -> Settlement:
@@ -132,6 +144,14 @@ def _reopen(found: Settlement, new: NewSettlement, now: int, db: sqlite3.Connect
     return get(db, found.id)
 
 
+def mark_all_told(now: int, db: sqlite3.Connection) -> int:
+    return db.execute(
+        """UPDATE settlement SET replied_success_at = ?
+           WHERE replied_success_at IS NULL AND state NOT IN ('failed', 'lost')""",
+        (now,),
+    ).rowcount
+
+
 def keep_reply(settlement_id: str, reply: bytes, db: sqlite3.Connection) -> None:
     db.execute(
         "UPDATE settlement SET reply = ? WHERE id = ? AND state IN ('failed', 'lost')",
@@ -145,7 +165,10 @@ def settle_again(
     transaction: NewTransaction,
     now: int,
     db: sqlite3.Connection,
-) -> Transaction | None:
+) -> Transaction | BudgetSpent | None:
+    spent = over_budget(transaction, now, db)
+    if spent is not None:
+        return spent
     changed = db.execute(
         f"""UPDATE settlement SET version = version + 1, updated_at = ?
             WHERE id = ? AND version = ? AND state IN {OPEN}""",
@@ -158,47 +181,6 @@ def settle_again(
     return signed
 
 
-def sign(new: NewTransaction, now: int, db: sqlite3.Connection) -> Transaction:
-    """Hand out the next account nonce, have the call signed with it, and keep the bytes."""
-    nonce = raise_nonce_floor(new.chain_id, new.signer, new.nonce_floor, db)
-    db.execute(
-        "UPDATE signer SET next_nonce = ? WHERE chain_id = ? AND address = ?",
-        (nonce + 1, new.chain_id, new.signer),
-    )
-    attempt = new.sign(nonce)
-    columns = (new.chain_id, new.signer, nonce, new.kind, new.call.target, new.call.calldata)
-    transaction_id = db.execute(
-        """INSERT INTO "transaction" (chain_id, signer, account_nonce, kind, target, calldata,
-               gas_limit, state, created_at)
-           VALUES (?, ?, ?, ?, ?, ?, ?, 'pending', ?)""",
-        (*columns, new.gas_limit, now),
-    ).lastrowid
-    assert transaction_id is not None
-    _insert_attempt(transaction_id, attempt, db)
-    return Transaction(
-        id=transaction_id,
-        chain_id=new.chain_id,
-        signer=new.signer,
-        account_nonce=nonce,
-        kind=new.kind,
-        call=new.call,
-        gas_limit=new.gas_limit,
-        state=TransactionState.PENDING,
-        block_number=None,
-        attempts=(attempt,),
-    )
-
-
-def raise_nonce_floor(chain_id: int, signer: bytes, floor: int, db: sqlite3.Connection) -> int:
-    (next_nonce,) = db.execute(
-        """INSERT INTO signer (chain_id, address, next_nonce) VALUES (?, ?, ?)
-           ON CONFLICT DO UPDATE SET next_nonce = max(next_nonce, excluded.next_nonce)
-           RETURNING next_nonce""",
-        (chain_id, signer, floor),
-    ).fetchone()
-    return int(next_nonce)
-
-
 def _join(settlement_id: str, transaction: Transaction, db: sqlite3.Connection) -> None:
     db.execute(
         """INSERT INTO settlement_transaction (settlement_id, transaction_id, position)
@@ -207,41 +189,21 @@ def _join(settlement_id: str, transaction: Transaction, db: sqlite3.Connection) 
     )
 
 
-def add_attempt(transaction_id: int, attempt: Attempt, db: sqlite3.Connection) -> bool:
-    pending = db.execute(
-        """SELECT 1 FROM "transaction" WHERE id = ? AND state = 'pending'""", (transaction_id,)
-    ).fetchone()
-    if pending is not None:
-        _insert_attempt(transaction_id, attempt, db)
-    return pending is not None
-
-
-def _insert_attempt(transaction_id: int, attempt: Attempt, db: sqlite3.Connection) -> None:
-    db.execute(
-        """INSERT INTO attempt (hash, transaction_id, raw, max_fee_per_gas,
-               max_priority_fee_per_gas, signed_at)
-           VALUES (?, ?, ?, ?, ?, ?)""",
-        (
-            attempt.hash,
-            transaction_id,
-            attempt.raw,
-            attempt.fees.max_fee_per_gas,
-            attempt.fees.max_priority_fee_per_gas,
-            attempt.signed_at,
-        ),
-    )
-
-
 def record(
-    transactions: Sequence[TransactionChange],
+    ended: Sequence[TransactionChange],
     settlements: Sequence[SettlementChange],
     now: int,
     db: sqlite3.Connection,
 ) -> tuple[Settlement, ...]:
-    for each in transactions:
+    for each in ended:
         db.execute(
-            """UPDATE "transaction" SET state = ?, block_number = ? WHERE id = ?""",
-            (each.state, each.block_number, each.id),
+            """UPDATE "transaction" SET state = ?, block_number = ?, gas_cost = ? WHERE id = ?""",
+            (
+                each.state,
+                each.block_number,
+                None if each.gas_cost is None else str(each.gas_cost),
+                each.id,
+            ),
         )
     changed = []
     for change in settlements:

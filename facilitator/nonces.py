@@ -1,0 +1,31 @@
+"""Which account nonces may be handed out, and which were left out by mistake."""
+
+from collections.abc import Collection
+
+# geth's pool guarantees an account 16 slots and lends it up to 64.
+MAX_IN_FLIGHT = 64
+
+
+def missing(account_nonce: int, pending: Collection[int]) -> range:
+    """The account nonces from the one that the chain wants next up to the least pending one: a gap,
+    behind which nothing is mined until somebody uses them.
+    """
+    return range(account_nonce, max(min(pending, default=account_nonce), account_nonce))
+
+
+def nonce_floor(next_nonce: int, mined: int, pooled: Collection[int]) -> int | None:
+    """The least account nonce that may be handed out, or None where that cannot be told.
+
+    `next_nonce` is the journal's, `mined` the chain's count, `pooled` what each endpoint counts
+    with its pool: transactions that the journal does not know of (it is new, or was restored, or
+    another program uses the key). They count only where all endpoints agree on them, and there
+    cannot be more than a pool takes.
+    """
+    floor = max(next_nonce, mined)
+    above = {count for count in pooled if count > floor}
+    if not above:
+        return floor
+    if len(set(pooled)) > 1:
+        return None
+    (count,) = above
+    return count if count - floor <= MAX_IN_FLIGHT else None

@@ -1,0 +1,50 @@
+"""The command `recover`: after the journal was restored from a backup.
+
+What happened since the backup is not in it. A payment that it holds as open or confirmed may have
+been told of as a success by the life that is lost, and one payment must not be told of twice.
+"""
+
+import argparse
+import os
+import sys
+import time
+
+from facilitator.config import ConfigError, load_config
+from facilitator.store import StoreError
+from facilitator.store.sqlite import SQLiteStore
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of the command `recover`."""
+    parser.add_argument(
+        "--restored",
+        action="store_true",
+        required=True,
+        help="the journal comes from a backup: mark every payment in it that could still end in"
+        " success as told already",
+    )
+
+
+async def run(_: argparse.Namespace) -> int:
+    """Mark what the journal holds, while no service uses it: 0 when done, 1 where it cannot be
+    opened or written, 2 for a wrong setting.
+    """
+    try:
+        database = load_config(os.environ).database
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    if not database.is_file():
+        print(f"error: there is no journal {database}", file=sys.stderr)
+        return 1
+    try:
+        store = await SQLiteStore.open(database)
+        try:
+            marked = await store.mark_all_told(time.time_ns() // 1_000_000)
+        finally:
+            await store.close()
+    except StoreError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(f"{database}: {marked} settlements marked as told")
+    return 0

@@ -1,0 +1,64 @@
+"""A further transaction for a settlement whose transactions have ended without paying it."""
+
+import logging
+from collections.abc import Awaitable, Callable
+
+from facilitator.chain import Reverted
+from facilitator.node import ChainUnavailable
+from facilitator.payments import Reason, Refusal
+from facilitator.schemes import scheme_of
+from facilitator.settlement import Attempt, Settlement, Transaction, TransactionKind
+from facilitator.signing import SignerPool
+from facilitator.store import BudgetSpent, Store
+from facilitator.telemetry import event
+
+_log = logging.getLogger(__name__)
+
+
+class Resettler:
+    """Settles payments of one chain again. `send` broadcasts what the journal holds already."""
+
+    def __init__(
+        self,
+        *,
+        network: str,
+        store: Store,
+        signers: SignerPool,
+        clock: Callable[[], int],
+        send: Callable[[Transaction, Attempt], Awaitable[None]],
+    ) -> None:
+        self._network = network
+        self._store = store
+        self._signers = signers
+        self._clock = clock
+        self._send = send
+
+    async def settle_again(self, settlement: Settlement) -> None:
+        """Sign a further transaction, unless something speaks against it by now: then the next turn
+        finds out what. Raises StoreError.
+        """
+        scheme = scheme_of(settlement.payment)
+        call = scheme.settlement_call(settlement.payment)
+        try:
+            await self._signers.ready()
+            signer = self._signers.least_loaded()
+            if not self._signers.allows(call, signer):
+                self._event(logging.ERROR, "contract_not_configured", settlement)
+                return
+            prepared = await self._signers.prepare(call, signer, scheme.gas_cap(settlement.payment))
+        except ChainUnavailable:
+            return
+        if isinstance(prepared, Reverted | Refusal):
+            return
+        new = self._signers.transaction(TransactionKind.SETTLE, call, signer, prepared)
+        transaction = await self._store.settle_again(
+            settlement.id, settlement.version, new, self._clock()
+        )
+        if isinstance(transaction, BudgetSpent):
+            self._signers.unfit(signer, Reason.BUDGET_SPENT)
+        elif transaction is not None:
+            self._event(logging.WARNING, "settled_again", settlement)
+            await self._send(transaction, transaction.attempts[-1])
+
+    def _event(self, level: int, name: str, settlement: Settlement) -> None:
+        event(_log, level, name, network=self._network, settlement=settlement.id)

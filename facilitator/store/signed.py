@@ -1,0 +1,160 @@
+"""What is signed, as the journal keeps it: account nonces, attempts, and what their gas comes to.
+
+Functions of a connection, inside a transaction, as in `statements`.
+"""
+
+import sqlite3
+
+from msgspec.structs import replace
+
+from facilitator import budget
+from facilitator.settlement import Attempt, Transaction, TransactionState
+from facilitator.store import BudgetSpent, NewTransaction
+from facilitator.store.queries import transactions
+
+
+def fill(
+    new: NewTransaction, account_nonce: int, now: int, db: sqlite3.Connection
+) -> Transaction | None:
+    taken = db.execute(
+        """SELECT 1 FROM "transaction"
+           WHERE chain_id = ? AND signer = ? AND account_nonce = ?""",
+        (new.chain_id, new.signer, account_nonce),
+    ).fetchone()
+    if taken is not None:
+        return None
+    raise_nonce_floor(new.chain_id, new.signer, account_nonce + 1, db)
+    return _sign_at(account_nonce, new, now, db)
+
+
+def sign(new: NewTransaction, now: int, db: sqlite3.Connection) -> Transaction:
+    """Hand out the next account nonce, have the call signed with it, and keep the bytes."""
+    nonce = raise_nonce_floor(new.chain_id, new.signer, new.nonce_floor, db)
+    db.execute(
+        "UPDATE signer SET next_nonce = ? WHERE chain_id = ? AND address = ?",
+        (nonce + 1, new.chain_id, new.signer),
+    )
+    return _sign_at(nonce, new, now, db)
+
+
+def _sign_at(nonce: int, new: NewTransaction, now: int, db: sqlite3.Connection) -> Transaction:
+    attempt = new.sign(nonce)
+    columns = (new.chain_id, new.signer, nonce, new.kind, new.call.target, new.call.calldata)
+    transaction_id = db.execute(
+        """INSERT INTO "transaction" (chain_id, signer, account_nonce, kind, target, calldata,
+               gas_limit, l1_fee, state, created_at)
+           VALUES (?, ?, ?, ?, ?, ?, ?, ?, 'pending', ?)""",
+        (*columns, new.gas_limit, str(new.l1_fee), now),
+    ).lastrowid
+    assert transaction_id is not None
+    _insert_attempt(transaction_id, attempt, db)
+    return Transaction(
+        id=transaction_id,
+        chain_id=new.chain_id,
+        signer=new.signer,
+        account_nonce=nonce,
+        kind=new.kind,
+        call=new.call,
+        gas_limit=new.gas_limit,
+        state=TransactionState.PENDING,
+        block_number=None,
+        attempts=(attempt,),
+        l1_fee=new.l1_fee,
+    )
+
+
+def raise_nonce_floor(chain_id: int, signer: bytes, floor: int, db: sqlite3.Connection) -> int:
+    (next_nonce,) = db.execute(
+        """INSERT INTO signer (chain_id, address, next_nonce) VALUES (?, ?, ?)
+           ON CONFLICT DO UPDATE SET next_nonce = max(next_nonce, excluded.next_nonce)
+           RETURNING next_nonce""",
+        (chain_id, signer, floor),
+    ).fetchone()
+    return int(next_nonce)
+
+
+def add_attempt(
+    transaction_id: int,
+    attempt: Attempt,
+    gas_budget: int | None,
+    now: int,
+    db: sqlite3.Connection,
+) -> bool:
+    transaction = transactions(db, "SELECT ?", (transaction_id,)).get(transaction_id)
+    if transaction is None or transaction.state is not TransactionState.PENDING:
+        return False
+    if gas_budget is not None:
+        spent = gas_spent(transaction.chain_id, transaction.signer, now, db)
+        replaced = replace(transaction, attempts=(*transaction.attempts, attempt))
+        more = budget.committed(replaced) - budget.committed(transaction)
+        if not budget.allows(gas_budget, spent, more):
+            return False
+    _insert_attempt(transaction_id, attempt, db)
+    return True
+
+
+def _insert_attempt(transaction_id: int, attempt: Attempt, db: sqlite3.Connection) -> None:
+    db.execute(
+        """INSERT INTO attempt (hash, transaction_id, raw, max_fee_per_gas,
+               max_priority_fee_per_gas, signed_at)
+           VALUES (?, ?, ?, ?, ?, ?)""",
+        (
+            attempt.hash,
+            transaction_id,
+            attempt.raw,
+            attempt.fees.max_fee_per_gas,
+            attempt.fees.max_priority_fee_per_gas,
+            attempt.signed_at,
+        ),
+    )
+
+
+def over_budget(new: NewTransaction, now: int, db: sqlite3.Connection) -> BudgetSpent | None:
+    if new.gas_budget is None:
+        return None
+    spent = gas_spent(new.chain_id, new.signer, now, db)
+    return None if budget.allows(new.gas_budget, spent, new.most_cost) else BudgetSpent(spent)
+
+
+def gas_spent(chain_id: int, signer: bytes, now: int, db: sqlite3.Connection) -> int:
+    day = budget.day_of(now)
+    row = db.execute(
+        "SELECT wei FROM gas_spent WHERE chain_id = ? AND signer = ? AND day = ?",
+        (chain_id, signer, day),
+    ).fetchone()
+    mined = db.execute(
+        """SELECT gas_cost, created_at FROM "transaction"
+           WHERE chain_id = ? AND signer = ? AND state = 'mined' AND gas_cost IS NOT NULL""",
+        (chain_id, signer),
+    ).fetchall()
+    pending = db.execute(
+        """SELECT gas_limit, max(max_fee_per_gas), l1_fee FROM "transaction"
+               JOIN attempt ON transaction_id = "transaction".id
+           WHERE chain_id = ? AND signer = ? AND state = 'pending' GROUP BY "transaction".id""",
+        (chain_id, signer),
+    )
+    return budget.spent(
+        0 if row is None else int(row["wei"]),
+        (int(cost) for cost, created_at in mined if budget.day_of(created_at) == day),
+        (budget.most_cost(limit, fee, int(l1_fee)) for limit, fee, l1_fee in pending),
+    )
+
+
+def bury(chain_id: int, block_number: int, db: sqlite3.Connection) -> int:
+    buried = db.execute(
+        """UPDATE "transaction" SET state = 'final'
+           WHERE chain_id = ? AND state = 'mined' AND block_number <= ?
+           RETURNING signer, created_at, gas_cost""",
+        (chain_id, block_number),
+    ).fetchall()
+    for signer, created_at, cost in buried:
+        key = (chain_id, signer, budget.day_of(created_at))
+        row = db.execute(
+            "SELECT wei FROM gas_spent WHERE chain_id = ? AND signer = ? AND day = ?", key
+        ).fetchone()
+        total = int(cost or 0) + (0 if row is None else int(row["wei"]))
+        db.execute(
+            "INSERT OR REPLACE INTO gas_spent (chain_id, signer, day, wei) VALUES (?, ?, ?, ?)",
+            (*key, str(total)),
+        )
+    return len(buried)

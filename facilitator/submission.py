@@ -1,0 +1,193 @@
+"""Take a payment on: look at the chain, wait for a signer, simulate, claim, send.
+
+Nothing leaves a trace before the claim, which stores the signed transaction; what is claimed is
+sent. From there on the settlement belongs to the loop (`watcher`).
+"""
+
+import logging
+from collections.abc import Callable
+
+import anyio
+
+from facilitator.chain import Reverted
+from facilitator.ethereum.addresses import checksum
+from facilitator.examination import Examiner
+from facilitator.history import History
+from facilitator.orders import Order, SettleReply
+from facilitator.payments import Reason, Refusal
+from facilitator.schemes import AnyPayment, scheme_of
+from facilitator.settlement import Settlement, TransactionKind
+from facilitator.signing import UNFIT, QueueFull, SignerPool
+from facilitator.store import (
+    BudgetSpent,
+    Claimed,
+    IdempotencyKeyTaken,
+    NewSettlement,
+    NewTransaction,
+    Overcommitted,
+    Ride,
+    Store,
+)
+from facilitator.telemetry import event, get_logger
+from facilitator.verification import check_time
+from facilitator.watcher import Watcher
+
+_log = get_logger(__name__)
+
+# Milliseconds that a listener counts for, unless it says that it still waits.
+LEASE_MS = 15_000
+
+Submitted = SettleReply | Ride | Settlement
+
+
+class Submitter:
+    """Takes on payments of one network. `clock` is in unix milliseconds."""
+
+    def __init__(
+        self,
+        *,
+        examiner: Examiner,
+        store: Store,
+        signers: SignerPool,
+        watcher: Watcher,
+        history: History,
+        clock: Callable[[], int],
+    ) -> None:
+        self._examiner = examiner
+        self._store = store
+        self._signers = signers
+        self._watcher = watcher
+        self._history = history
+        self._clock = clock
+
+    async def submit(
+        self, order: Order, request_digest: bytes, listener: str, until: float
+    ) -> Submitted:
+        """A reply where nothing was claimed, the settlement that was there already where somebody
+        else was faster. It waits for a place until `until` on the event loop's clock. Raises
+        ChainUnavailable and StoreError.
+        """
+        late = self._too_late(order.payment)
+        if late is not None:
+            return late
+        looked = await self._look(order, request_digest, listener)
+        if isinstance(looked, SettleReply):
+            return looked
+        await self._signers.ready()
+        until = min(until, self._deadline(looked[0].payment))
+        try:
+            return await self._claim_with_any(*looked, until)
+        except (QueueFull, TimeoutError):
+            refused = SettleReply(refusal=Refusal(Reason.OVERLOADED))
+            return self._too_late(order.payment) or refused
+
+    async def _look(
+        self, order: Order, request_digest: bytes, listener: str
+    ) -> tuple[NewSettlement, Reason] | SettleReply:
+        """What is to be claimed, and what to say where other payments have taken the money."""
+        paid = order.payment
+        others = await self._store.outstanding(paid.chain_id, paid.asset, paid.payer)
+        examined, used = await self._examiner.look_beside(paid, [each.payment for each in others])
+        payment, facts = examined.payment, examined.facts
+        if facts.refusal is not None:
+            return await self._refused(payment, facts.refusal)
+        key, second_key = scheme_of(payment).payment_keys(payment)
+        new = NewSettlement(
+            key=key,
+            second_key=second_key,
+            request_digest=request_digest,
+            dialect=order.dialect,
+            payment=payment,
+            available=facts.spendable,
+            outstanding={
+                other.id: 0 if was_used else other.payment.amount
+                for other, was_used in zip(others, used, strict=True)
+            },
+            listener=listener,
+            listener_until=self._clock() + LEASE_MS,
+            idempotency_key=None if order.repetition is None else order.repetition.key,
+            body_digest=None if order.repetition is None else order.repetition.body_digest,
+        )
+        return new, facts.limit
+
+    async def _refused(self, payment: AnyPayment, refusal: Refusal) -> SettleReply:
+        if refusal.reason is Reason.AUTHORIZATION_USED_ELSEWHERE:
+            # The money sits in the contract, and only its owner can give it back.
+            event(_log, logging.CRITICAL, "authorization_used_elsewhere", payer=payment.payer)
+        if refusal.reason is not Reason.AUTHORIZATION_USED:
+            return SettleReply(refusal=refusal)
+        found = await self._history.transaction_of(payment)
+        return SettleReply(refusal=refusal, transaction_hash=found)
+
+    def _too_late(self, payment: AnyPayment) -> SettleReply | None:
+        late = check_time(payment, self._clock() // 1000, self._watcher.settle_margin)
+        return None if late is None else SettleReply(refusal=late)
+
+    def _deadline(self, payment: AnyPayment) -> float:
+        """When a payment that waits for a place can be told that it has come too late, on the event
+        loop's clock.
+        """
+        left = payment.deadline - self._watcher.settle_margin + 1 - self._clock() // 1000
+        return anyio.current_time() + min(left, 2**31)
+
+    async def _claim_with_any(self, new: NewSettlement, limit: Reason, until: float) -> Submitted:
+        """Claim with the signer whose turn it is; with the next one while that cannot pay for gas
+        and another one may.
+        """
+        for _ in self._signers.addresses[1:]:
+            told = await self._claim_in_turn(new, limit, until)
+            refusal = told.refusal if isinstance(told, SettleReply) else None
+            unfit = refusal is not None and refusal.reason in UNFIT
+            if not unfit or not self._signers.has_another():
+                return told
+        return await self._claim_in_turn(new, limit, until)
+
+    async def _claim_in_turn(self, new: NewSettlement, limit: Reason, until: float) -> Submitted:
+        async with self._signers.place(until) as signer:
+            return self._too_late(new.payment) or await self._claim(new, limit, signer)
+
+    async def _claim(self, new: NewSettlement, limit: Reason, signer: bytes) -> Submitted:
+        payment, scheme = new.payment, scheme_of(new.payment)
+        call = scheme.settlement_call(payment)
+        prepared = await self._signers.prepare(call, signer, scheme.gas_cap(payment))
+        if isinstance(prepared, Reverted):
+            now = self._clock() // 1000
+            return SettleReply(refusal=await self._examiner.diagnose(payment, prepared, now))
+        if isinstance(prepared, Refusal):
+            return SettleReply(refusal=prepared)
+        transaction = self._signers.transaction(TransactionKind.SETTLE, call, signer, prepared)
+        # What is claimed is sent, even if the request is cancelled in between.
+        with anyio.CancelScope(shield=True):
+            told = await self._claim_and_send(new, limit, transaction)
+        return told
+
+    async def _claim_and_send(
+        self, new: NewSettlement, limit: Reason, transaction: NewTransaction
+    ) -> Submitted:
+        claimed = await self._store.claim(new, transaction, self._clock())
+        if isinstance(claimed, Overcommitted):
+            left, asked = str(max(claimed.left, 0)), str(new.payment.amount)
+            return SettleReply(refusal=Refusal(limit, left, asked))
+        if isinstance(claimed, BudgetSpent):
+            self._signers.unfit(transaction.signer, Reason.BUDGET_SPENT)
+            return SettleReply(refusal=Refusal(Reason.BUDGET_SPENT))
+        if isinstance(claimed, IdempotencyKeyTaken):
+            return SettleReply(refusal=Refusal(Reason.IDEMPOTENCY_CONFLICT))
+        if not isinstance(claimed, Claimed):
+            return claimed.settlement
+        self._signers.claimed(transaction.signer)
+        await self._send(claimed)
+        return Ride(claimed.settlement, (claimed.transaction,))
+
+    async def _send(self, claimed: Claimed) -> None:
+        sent, attempt = claimed.transaction, claimed.transaction.attempts[-1]
+        event(
+            _log,
+            logging.INFO,
+            "settlement_submitted",
+            settlement=claimed.settlement.id,
+            transaction=attempt.hash,
+            signer=checksum(sent.signer),
+            account_nonce=sent.account_nonce,
+        )
+        await self._watcher.send(sent, attempt)
