@@ -144,12 +144,13 @@ def _as_resolved(
     now, receipts = [], []
     for each in transactions:
         end = resolved.get(each.id)
-        if end is not None:
-            change = end_of(each.id, end)
-            each = replace(each, state=change.state, block_number=change.block_number)  # noqa: PLW2901
+        if end is None:
+            now.append(each)
+            continue
+        change = end_of(each.id, end)
+        now.append(replace(each, state=change.state, block_number=change.block_number))
         if isinstance(end, Mined):
             receipts.append(end.receipt)
-        now.append(each)
     return now, receipts
 
 

@@ -62,9 +62,9 @@ class StartRefused(Exception):
 @dataclass(frozen=True, slots=True)
 class Served:
     """One network. `settler` is None where no key that signs new payments is configured, or nothing
-    that it could settle; `watcher` is there with any key, to end what was begun. `reachable` tells
-    whether the chain answers, and is the one that it should be. `takes_x402` says that payments of
-    the standard dialect are taken there.
+    that it could settle; `watcher` and `signers` are there with any key, to end what was begun.
+    `reachable` tells whether the chain answers, and is the one that it should be. `takes_x402` says
+    that payments of the standard dialect are taken there.
     """
 
     config: NetworkConfig
@@ -75,6 +75,7 @@ class Served:
     verifier: Verifier
     settler: Settler | None
     watcher: Watcher | None
+    signers: SignerPool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,7 +220,10 @@ def _serve(
     )
     if len(retiring) == len(signers):
         return Served(
-            network, takes_x402, chain, reachable, tokens, verifier, settler=None, watcher=watcher
+            *(network, takes_x402, chain, reachable, tokens, verifier),
+            settler=None,
+            watcher=watcher,
+            signers=pool,
         )
     submitter = Submitter(
         examiner=examiner,
@@ -236,7 +240,9 @@ def _serve(
         timeout=config.settle_timeout,
         clock=unix_ms,
     )
-    return Served(network, takes_x402, chain, reachable, tokens, verifier, settler, watcher)
+    return Served(
+        network, takes_x402, chain, reachable, tokens, verifier, settler, watcher, signers=pool
+    )
 
 
 def _tell_endpoint(endpoint: str, fault: FaultKind | None) -> None:

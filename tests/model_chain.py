@@ -6,10 +6,9 @@ unix seconds.
 """
 
 import random
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from facilitator.ethereum.fees import GWEI, FeeMarket, Fees
+from facilitator.ethereum.fees import GWEI, Fees
 from facilitator.ethereum.receipts import Block, Log, Receipt
 
 BLOCK_SECONDS = 2
@@ -21,12 +20,15 @@ ROOM_IN_A_BLOCK = 6
 @dataclass(frozen=True, slots=True)
 class Terms:
     """When one payment can be executed: until `deadline`, outside of `blocked` (say, while the
-    payer's allowance is gone); a success that moves nothing is what `mute` gives then.
+    payer's money is elsewhere); a success that moves nothing is what `mute` gives then. `events`
+    are the topics and data of what its token says when it pays, the last one the proof.
     """
 
     deadline: int
     blocked: range
     mute: bool
+    asset: bytes
+    events: tuple[tuple[tuple[bytes, ...], bytes], ...]
 
     def payable(self, timestamp: int) -> bool:
         return timestamp <= self.deadline and timestamp not in self.blocked
@@ -34,13 +36,13 @@ class Terms:
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """A signed transaction; `payment` is what it executes, None where it executes none."""
+    """A signed transaction; `calldata` says which payment it executes, None where none."""
 
     hash: bytes
     sender: bytes
     account_nonce: int
     fees: Fees
-    payment: bytes | None
+    calldata: bytes | None
 
 
 @dataclass(slots=True)
@@ -50,7 +52,7 @@ class ModelBlock:
     header: Block
     base_fee: int
     account_nonces: dict[bytes, int]
-    # payment -> the log that says that it was made
+    # a payment's calldata -> the log that says that it was made
     paid: dict[bytes, Log]
     receipts: dict[bytes, Receipt] = field(default_factory=dict)
     sent: list[Sent] = field(default_factory=list)
@@ -70,8 +72,10 @@ class Chain:
         self._included: dict[bytes, list[ModelBlock]] = {}
         self.base_fee = GWEI
         self.mempool: dict[tuple[bytes, int], Sent] = {}
+        self._by_hash: dict[bytes, ModelBlock] = {}
         genesis = ModelBlock(Block(0, self._new_hash(), bytes(32), now), GWEI, {}, {})
         genesis.chain.append(genesis)
+        self._by_hash[genesis.header.hash] = genesis
         self.head = genesis
         self.heads = [genesis]
 
@@ -104,6 +108,7 @@ class Chain:
         header = Block(parent.header.number + 1, self._new_hash(), parent.header.hash, timestamp)
         block = ModelBlock(header, self.base_fee, dict(parent.account_nonces), dict(parent.paid))
         block.chain = [*parent.chain, block]
+        self._by_hash[header.hash] = block
         for slot in sorted(self.mempool):
             sent = self.mempool[slot]
             due = block.account_nonces.get(sent.sender, 0)
@@ -125,13 +130,15 @@ class Chain:
         number, block_hash = block.header.number, block.header.hash
         logs: tuple[Log, ...] = ()
         succeeded = True
-        if sent.payment is not None:
-            terms = self._terms[sent.payment]
-            if sent.payment not in block.paid and terms.payable(block.header.timestamp):
-                index = len(block.sent)
-                log = Log(b"", (sent.payment,), b"", index, sent.hash, number, block_hash)
-                block.paid[sent.payment] = log
-                logs = (log,)
+        if sent.calldata is not None:
+            terms = self._terms[sent.calldata]
+            if sent.calldata not in block.paid and terms.payable(block.header.timestamp):
+                first = 8 * len(block.sent)
+                logs = tuple(
+                    Log(terms.asset, topics, data, first + index, sent.hash, number, block_hash)
+                    for index, (topics, data) in enumerate(terms.events)
+                )
+                block.paid[sent.calldata] = logs[-1]
             else:
                 succeeded = terms.mute
         block.receipts[sent.hash] = Receipt(sent.hash, number, block_hash, succeeded, logs, 1, 1)
@@ -152,10 +159,14 @@ class Chain:
             self._extend(block.header.timestamp, laziness)
         self.mine(self.head.header.timestamp + 1, laziness)
 
-    def payable(self, payment: bytes, view: ModelBlock) -> bool:
+    def payable(self, calldata: bytes, view: ModelBlock) -> bool:
         """Whether the payment would be made in the next block after `view`."""
         next_timestamp = view.header.timestamp + BLOCK_SECONDS
-        return payment not in view.paid and self._terms[payment].payable(next_timestamp)
+        return calldata not in view.paid and self._terms[calldata].payable(next_timestamp)
+
+    def known(self, block_hash: bytes) -> ModelBlock | None:
+        """Any block that ever was."""
+        return self._by_hash.get(block_hash)
 
     def receipt(self, transaction_hash: bytes, view: ModelBlock) -> Receipt | None:
         """The receipt on the chain that ends in `view`."""
@@ -163,10 +174,6 @@ class Chain:
             if view.at(block.header.number) is block:
                 return block.receipts[transaction_hash]
         return None
-
-
-class Unreachable(Exception):
-    """No answer: the question or the reply was lost. Whether it was heard is unknown."""
 
 
 @dataclass(slots=True)
@@ -177,52 +184,3 @@ class Weather:
     lost_reply: float = 0.0
     lag: float = 0.0
     outage: bool = False
-
-
-class Node:
-    """An endpoint before several machines: each question is answered by any of them, as of its own
-    head, up to MAX_LAG blocks behind.
-    """
-
-    def __init__(self, rng: random.Random, chain: Chain, weather: Weather) -> None:
-        self._rng = rng
-        self._chain = chain
-        self._weather = weather
-
-    def _may_be_lost(self, probability: float) -> None:
-        if self._weather.outage or self._rng.random() < probability:
-            raise Unreachable
-
-    def one_view(self) -> ModelBlock:
-        """One machine's head, to which further questions can be pinned by its hash."""
-        self._may_be_lost(self._weather.lost_request)
-        lag = self._rng.randint(1, MAX_LAG) if self._rng.random() < self._weather.lag else 0
-        heads = self._chain.heads
-        return heads[max(0, len(heads) - 1 - lag)]
-
-    def receipts_at(self, hashes: Iterable[bytes], view: ModelBlock) -> dict[bytes, Receipt]:
-        found = ((each, self._chain.receipt(each, view)) for each in hashes)
-        return {each: receipt for each, receipt in found if receipt is not None}
-
-    def receipts(self, hashes: Sequence[bytes]) -> dict[bytes, Receipt]:
-        return self.receipts_at(hashes, self.one_view())
-
-    def account_nonce(self, sender: bytes) -> int:
-        return self.one_view().account_nonces.get(sender, 0)
-
-    def account_nonce_at(self, sender: bytes, number: int) -> int:
-        """As of a block number of whichever chain that machine is on; 0 where it has none."""
-        block = self.one_view().at(number)
-        return 0 if block is None else block.account_nonces.get(sender, 0)
-
-    def market(self) -> FeeMarket:
-        return FeeMarket(self.one_view().base_fee, GWEI // 10)
-
-    def simulate(self, payment: bytes, view: ModelBlock) -> bool:
-        """Whether a call in a block on top of `view` would move the money."""
-        return self._chain.payable(payment, view)
-
-    def send(self, sent: Sent) -> None:
-        self._may_be_lost(self._weather.lost_request)
-        self._chain.accept(sent)
-        self._may_be_lost(self._weather.lost_reply)

@@ -1,11 +1,15 @@
-"""A journal reduced to a few dictionaries, for the simulation: what survives a crash."""
+"""A journal reduced to a few dictionaries, for the simulation: what survives a crash.
 
+It keeps the promises of `Store` that the loop and the admission of payments need. Each method is
+one database transaction, and any of them may be the last thing that a process does.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from msgspec.structs import replace
 
-from facilitator.ethereum.fees import Fees
-from facilitator.ethereum.transactions import Call
 from facilitator.settlement import (
     Attempt,
     Settlement,
@@ -14,101 +18,224 @@ from facilitator.settlement import (
     TransactionKind,
     TransactionState,
 )
+from facilitator.store import (
+    Claimed,
+    NewSettlement,
+    NewTransaction,
+    OpenWork,
+    Ride,
+    SettlementChange,
+    Taken,
+    TransactionChange,
+)
 from tests.model_chain import Sent
+
+OPEN = (SettlementState.PENDING, SettlementState.REORGED)
+
+
+def no_step() -> None:
+    """Nothing crashes here."""
 
 
 @dataclass(slots=True)
 class Journal:
-    """Every method is one database transaction."""
+    """`step` is called before and after each write: a crash may come there."""
 
+    events: Counter[str] = field(default_factory=Counter)
+    step: Callable[[], None] = no_step
     settlements: dict[str, Settlement] = field(default_factory=dict)
     transactions: dict[int, Transaction] = field(default_factory=dict)
     rides: dict[str, list[int]] = field(default_factory=dict)
     next_nonce: dict[bytes, int] = field(default_factory=dict)
-    # every signature that was ever made, which no real journal keeps in this form
-    signed: list[tuple[bytes, int, int, Sent]] = field(default_factory=list)
+    # every signature that was ever made, by its bytes, which no real journal keeps in this form
+    signed: dict[bytes, tuple[int, Sent]] = field(default_factory=dict)
 
-    def claim(
-        self, settlement: Settlement, signer: bytes, floor: int, fees: Fees, now: int
-    ) -> None:
-        self.settlements[settlement.id] = settlement
-        self.rides.setdefault(settlement.id, [])
-        self.settle_again(settlement, signer, floor, fees, now)
+    async def find(self, key: str) -> Settlement | None:
+        return next((each for each in self.settlements.values() if each.key == key), None)
 
-    def settle_again(
-        self, settlement: Settlement, signer: bytes, floor: int, fees: Fees, now: int
-    ) -> None:
-        nonce = max(self.next_nonce.get(signer, 0), floor)
-        self.next_nonce[signer] = nonce + 1
-        call = Call(b"", settlement.id.encode())
-        transaction = self._sign(TransactionKind.SETTLE, signer, nonce, call, fees, now)
-        self.rides[settlement.id].append(transaction.id)
-
-    def fill(self, signer: bytes, nonce: int, fees: Fees, now: int) -> None:
-        self._sign(TransactionKind.FILL, signer, nonce, Call(signer, b""), fees, now)
-
-    def _sign(
-        self,
-        kind: TransactionKind,
-        signer: bytes,
-        nonce: int,
-        call: Call,
-        fees: Fees,
-        now: int,
-    ) -> Transaction:
-        transaction = Transaction(
-            id=len(self.transactions),
-            chain_id=1,
-            signer=signer,
-            account_nonce=nonce,
-            kind=kind,
-            call=call,
-            gas_limit=1,
-            state=TransactionState.PENDING,
-            block_number=None,
-            attempts=(),
-        )
-        self.add_attempt(transaction, fees, now)
-        return transaction
-
-    def has(self, signer: bytes, nonce: int) -> bool:
-        return any(each[:2] == (signer, nonce) for each in self.signed)
-
-    def add_attempt(self, transaction: Transaction, fees: Fees, now: int) -> Attempt:
-        sent = Sent(
-            hash=b"transaction".ljust(24, b"\0") + len(self.signed).to_bytes(8),
-            sender=transaction.signer,
-            account_nonce=transaction.account_nonce,
-            fees=fees,
-            payment=transaction.call.calldata or None,
-        )
-        self.signed.append((transaction.signer, transaction.account_nonce, transaction.id, sent))
-        attempt = Attempt(sent.hash, sent.hash, fees, now)
-        self.transactions[transaction.id] = replace(
-            transaction, attempts=(*transaction.attempts, attempt)
-        )
-        return attempt
-
-    def move(self, transaction_id: int, state: TransactionState, block: int | None) -> None:
-        old = self.transactions[transaction_id]
-        self.transactions[transaction_id] = replace(old, state=state, block_number=block)
-
-    def bury(self, horizon: int) -> None:
-        for old in list(self.transactions.values()):
-            if old.state is TransactionState.MINED and (old.block_number or 0) <= horizon:
-                self.move(old.id, TransactionState.FINAL, old.block_number)
-
-    def unsettled(self, horizon: int) -> list[Settlement]:
-        """What is open, and what a reorg could still undo."""
-        return [
+    async def outstanding(
+        self, chain_id: int, asset: bytes, payer: bytes
+    ) -> tuple[Settlement, ...]:
+        return tuple(
             each
             for each in self.settlements.values()
-            if each.state in (SettlementState.PENDING, SettlementState.REORGED)
-            or (each.proof is not None and each.proof.block_number > horizon)
+            if each.state in OPEN and each.payment.payer == payer
+        )
+
+    async def claim(
+        self, new: NewSettlement, transaction: NewTransaction, now: int
+    ) -> Claimed | Taken:
+        old = await self.find(new.key)
+        if old is not None and old.state is not SettlementState.FAILED:
+            return Taken(old)
+        self.step()
+        settlement = Settlement(
+            id=new.key if old is None else old.id,
+            key=new.key,
+            request_digest=new.request_digest,
+            dialect=new.dialect,
+            payment=new.payment,
+            state=SettlementState.PENDING,
+            version=1 if old is None else old.version + 1,
+            listener=None,
+            listener_until=0,
+            replied_success_at=None,
+            proof=None,
+            refusal=None,
+            created_at=now if old is None else old.created_at,
+            updated_at=now,
+        )
+        self.settlements[settlement.id] = settlement
+        signed = self._sign(transaction, self._hand_out(transaction))
+        self.rides.setdefault(settlement.id, []).append(signed.id)
+        self.events["claim" if old is None else "claim after a failure"] += 1
+        self.step()
+        return Claimed(settlement, signed)
+
+    async def settle_again(
+        self, settlement_id: str, version: int, transaction: NewTransaction, now: int
+    ) -> Transaction | None:
+        settlement = self.settlements[settlement_id]
+        if settlement.version != version or settlement.state not in OPEN:
+            return None
+        self.step()
+        self.settlements[settlement_id] = replace(settlement, version=version + 1)
+        signed = self._sign(transaction, self._hand_out(transaction))
+        self.rides[settlement_id].append(signed.id)
+        self.events["another transaction"] += 1
+        self.step()
+        return signed
+
+    async def fill(
+        self, transaction: NewTransaction, account_nonce: int, now: int
+    ) -> Transaction | None:
+        slot = (transaction.signer, account_nonce)
+        if any((each.signer, each.account_nonce) == slot for each in self.transactions.values()):
+            return None
+        self.step()
+        due = self.next_nonce.get(transaction.signer, 0)
+        self.next_nonce[transaction.signer] = max(due, account_nonce + 1)
+        self.events["gap filled"] += 1
+        signed = self._sign(transaction, account_nonce)
+        self.step()
+        return signed
+
+    def _hand_out(self, new: NewTransaction) -> int:
+        nonce = max(self.next_nonce.get(new.signer, 0), new.nonce_floor)
+        self.next_nonce[new.signer] = nonce + 1
+        return nonce
+
+    def _sign(self, new: NewTransaction, nonce: int) -> Transaction:
+        attempt = new.sign(nonce)
+        transaction = Transaction(
+            id=len(self.transactions) + 1,
+            chain_id=new.chain_id,
+            signer=new.signer,
+            account_nonce=nonce,
+            kind=new.kind,
+            call=new.call,
+            gas_limit=new.gas_limit,
+            state=TransactionState.PENDING,
+            block_number=None,
+            attempts=(attempt,),
+        )
+        self.transactions[transaction.id] = transaction
+        self._note(transaction, attempt)
+        return transaction
+
+    def _note(self, transaction: Transaction, attempt: Attempt) -> None:
+        settles = transaction.kind is TransactionKind.SETTLE
+        sent = Sent(
+            hash=attempt.hash,
+            sender=transaction.signer,
+            account_nonce=transaction.account_nonce,
+            fees=attempt.fees,
+            calldata=transaction.call.calldata if settles else None,
+        )
+        self.signed[attempt.raw] = (transaction.id, sent)
+
+    async def add_attempt(
+        self, transaction_id: int, attempt: Attempt, gas_budget: int | None, now: int
+    ) -> bool:
+        old = self.transactions[transaction_id]
+        if old.state is not TransactionState.PENDING:
+            return False
+        self.step()
+        self.transactions[transaction_id] = replace(old, attempts=(*old.attempts, attempt))
+        self._note(old, attempt)
+        self.events["replacement"] += 1
+        return True
+
+    async def record(
+        self,
+        transactions: Sequence[TransactionChange],
+        settlements: Sequence[SettlementChange],
+        now: int,
+    ) -> tuple[Settlement, ...]:
+        self.step()
+        for each in transactions:
+            if each.state is TransactionState.SUPERSEDED:
+                self.events["superseded"] += 1
+            self.transactions[each.id] = replace(
+                self.transactions[each.id], state=each.state, block_number=each.block_number
+            )
+        changed = []
+        for change in settlements:
+            old = self.settlements[change.id]
+            if old.version == change.version:
+                changed.append(
+                    replace(
+                        old,
+                        state=change.state,
+                        version=old.version + 1,
+                        proof=change.proof,
+                        refusal=change.refusal,
+                    )
+                )
+                self.settlements[change.id] = changed[-1]
+                self.events[change.state.value] += 1
+        self.step()
+        return tuple(changed)
+
+    async def bury(self, chain_id: int, block_number: int) -> int:
+        buried = [
+            each
+            for each in self.transactions.values()
+            if each.state is TransactionState.MINED and (each.block_number or 0) <= block_number
         ]
+        for each in buried:
+            self.transactions[each.id] = replace(each, state=TransactionState.FINAL)
+        return len(buried)
 
-    def carriers(self, settlement: Settlement) -> list[Transaction]:
-        return [self.transactions[each] for each in self.rides[settlement.id]]
+    async def open_work(self, chain_id: int) -> OpenWork:
+        return self._work(lambda each: each.state in OPEN, TransactionState.PENDING)
 
-    def bytes_of(self, attempt: Attempt) -> Sent:
-        return self.signed[int.from_bytes(attempt.hash[24:])][3]
+    async def watched(self, chain_id: int, horizon: int) -> OpenWork:
+        def is_watched(each: Settlement) -> bool:
+            proven = each.state is SettlementState.CONFIRMED and each.proof is not None
+            return proven and each.proof.block_number > horizon  # type: ignore[union-attr]
+
+        return self._work(is_watched, TransactionState.MINED)
+
+    def _work(self, chosen: Callable[[Settlement], bool], state: TransactionState) -> OpenWork:
+        rides = (Ride(each, self.carriers(each)) for each in self.settlements.values())
+        return OpenWork(
+            rides=tuple(
+                ride
+                for ride in rides
+                if chosen(ride.settlement)
+                or any(transaction.state is state for transaction in ride.transactions)
+            ),
+            fillers=tuple(
+                each
+                for each in self.transactions.values()
+                if each.kind is TransactionKind.FILL and each.state is state
+            ),
+        )
+
+    async def raise_nonce_floor(self, chain_id: int, signer: bytes, floor: int) -> int:
+        self.next_nonce[signer] = max(self.next_nonce.get(signer, 0), floor)
+        return self.next_nonce[signer]
+
+    def carriers(self, settlement: Settlement) -> tuple[Transaction, ...]:
+        return tuple(self.transactions[each] for each in self.rides[settlement.id])

@@ -5,28 +5,28 @@ node loses and lags, the process crashes, others use the signers' keys and settl
 it all ends, the loop runs until nothing is left to do, and the chain alone judges what was said.
 """
 
+import asyncio
 import random
 from collections import Counter
-from contextlib import suppress
 from dataclasses import dataclass, field
 
+from facilitator.ethereum.abi import address_word, uint_word
 from facilitator.ethereum.fees import GWEI, Fees
-from facilitator.schemes.jeju import JejuPayment
+from facilitator.ethereum.secp256k1 import Signer
+from facilitator.schemes import scheme_of
+from facilitator.schemes.eip3009 import Eip3009Payment
+from facilitator.schemes.eip3009_chain import AUTHORIZATION_USED, TRANSFER
 from facilitator.settlement import Policy, SettlementState, TransactionState
-from tests.model_chain import (
-    BLOCK_SECONDS,
-    MAX_REORG,
-    Chain,
-    Node,
-    Sent,
-    Terms,
-    Unreachable,
-    Weather,
-)
+from tests.model_chain import BLOCK_SECONDS, MAX_REORG, Chain, Sent, Terms, Weather
+from tests.model_node import ModelNode
 from tests.simulated_journal import Journal
-from tests.simulated_service import STALE_SECONDS, Crash, Process
+from tests.simulated_service import CHAIN_ID, Clock, Crash, Process
 
 START = 1_700_000_000
+# How long after the money has moved a failure may still be said: nobody could know it then.
+STALE_SECONDS = 3 * BLOCK_SECONDS
+ASSET = b"\xa5" * 20
+SELLER = b"\x5e" * 20
 STORM_SECONDS = 160
 CALM_SECONDS = 600
 QUIET_SECONDS = 24
@@ -37,7 +37,8 @@ TALL_FEES = Fees(1_000 * GWEI, 100 * GWEI)
 class Arrival:
     """A payment and when the seller asks, and asks again after a failure."""
 
-    payment: JejuPayment
+    payment: Eip3009Payment
+    calldata: bytes
     at: int
     again_at: int | None
     stranger_at: int | None
@@ -59,20 +60,31 @@ class World:
     def __init__(self, seed: int, policy: Policy | None = None) -> None:
         self._rng = rng = random.Random(seed)  # noqa: S311 - a seed must give the same world again
         self.policy = policy or Policy(confirmations=rng.choice((1, 3)))
-        self.signers = [b"signer%d" % each for each in range(rng.randint(1, 3))]
+        self.signers = tuple(
+            Signer(bytes((number,)) * 32) for number in range(1, rng.randint(1, 3) + 1)
+        )
+        self._clock = Clock()
         self.arrivals: list[Arrival] = []
         self._terms: dict[bytes, Terms] = {}
         for index in range(rng.randint(4, 12)):
             self._draw_payment(index)
         self.chain = Chain(rng, self._terms, START)
         self.weather = Weather()
-        self.node = Node(rng, self.chain, self.weather)
-        self.journal = Journal()
+        self._events: Counter[str] = Counter()
+        self.journal = journal = Journal(events=self._events)
+        self.node = ModelNode(
+            rng,
+            self.chain,
+            self.weather,
+            {each.calldata: each.payment for each in self.arrivals},
+            lambda raw: journal.signed[raw][1],
+            self._events,
+        )
         self._crash = rng.choice((0.0, 0.002, 0.02))
         self._process: Process | None = None
         self._down_until = 0
         self._spike_until = 0
-        self._events: Counter[str] = Counter()
+        self._rivals = 1  # how many programs use the signers' keys beside us
         # when each settlement failed, to be judged against when the money moved
         self._failed_at: dict[str, int] = {}
 
@@ -84,35 +96,50 @@ class World:
         if rng.random() < 0.5:
             begin = at + rng.randint(0, 12)
             blocked = range(begin, begin + rng.choice((4, 12, 40, 1000)))
-        key = b"payment%d" % index
-        self._terms[key] = Terms(deadline, blocked, mute=rng.random() < 0.3)
-        payment = JejuPayment(
-            chain_id=1,
-            payer=key,
-            asset=b"",
-            pay_to=b"",
+        payment = Eip3009Payment(
+            chain_id=CHAIN_ID,
+            payer=b"\x9a" + index.to_bytes(19),
+            asset=ASSET,
+            pay_to=SELLER,
             amount=1,
-            valid_from=0,
+            valid_from=1,
             deadline=deadline,
-            signature=b"",
-            contract=b"",
-            scheme="exact",
-            network="jeju",
-            resource="",
-            authorization_nonce=key.decode(),
-            timestamp=at,
+            signature=bytes(64) + b"\x1b",
+            authorization_nonce=index.to_bytes(32),
+            valid_after=0,
+            valid_before=deadline + 1,
+            domain_name="model",
+            domain_version="model",
+            signed_by_key=True,
         )
-        stranger_at = at + rng.randint(0, 40) if rng.random() < 0.25 else None
+        calldata = scheme_of(payment).settlement_call(payment).calldata
+        payer, nonce = address_word(payment.payer), payment.authorization_nonce
+        self._terms[calldata] = Terms(
+            deadline,
+            blocked,
+            mute=rng.random() < 0.3,
+            asset=ASSET,
+            events=(
+                ((AUTHORIZATION_USED, payer, nonce), b""),
+                ((TRANSFER, payer, address_word(SELLER)), uint_word(1)),
+            ),
+        )
+        stranger_at = at + rng.randint(0, 40) if rng.random() < 0.4 else None
         again_at = at + rng.randint(30, 150) if rng.random() < 0.6 else None
-        self.arrivals.append(Arrival(payment, at, again_at, stranger_at))
+        self.arrivals.append(Arrival(payment, calldata, at, again_at, stranger_at))
 
     # --- time
 
     def run(self) -> Verdicts:
+        """Live through it all."""
+        return asyncio.run(self._live())
+
+    async def _live(self) -> Verdicts:
         bad = self._rng.choice((0.5, 1.0, 2.0))
+        self._rivals = self._rng.choice((1, 1, 5))
         for now in range(START + 1, START + STORM_SECONDS):
             self._storm(now, bad)
-            self._tick(now, laziness=0.2 * bad)
+            await self._tick(now, laziness=0.2 * bad)
         self.weather.lost_request = self.weather.lost_reply = self.weather.lag = 0.0
         self.weather.outage = False
         self._crash = 0.0
@@ -120,7 +147,7 @@ class World:
         self._process = None
         quiet = 0
         for now in range(START + STORM_SECONDS, START + STORM_SECONDS + CALM_SECONDS):
-            self._tick(now, laziness=0.0)
+            await self._tick(now, laziness=0.0)
             quiet = quiet + 1 if self._is_quiet() else 0
             if quiet > QUIET_SECONDS:
                 return self._judge()
@@ -151,9 +178,9 @@ class World:
             for slot in [each for each in sorted(chain.mempool) if rng.random() < 0.5]:
                 del chain.mempool[slot]
                 self._events["mempool drop"] += 1
-        if rng.random() < 0.02 * bad:
+        if rng.random() < 0.02 * bad * self._rivals:
             self._events["foreign transaction"] += 1
-            signer = rng.choice(self.signers)
+            signer = rng.choice(self.signers).address
             nonce = chain.head.account_nonces.get(signer, 0)
             chain.mempool[signer, nonce] = Sent(
                 b"foreign".ljust(24, b"\0") + now.to_bytes(8), signer, nonce, TALL_FEES, None
@@ -165,42 +192,41 @@ class World:
                 self._spike_until = now + rng.randint(4, 40)
                 chain.base_fee = rng.choice((3, 8, 50, 700)) * GWEI
 
-    def _tick(self, now: int, laziness: float) -> None:
+    async def _tick(self, now: int, laziness: float) -> None:
         for arrival in self.arrivals:
             if arrival.stranger_at == now:
                 key = arrival.payment.payer
                 stranger = Sent(
-                    b"stranger" + key.ljust(24, b"\0"), b"stranger " + key, 0, TALL_FEES, key
+                    key.rjust(32, b"S"), b"stranger " + key, 0, TALL_FEES, arrival.calldata
                 )
                 self.chain.accept(stranger)
         if now % BLOCK_SECONDS == 0 and now > self.chain.head.header.timestamp:
             self.chain.mine(now, laziness)
         if now < self._down_until:
             return
+        self._clock.now = now * 1000
         if self._process is None:
             self._process = Process(
                 self._rng,
                 self.node,
                 self.journal,
+                self.signers,
+                ASSET,
                 self.policy,
+                self._clock,
                 crash=self._crash,
                 events=self._events,
             )
         try:
             for arrival in self.arrivals:
                 if now in (arrival.at, arrival.again_at):
-                    self._ask(self._process, arrival, now)
-            self._process.turn(now * 1000)
-        except Unreachable:
-            pass
+                    await self._process.submit(arrival.payment)
+            await self._process.turn()
         except Crash:
             self._process = None
             self._down_until = now + self._rng.randint(1, 12)
+            await asyncio.sleep(0)  # what was on its way when it crashed has gone out, or has not
         self._note_failures(now)
-
-    def _ask(self, process: Process, arrival: Arrival, now: int) -> None:
-        with suppress(Unreachable):  # a 503, and nothing was claimed
-            process.submit(arrival.payment, self._rng.choice(self.signers), now * 1000)
 
     def _note_failures(self, now: int) -> None:
         for each in self.journal.settlements.values():
@@ -216,7 +242,8 @@ class World:
         wrong = verdicts.wrong
         paid = self.chain.head.paid
         for each in self.journal.settlements.values():
-            log = paid.get(each.key.encode())
+            call = scheme_of(each.payment).settlement_call(each.payment)
+            log = paid.get(call.calldata)
             ours = {a.hash for t in self.journal.carriers(each) for a in t.attempts}
             match each.state:
                 case SettlementState.CONFIRMED:
@@ -249,9 +276,10 @@ class World:
 
     def _judge_signatures(self, verdicts: Verdicts) -> None:
         owner: dict[tuple[bytes, int], int] = {}
-        for signer, account_nonce, transaction_id, sent in self.journal.signed:
-            if owner.setdefault((signer, account_nonce), transaction_id) != transaction_id:
-                verdicts.wrong.append(f"{signer!r} signed {account_nonce} for two transactions")
+        for transaction_id, sent in self.journal.signed.values():
+            slot = (sent.sender, sent.account_nonce)
+            if owner.setdefault(slot, transaction_id) != transaction_id:
+                verdicts.wrong.append(f"account nonce {slot} is signed for two transactions")
             if sent.fees.max_fee_per_gas > self.policy.max_fee_per_gas:
                 verdicts.wrong.append("an attempt above the fee cap")
         for transaction in self.journal.transactions.values():

@@ -1,4 +1,4 @@
-"""What `decide` and `outcome` come to over whole lives of settlements, under every fault at once.
+"""What the service's own loop comes to over whole lives of settlements, under every fault at once.
 
 `SEEDS=5000 pytest tests/test_simulation.py` runs more worlds, `SEED=17 ...` one of them.
 """
