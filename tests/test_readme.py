@@ -68,3 +68,10 @@ def test_the_requests_of_the_standard_dialect_are_whole(version: int) -> None:
     variable = {"asset": "", "payTo": "", "extra": ""}
     assert {**shown, **variable} == {**asked, **variable}
     assert request["paymentPayload"].get("accepted", shown) == shown
+
+
+def test_every_module_is_in_the_table_of_files() -> None:
+    package = Path(__file__).parent.parent / "facilitator"
+    table = README.split("## Develop")[1]
+    found = {path.name for path in package.glob("*.py")} - {"__init__.py", "__main__.py"}
+    assert {name for name in found if f"`{name}`" not in table} == set()
