@@ -130,9 +130,11 @@ async def test_a_replacement_and_another_transaction_keep_to_the_budget(store: S
 async def test_a_spent_budget_is_a_503(devnet: Devnet, tmp_path: Path) -> None:
     """Enough for some, and not for all; nothing is claimed beyond, and the rest is told to wait."""
     await approve(devnet)
-    limit = 3 * 10**15
+    limit = 10**16  # for about eight, at the base fee below
     async with serve(devnet, tmp_path, MAX_GAS_SPEND_PER_DAY=str(limit)) as service:
         await devnet.rpc("evm_setIntervalMining", 0)
+        await devnet.rpc("anvil_setNextBlockBaseFeePerGas", hex(5 * GWEI))
+        await devnet.rpc("anvil_mine", "0x1")
         headers = [devnet_payment(devnet) for _ in range(24)]
         posting = [
             asyncio.create_task(service.post("/settle", request(header))) for header in headers
