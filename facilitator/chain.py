@@ -7,6 +7,7 @@ makes anything valid.
 
 import asyncio
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 
 from msgspec import Struct
 
@@ -174,7 +175,17 @@ class Chain:
         """How many transactions of `address` are mined or wait in a pool, as each endpoint that
         could be asked counts them.
         """
-        return (await self.account_nonce(address, "pending"),)
+        method = "eth_getTransactionCount"
+        asked = await self._rpc.call_everywhere(method, to_hex(address), "pending")
+        answers = await asyncio.gather(*asked, return_exceptions=True)
+        counts = []
+        for answer in answers:
+            if not isinstance(answer, BaseException):
+                with suppress(ChainUnavailable):  # garbage is no count
+                    counts.append(counter(answer))
+        if not counts:
+            raise ChainUnavailable(f"{method}: no endpoint answers")
+        return tuple(counts)
 
     async def account_nonces(
         self, addresses: Iterable[bytes], block: int | str

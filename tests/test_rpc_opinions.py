@@ -6,7 +6,7 @@ import time
 import pytest
 
 from facilitator.chain import Chain
-from facilitator.node import NodeFault
+from facilitator.node import ChainUnavailable, NodeFault
 from facilitator.strict_json import JSON
 from tests.rpcnodes import HASH, OTHER_HASH, nodes
 from tests.rpcserver import Reply, calls_in
@@ -71,6 +71,19 @@ async def test_an_account_nonce_is_confirmed_as_of_a_block() -> None:
         for garbage in ("0x", None, 5, hex(2**63)):
             second.answers["eth_getTransactionCount"] = {"result": garbage}
             assert await Chain(rpc).confirm_account_nonce(bytes(20), 7) is None
+
+
+async def test_every_endpoint_counts_what_waits_in_its_pool() -> None:
+    async with nodes(2) as (rpc, [first, second]):
+        await rpc.call("eth_call")
+        first.answers["eth_getTransactionCount"] = {"result": "0x5"}
+        second.answers["eth_getTransactionCount"] = {"result": "0x7"}
+        assert sorted(await Chain(rpc).pooled_nonces(bytes(20))) == [5, 7]
+        second.answers["eth_getTransactionCount"] = {"result": "many"}
+        assert await Chain(rpc).pooled_nonces(bytes(20)) == (5,)
+        first.answers["eth_getTransactionCount"] = {"result": "more"}
+        with pytest.raises(ChainUnavailable):
+            await Chain(rpc).pooled_nonces(bytes(20))
 
 
 # --- sends
