@@ -1,5 +1,6 @@
 """With the node or the journal down the standard dialect says so, and nothing else."""
 
+import asyncio
 import sqlite3
 from pathlib import Path
 from typing import Any
@@ -110,6 +111,9 @@ async def test_with_the_node_down_nothing_is_said_of_a_payment(
         assert service.logged("settlement_submitted") == []
         proxy.faults.clear()
         proxy.raw = None
+        async with asyncio.timeout(30):  # an endpoint that failed often is left alone for a second
+            while (await post(service, "/verify", forged)).status == 503:  # noqa: ASYNC110 - a poll
+                await asyncio.sleep(0.2)
         assert (await verify(service, forged))["invalidReason"] == SIGNATURE
         replies = [await settle(service, body) for body in (true, bodies[1], bodies[3])]
     assert [reply.get("errorReason") for reply in replies] == [None] * 3

@@ -15,7 +15,7 @@ import aiohttp
 from facilitator.rpc.calls import Answer, Params, PendingCall, settle
 from facilitator.rpc.endpoint import Endpoint
 from facilitator.rpc.faults import FaultKind, RPCError, TransportError
-from facilitator.rpc.health import PENALTY, Health, Standing
+from facilitator.rpc.health import LONE_PENALTY_LIMIT, PENALTY, PENALTY_LIMIT, Health, Standing
 from facilitator.rpc.inspection import Inspector, OnChange, ignore_change
 from facilitator.strict_json import JSON
 
@@ -58,7 +58,7 @@ class RPC:
                 f"{name}#{index}",
                 url,
                 session=session,
-                health=Health(penalty),
+                health=Health(penalty, PENALTY_LIMIT if len(urls) > 1 else LONE_PENALTY_LIMIT),
                 batch_limit=batch_limit,
                 response_limit=response_limit,
             )

@@ -15,6 +15,7 @@ INSPECT_EVERY = 10.0
 EXCLUDED_PAUSE = 2.0  # between looks at one that is on another chain or lags behind
 PENALTY = 0.5  # after a fault, before an endpoint is preferred again; doubled by each further one
 PENALTY_LIMIT = 5.0
+LONE_PENALTY_LIMIT = 1.0  # of the only endpoint there is: nobody else answers in the meantime
 # Faults in a row after which an endpoint is not asked at all until its pause is over: the circuit
 # is open. Up to then it is asked where nobody else answers.
 FAULTS_TO_OPEN = 3
@@ -68,14 +69,16 @@ def lags(head: Head, best: Head) -> bool:
 
 
 class Health:
-    """One endpoint's. `penalty` is seconds of pause after the first of several faults."""
+    """One endpoint's. `penalty` is seconds of pause after the first of several faults, `limit` the
+    most after many.
+    """
 
     __slots__ = (
-        *("_failed_at", "_penalty", "faults", "head", "inspect_at", "inspected_at"),
+        *("_failed_at", "_limit", "_penalty", "faults", "head", "inspect_at", "inspected_at"),
         *("silent_until", "standing"),
     )
 
-    def __init__(self, penalty: float = PENALTY) -> None:
+    def __init__(self, penalty: float = PENALTY, limit: float = PENALTY_LIMIT) -> None:
         self.standing = Standing.UNKNOWN
         self.head: Head | None = None
         self.faults = 0  # in a row
@@ -83,6 +86,7 @@ class Health:
         self.inspected_at: float | None = None
         self.silent_until = 0.0  # set by a Retry-After
         self._penalty = penalty
+        self._limit = max(limit, penalty)
         self._failed_at = 0.0
 
     def is_open(self) -> bool:
@@ -97,7 +101,7 @@ class Health:
         self._failed_at = now
         self.standing = Standing.BROKEN
         pause = self._penalty * 2.0 ** min(self.faults - 1, 10)
-        self.inspect_at = now + min(pause, max(PENALTY_LIMIT, self._penalty))
+        self.inspect_at = now + min(pause, self._limit)
 
     def excluded(self, standing: Standing, now: float) -> None:
         """It answers, but not for the chain or the time that it should."""
