@@ -140,7 +140,7 @@ async def test_a_429_is_obeyed_while_payments_settle(devnet: Devnet, tmp_path: P
         posts, started = first.posts, time.monotonic()
         while time.monotonic() - started < 3:
             await settled(service, devnet, 2)
-        assert 1 <= first.posts - posts <= 2  # it was told once, or twice at the same time
+        assert 1 <= first.posts - posts <= 3  # it was told once, or several times at once
         first.heal()
         await asyncio.sleep(4)
         await settled(service, devnet, 1)
