@@ -13,8 +13,8 @@ from collections.abc import Mapping
 from msgspec import Struct
 
 from facilitator.config import NetworkConfig
-from facilitator.ethereum.abi import MAX_UINT256
-from facilitator.ethereum.addresses import ZERO_ADDRESS, parse_address
+from facilitator.dialects.values import address, hex_bytes, uint256
+from facilitator.ethereum.addresses import ZERO_ADDRESS
 from facilitator.payments import Quote
 from facilitator.schemes.jeju import MAX_SECONDS_AHEAD, JejuPayment, TokenAuthorization
 from facilitator.strict_json import JSON, StrictJSONError, decode
@@ -24,11 +24,8 @@ INVALID_BODY = "Invalid JSON request body"
 INVALID_HEADER = "Invalid payment header encoding"
 INVALID_AUTH_PARAMS = "Invalid authParams encoding"
 
-_AMOUNT = re.compile(r"\A(0|[1-9][0-9]{0,77})\Z")
 _SPACE = re.compile(r"\s+")
 _BASE64 = re.compile(r"\A[A-Za-z0-9+/]*={0,2}\Z")
-_BYTES = re.compile(r"\A0x(?:[0-9a-fA-F]{2})*\Z")
-_BYTES32 = re.compile(r"\A0x[0-9a-fA-F]{64}\Z")
 _TO_STANDARD_ALPHABET = str.maketrans("-_", "+/")
 _TEXTS = ("scheme", "network", "asset", "payTo", "amount", "resource", "nonce", "signature")
 
@@ -179,7 +176,8 @@ class Decoder:
             amount=int(str(header["amount"])),
             valid_from=valid_from,
             deadline=deadline,
-            signature=_hex_bytes(header["signature"]),
+            # what is no hex passes no signature check
+            signature=hex_bytes(header["signature"]) or b"",
             contract=(served.contract if served else None) or ZERO_ADDRESS,
             scheme=str(header["scheme"]),
             network=str(header["network"]),
@@ -228,7 +226,7 @@ def decode_header(text: JSON) -> dict[str, JSON]:
     # An int64, as every clock's is; a bool is an int to Python only.
     if type(timestamp) is not int or not 0 < timestamp < 2**63:
         raise _Unreadable(INVALID_HEADER)
-    if _amount(header["amount"]) is None:
+    if uint256(header["amount"]) is None:
         raise _Unreadable(INVALID_HEADER)
     return header
 
@@ -250,9 +248,9 @@ def _quote(asked: dict[str, JSON], network: str) -> Quote:
     return Quote(
         scheme=scheme if isinstance(scheme, str) else "",
         network=network,
-        asset=_address_or_none(asked.get("asset")),
-        pay_to=_address_or_none(asked.get("payTo")),
-        amount=_amount(asked.get("maxAmountRequired")),
+        asset=address(asked.get("asset")),
+        pay_to=address(asked.get("payTo")),
+        amount=uint256(asked.get("maxAmountRequired")),
         resource=resource if isinstance(resource, str) else "",
     )
 
@@ -260,54 +258,29 @@ def _quote(asked: dict[str, JSON], network: str) -> Quote:
 def _token_authorization(members: JSON) -> TokenAuthorization:
     if not isinstance(members, dict):
         raise _Unreadable(INVALID_AUTH_PARAMS)
-    nonce, signature = members.get("authNonce"), members.get("authSignature")
-    times = [_time(members.get(name)) for name in ("validAfter", "validBefore")]
-    if not isinstance(nonce, str) or not isinstance(signature, str):
+    valid_after, valid_before = _time(members.get("validAfter")), _time(members.get("validBefore"))
+    nonce = hex_bytes(members.get("authNonce"), 32)
+    signature = hex_bytes(members.get("authSignature"))
+    if valid_after is None or valid_before is None or nonce is None or signature is None:
         raise _Unreadable(INVALID_AUTH_PARAMS)
-    if not _BYTES32.match(nonce) or not _BYTES.match(signature) or None in times:
-        raise _Unreadable(INVALID_AUTH_PARAMS)
-    valid_after, valid_before = times
-    assert valid_after is not None
-    assert valid_before is not None
     return TokenAuthorization(
         valid_after=valid_after,
         valid_before=valid_before,
-        authorization_nonce=bytes.fromhex(nonce[2:]),
-        signature=bytes.fromhex(signature[2:]),
+        authorization_nonce=nonce,
+        signature=signature,
     )
 
 
 def _time(value: JSON) -> int | None:
     """Unix seconds, as a JSON integer or a decimal string; "forever" is often 2^256-1."""
-    return _amount(str(value) if type(value) is int else value)
-
-
-def _amount(value: JSON) -> int | None:
-    """A decimal string below 2^256, without sign, spaces or leading zeros."""
-    if not isinstance(value, str) or not _AMOUNT.match(value):
-        return None
-    amount = int(value)
-    return amount if amount <= MAX_UINT256 else None
+    return uint256(str(value) if type(value) is int else value)
 
 
 def _address(value: JSON) -> bytes:
-    address = _address_or_none(value)
-    if address is None:
+    found = address(value)
+    if found is None:
         raise _Unreadable(INVALID_HEADER)
-    return address
-
-
-def _address_or_none(value: JSON) -> bytes | None:
-    try:
-        return parse_address(value) if isinstance(value, str) else None
-    except ValueError:
-        return None
-
-
-def _hex_bytes(value: JSON) -> bytes:
-    """A signature's bytes; none where it is not hex, which no signature check will pass."""
-    text = str(value)
-    return bytes.fromhex(text[2:]) if _BYTES.match(text) else b""
+    return found
 
 
 def as_text(value: JSON) -> str:

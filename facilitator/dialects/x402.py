@@ -5,15 +5,13 @@ not looked at, as in the official facilitators. Members that are not known are i
 same as absent, and everything that is used must be of exactly the right kind.
 """
 
-import re
 from collections.abc import Iterable
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 from facilitator.config import NetworkConfig
-from facilitator.ethereum.abi import MAX_UINT256
-from facilitator.ethereum.addresses import parse_address
+from facilitator.dialects import values
 from facilitator.ethereum.smart_wallets import unwrap
 from facilitator.payments import Quote, Reason, Refusal
 from facilitator.schemes.eip3009 import SCHEME, Deployment, Eip3009Payment
@@ -22,10 +20,6 @@ from facilitator.strict_json import JSON
 VERSIONS = (1, 2)
 # 128 characters are more than any token's name.
 DOMAIN_LIMIT = 128
-
-_AMOUNT = re.compile(r"\A(0|[1-9][0-9]{0,77})\Z")
-_BYTES = re.compile(r"\A0x(?:[0-9a-fA-F]{2})*\Z")
-_BYTES32 = re.compile(r"\A0x[0-9a-fA-F]{64}\Z")
 
 
 class Unreadable(Struct, frozen=True):
@@ -163,19 +157,19 @@ def _domain(name: JSON, version: JSON, where: str) -> tuple[str, str] | None:
 
 def _payment(inner: dict[str, JSON], quote: Quote, served: NetworkConfig) -> Eip3009Payment:
     where = "paymentPayload.payload."
-    signature = _text(inner, "signature", where)
-    if not _BYTES.match(signature):
+    signature = values.hex_bytes(_text(inner, "signature", where))
+    if signature is None:
         raise _Wrong(f"{where}signature must be 0x hex")
     signed = _object(inner, "authorization", where)
     where += "authorization."
-    nonce = _text(signed, "nonce", where)
-    if not _BYTES32.match(nonce):
+    nonce = values.hex_bytes(_text(signed, "nonce", where), 32)
+    if nonce is None:
         raise _Wrong(f"{where}nonce must be 32 bytes of 0x hex")
     valid_after = _uint256(signed, "validAfter", where)
     valid_before = _uint256(signed, "validBefore", where)
     assert quote.asset is not None
     name, version = quote.domain or ("", "")
-    bare, deployment = _unwrap(bytes.fromhex(signature[2:]))
+    bare, deployment = _unwrap(signature)
     return Eip3009Payment(
         chain_id=served.network.chain_id,
         payer=_address(signed, "from", where),
@@ -186,7 +180,7 @@ def _payment(inner: dict[str, JSON], quote: Quote, served: NetworkConfig) -> Eip
         valid_from=valid_after,
         deadline=valid_before - 1,
         signature=bare,
-        authorization_nonce=bytes.fromhex(nonce[2:]),
+        authorization_nonce=nonce,
         valid_after=valid_after,
         valid_before=valid_before,
         domain_name=name,
@@ -221,17 +215,14 @@ def _text(members: dict[str, JSON], name: str, where: str = "") -> str:
 
 
 def _address(members: dict[str, JSON], name: str, where: str) -> bytes:
-    try:
-        return parse_address(_text(members, name, where))
-    except ValueError as error:
-        if isinstance(error, _Wrong):
-            raise
-        raise _Wrong(f"{where}{name}: {error}") from None
+    found = values.address(_text(members, name, where))
+    if found is None:
+        raise _Wrong(f"{where}{name} must be an address, in one case or with its checksum")
+    return found
 
 
 def _uint256(members: dict[str, JSON], name: str, where: str) -> int:
-    """A decimal string below 2^256, without sign, spaces or leading zeros."""
-    value = members.get(name)
-    if not isinstance(value, str) or not _AMOUNT.match(value) or int(value) > MAX_UINT256:
+    found = values.uint256(members.get(name))
+    if found is None:
         raise _Wrong(f"{where}{name} must be a decimal string below 2^256")
-    return int(value)
+    return found

@@ -1,0 +1,34 @@
+"""Values that both dialects write alike, read from JSON: what is not exactly one is None."""
+
+import re
+
+from facilitator.ethereum.abi import MAX_UINT256
+from facilitator.ethereum.addresses import parse_address
+from facilitator.strict_json import JSON
+
+_DECIMAL = re.compile(r"\A(0|[1-9][0-9]{0,77})\Z")
+_HEX = re.compile(r"\A0x(?:[0-9a-fA-F]{2})*\Z")
+
+
+def uint256(value: JSON) -> int | None:
+    """A decimal string below 2^256, without sign, spaces or leading zeros."""
+    if not isinstance(value, str) or not _DECIMAL.match(value):
+        return None
+    number = int(value)
+    return number if number <= MAX_UINT256 else None
+
+
+def address(value: JSON) -> bytes | None:
+    """The 20 bytes of an address; mixed case must be its checksum (EIP-55)."""
+    try:
+        return parse_address(value) if isinstance(value, str) else None
+    except ValueError:
+        return None
+
+
+def hex_bytes(value: JSON, length: int | None = None) -> bytes | None:
+    """Bytes of 0x hex, of `length` where it is given."""
+    if not isinstance(value, str) or not _HEX.match(value):
+        return None
+    found = bytes.fromhex(value[2:])
+    return found if length is None or len(found) == length else None
