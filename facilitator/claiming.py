@@ -37,7 +37,7 @@ from facilitator.store import (
     Taken,
 )
 from facilitator.telemetry import event, get_logger
-from facilitator.waiting import Member
+from facilitator.waiting import Member, Place
 from facilitator.watcher import Watcher
 
 _log = get_logger(__name__)
@@ -54,7 +54,7 @@ class _Ready(Struct, frozen=True):
 
 
 class Claimer:
-    """Claims payments of one chain. `batch_max` may share a transaction. `too_late` says so of a
+    """Claims payments of one chain. `batch_max` of them may share a transaction; `too_late` tells a
     payment that could not be mined in time. Its methods raise ChainUnavailable and StoreError.
     """
 
@@ -89,22 +89,24 @@ class Claimer:
         groupable = self._groups and scheme_of(new.payment).groupable(new.payment)
         return Member(new, limit) if groupable else None
 
-    async def claim(self, new: NewSettlement, limit: Reason, signer: bytes) -> Submitted:
+    async def claim(self, new: NewSettlement, limit: Reason, place: Place[Submitted]) -> Submitted:
         """Claim one payment and send its transaction, or say why not."""
         late = self._too_late(new.payment)
         if late is not None:
             return late
         call = scheme_of(new.payment).settlement_call(new.payment)
-        prepared = await self._prepare(new.payment, call, signer)
+        prepared = await self._prepare(new.payment, call, place.signer)
         if isinstance(prepared, SettleReply):
             return prepared
-        transaction = self._signers.transaction(TransactionKind.SETTLE, call, signer, prepared)
+        transaction = self._signers.transaction(
+            TransactionKind.SETTLE, call, place.signer, prepared
+        )
         with anyio.CancelScope(shield=True):
             claimed = await self._store.claim(new, transaction, self._clock())
             if isinstance(claimed, Claimed):
-                await self._send([claimed])
+                await self._send([claimed], place)
         if isinstance(claimed, BudgetSpent):
-            self._signers.unfit(signer, Reason.BUDGET_SPENT)
+            self._signers.unfit(place.signer, Reason.BUDGET_SPENT)
             return SettleReply(refusal=Refusal(Reason.BUDGET_SPENT))
         return _told(claimed, new, limit)
 
@@ -117,24 +119,31 @@ class Claimer:
             return SettleReply(refusal=await self._examiner.diagnose(payment, prepared, now))
         return SettleReply(refusal=prepared) if isinstance(prepared, Refusal) else prepared
 
-    async def claim_group(self, members: Sequence[Member[Submitted]], signer: bytes) -> None:
-        """Claim as many of them as can be claimed, send them in one transaction, and tell each of
-        them. What a group cannot do, for want of gas money for one, each of them does alone.
+    async def claim_group(
+        self, leader: Member[Submitted], place: Place[Submitted]
+    ) -> Submitted | None:
+        """Claim as many as can be claimed of the `leader` and his company, send them in one
+        transaction, and tell each of them. What a group cannot do, for want of gas money for one,
+        each of them does alone: that is what None means.
         """
+        members = (leader, *place.company)
         try:
-            await self._claim_group(members, signer)
+            await self._claim_group(members, place)
         except (ChainUnavailable, StoreError) as fault:
             for member in members:
                 member.tell(fault)
         finally:
             for member in members:
                 member.tell(None)
+        return await leader.answer()
 
-    async def _claim_group(self, members: Sequence[Member[Submitted]], signer: bytes) -> None:
+    async def _claim_group(
+        self, members: Sequence[Member[Submitted]], place: Place[Submitted]
+    ) -> None:
         payers = [CodeOf(member.new.payment.payer) for member in members]
         codes, ready = await asyncio.gather(
             self._chain.read(payers),
-            asyncio.gather(*(self._simulate(member, signer) for member in members)),
+            asyncio.gather(*(self._simulate(member, place.signer) for member in members)),
         )
         # A payer's own code could use up the gas of all others.
         fit = [
@@ -142,10 +151,11 @@ class Claimer:
         ]
         fit = fit[: groups.fitting([each.prepared.gas_limit for each in fit])]
         call = groups.group_call(each.call for each in fit)
-        together = await self._signers.prepare_group(call, signer, [each.prepared for each in fit])
+        singles = [each.prepared for each in fit]
+        together = await self._signers.prepare_group(call, place.signer, singles)
         if together is not None:
             with anyio.CancelScope(shield=True):
-                await self._claim_together(fit, signer, together)
+                await self._claim_together(fit, place, together)
 
     async def _simulate(self, member: Member[Submitted], signer: bytes) -> _Ready | None:
         payment = member.new.payment
@@ -161,7 +171,7 @@ class Claimer:
         return _Ready(member, call, told)
 
     async def _claim_together(
-        self, ready: Sequence[_Ready], signer: bytes, together: Prepared
+        self, ready: Sequence[_Ready], place: Place[Submitted], together: Prepared
     ) -> None:
         """`together` is what all of them may cost. Who went away in the meantime is left out."""
         ready = [each for each in ready if not each.member.withdrawn]
@@ -175,7 +185,7 @@ class Claimer:
                 kind, call = TransactionKind.GROUP, groups.group_call(each.call for each in sharing)
                 limit = groups.gas_limit([each.prepared.gas_limit for each in sharing])
                 prepared = replace(together, gas_limit=limit)
-            return self._signers.transaction(kind, call, signer, prepared)
+            return self._signers.transaction(kind, call, place.signer, prepared)
 
         group = [each.member.new for each in ready]
         told = await self._store.claim_group(group, transaction, self._clock())
@@ -183,15 +193,15 @@ class Claimer:
             return
         claimed = [each for each in told if isinstance(each, Claimed)]
         if claimed:
-            await self._send(claimed)
+            await self._send(claimed, place)
         for one, each in zip(ready, told, strict=True):
             one.member.tell(_told(each, one.member.new, one.member.limit))
 
-    async def _send(self, claimed: Sequence[Claimed]) -> None:
+    async def _send(self, claimed: Sequence[Claimed], place: Place[Submitted]) -> None:
         """What was claimed with one transaction."""
         sent = claimed[0].transaction
         attempt = sent.attempts[-1]
-        self._signers.claimed(sent.signer)
+        self._signers.claimed(place)
         for each in claimed:
             event(
                 _log,

@@ -189,12 +189,10 @@ class SignerPool:
     def _event(self, level: int, name: str, address: bytes) -> None:
         event(_log, level, name, signer=checksum(address), chain_id=self._chain_id)
 
-    def claimed(self, address: bytes) -> None:
-        """The place of this signer has become a transaction in the journal."""
-        account = self._accounts[address]
-        account.pending += 1
-        account.unseen += 1
-        self._fit_again(account, Reason.BUDGET_SPENT)
+    def claimed(self, place: Place[Any]) -> None:
+        """The place has become a transaction in the journal."""
+        place.take()
+        self._fit_again(place.account, Reason.BUDGET_SPENT)
 
     def ended(self, address: bytes) -> None:
         """A transaction of this signer is pending no more: its place is free at once, not only

@@ -146,13 +146,14 @@ class Submitter:
         member = self._claimer.member(new, limit)
         if member is not None:
             async with self._signers.place(until, member) as place:
-                if place is not None and not place.company:
-                    return await self._claimer.claim(new, limit, place.signer)
-                if place is not None:
-                    await self._claimer.claim_group((member, *place.company), place.signer)
-                told = await member.answer()
+                if place is None:
+                    told = await member.answer()
+                elif place.company:
+                    told = await self._claimer.claim_group(member, place)
+                else:
+                    told = await self._claimer.claim(new, limit, place)
             if told is not None:
                 return told
         async with self._signers.place(until) as place:
             assert place is not None
-            return await self._claimer.claim(new, limit, place.signer)
+            return await self._claimer.claim(new, limit, place)

@@ -59,21 +59,32 @@ class Member(Generic[T]):
         return self._told
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Place(Generic[T]):
-    """A place that is reserved with a signer, and who comes along."""
+    """A place that is reserved with a signer, and who comes along. It is `taken` once there is a
+    transaction in it.
+    """
 
     account: Account
     company: tuple[Member[T], ...] = ()
+    taken: bool = False
 
     @property
     def signer(self) -> bytes:
         """The signer's address."""
         return self.account.address
 
+    def take(self) -> None:
+        """It has become a transaction in the journal."""
+        self.taken = True
+        self.account.reserved -= 1
+        self.account.pending += 1
+        self.account.unseen += 1
+
     def give_back(self) -> None:
         """Nobody needs it any more."""
-        self.account.reserved -= 1
+        if not self.taken:
+            self.account.reserved -= 1
         for member in self.company:
             member.tell(None)
 
