@@ -72,6 +72,7 @@ class Config(Struct, frozen=True, kw_only=True):
     allowed_factories: tuple[bytes, ...]  # EIP-6492
     database: Path
     settle_timeout: int  # seconds that a /settle request waits for its outcome
+    settle_batch_max: int  # payments a transaction; 1: each has its own
     max_fee_per_gas: int  # wei, of every attempt
     max_gas_spend_per_day: int | None  # wei a signer and UTC day on each network; None: no limit
     log_format: Literal["text", "json"]
@@ -145,6 +146,7 @@ def load_config(environ: Mapping[str, str]) -> Config:
         allowed_factories=env.addresses("EIP6492_ALLOWED_FACTORIES") or file.allowed_factories,
         database=env.sqlite_path("DATABASE_URL", default="sqlite:///facilitator.db"),
         settle_timeout=env.integer("SETTLE_TIMEOUT_SECONDS", default=45, low=1, high=600),
+        settle_batch_max=env.integer("SETTLE_BATCH_MAX", default=32, low=1, high=128),
         max_fee_per_gas=GWEI
         * env.integer("MAX_FEE_PER_GAS_GWEI", default=500, low=1, high=1_000_000),
         # 0 is what nothing was set to: a budget of nothing would settle nothing.

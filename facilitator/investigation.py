@@ -47,8 +47,8 @@ class Investigator:
         self, settlement: Settlement, sent: Collection[bytes], margin: int
     ) -> Findings | None:
         """What the chain shows about a payment, and whether another transaction would settle it;
-        None while that is still open. `sent` are the hashes of what was signed for it so far;
-        `margin` is the seconds that must be left to mine another one.
+        None while that is still open. `sent` are the hashes of what was signed for it alone so
+        far; `margin` is the seconds that must be left to mine another one.
         """
         payment = settlement.payment
         head = await self._chain.head()

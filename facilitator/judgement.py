@@ -24,6 +24,7 @@ from facilitator.settlement import (
     SettlementState,
     Superseded,
     Transaction,
+    TransactionKind,
     TransactionState,
     Verdict,
     outcome,
@@ -70,7 +71,9 @@ class Judge:
             return Keep()
         verdict = outcome(settlement, transactions, proof, None, self._policy)
         if isinstance(verdict, Investigate):
-            sent = [attempt.hash for each in transactions for attempt in each.attempts]
+            # A group succeeds whatever becomes of one payment in it.
+            alone = [each for each in transactions if each.kind is not TransactionKind.GROUP]
+            sent = [attempt.hash for each in alone for attempt in each.attempts]
             findings = await self._investigator.findings(settlement, sent, margin)
             if findings is not None:
                 verdict = outcome(settlement, transactions, None, findings, self._policy)

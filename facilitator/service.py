@@ -19,6 +19,7 @@ from facilitator.config import Config, NetworkConfig
 from facilitator.dialects import jeju as jeju_dialect
 from facilitator.dialects import x402 as x402_dialect
 from facilitator.ethereum.addresses import ZERO_ADDRESS, checksum
+from facilitator.ethereum.multicall3 import AGGREGATE3, MULTICALL3
 from facilitator.ethereum.secp256k1 import Signer
 from facilitator.ethereum.transactions import TransactionBuilder
 from facilitator.examination import Examiner
@@ -187,6 +188,9 @@ def _serve(
     allowed = eip3009.allowed_calls(assets, deployments=bool(config.allowed_factories))
     if contract is not None:
         allowed |= jeju.allowed_calls(contract)
+    if allowed:
+        # Even where none are made any more: one that is pending may have to be replaced.
+        allowed |= {(MULTICALL3, AGGREGATE3)}
     if not allowed or not signers:
         return Served(
             network, takes_x402, chain, reachable, tokens, verifier, settler=None, watcher=None
@@ -195,11 +199,14 @@ def _serve(
         confirmations=network.confirmations,
         max_fee_per_gas=config.max_fee_per_gas,
         gas_budget=config.max_gas_spend_per_day,
+        batch_max=config.settle_batch_max,
     )
     pool = SignerPool(
         signers,
         retiring=retiring,
-        builder=TransactionBuilder(chain_id, allowed),
+        builder=TransactionBuilder(
+            chain_id, allowed, factories=frozenset(config.allowed_factories)
+        ),
         chain=chain,
         store=store,
         chain_id=chain_id,
@@ -226,11 +233,13 @@ def _serve(
             signers=pool,
         )
     submitter = Submitter(
+        chain=chain,
         examiner=examiner,
         store=store,
         signers=pool,
         watcher=watcher,
         history=History(chain=chain, investigator=watcher.investigator, clock=unix_ms),
+        batch_max=policy.batch_max,
         clock=unix_ms,
     )
     settler = Settler(

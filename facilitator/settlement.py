@@ -119,6 +119,8 @@ class Policy(Struct, frozen=True, kw_only=True):
     # Transactions that were mined without moving the money, each of which has burned gas, before
     # the settlement fails for good.
     max_reverts: int = 2
+    # Payments that may share a transaction; 1: none do.
+    batch_max: int = 32
     gas_budget: int | None = None
 
 
@@ -266,7 +268,9 @@ def outcome(
         return Investigate()
     if findings.proof is not None:
         return Confirm(findings.proof)
-    refusal = _why_not_again(findings, len(used_up), policy)
+    # What a group's transaction came to says nothing about one payment in it.
+    alone = sum(each.kind is not TransactionKind.GROUP for each in used_up)
+    refusal = _why_not_again(findings, alone, policy)
     if refusal is None:
         return SettleAgain()
     # A reorg can undo a revert as well, and the same bytes may pay in another block: a failure is

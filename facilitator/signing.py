@@ -8,11 +8,12 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from typing import Any
 
 import anyio
 from msgspec import Struct
 
-from facilitator import accounts, budget
+from facilitator import accounts, budget, groups
 from facilitator.accounts import UNFIT_FOR_MS, Account
 from facilitator.chain import Chain, Reverted
 from facilitator.data_fees import DataFees
@@ -26,7 +27,7 @@ from facilitator.payments import Reason, Refusal
 from facilitator.settlement import Attempt, Policy, Transaction, TransactionKind
 from facilitator.store import NewTransaction, Store
 from facilitator.telemetry import event
-from facilitator.waiting import Queue, QueueFull
+from facilitator.waiting import Member, Place, Queue, QueueFull
 
 __all__ = ["UNFIT", "Prepared", "QueueFull", "SignerPool"]
 
@@ -79,7 +80,7 @@ class SignerPool:
         self._chain_id = chain_id
         self._policy = policy
         self._clock = clock
-        self._queue = Queue(self._reserve)
+        self._queue: Queue[Any] = Queue(self._reserve, policy.batch_max)
 
     @property
     def accounts(self) -> tuple[Account, ...]:
@@ -138,21 +139,26 @@ class SignerPool:
         self._queue.admit()
 
     @asynccontextmanager
-    async def place(self, until: float) -> AsyncIterator[bytes]:
-        """A place of the least loaded signer, whose address it gives, held for the block.
+    async def place(
+        self, until: float, member: Member[Any] | None = None
+    ) -> AsyncIterator[Place[Any] | None]:
+        """A place of the least loaded signer, held for the block.
 
         When all are full it waits its turn, until `until` on the event loop's clock (TimeoutError);
-        raises QueueFull when too many wait already.
+        raises QueueFull when too many wait already. A `member` of a group may get company there, or
+        be somebody else's company: then there is no place, and it will be told what becomes of it.
         """
         account = None if self._queue else self._reserve()
-        if account is None:
+        place: Place[Any] | None = None if account is None else Place(account)
+        if place is None:
             with anyio.fail_after(until - anyio.current_time()):
-                account = await self._queue.wait()
+                place = await self._queue.wait(member)
         try:
-            yield account.address
+            yield place
         finally:
-            account.reserved -= 1
-            self._queue.admit()
+            if place is not None:
+                place.give_back()
+                self._queue.admit()
 
     def least_loaded(self) -> bytes:
         """The signer for a transaction that must not wait: one that takes up a payment again.
@@ -183,12 +189,10 @@ class SignerPool:
     def _event(self, level: int, name: str, address: bytes) -> None:
         event(_log, level, name, signer=checksum(address), chain_id=self._chain_id)
 
-    def claimed(self, address: bytes) -> None:
-        """The place of this signer has become a transaction in the journal."""
-        account = self._accounts[address]
-        account.pending += 1
-        account.unseen += 1
-        self._fit_again(account, Reason.BUDGET_SPENT)
+    def claimed(self, place: Place[Any]) -> None:
+        """The place has become a transaction in the journal."""
+        place.take()
+        self._fit_again(place.account, Reason.BUDGET_SPENT)
 
     def ended(self, address: bytes) -> None:
         """A transaction of this signer is pending no more: its place is free at once, not only
@@ -230,6 +234,21 @@ class SignerPool:
             return Refusal(Reason.OUT_OF_GAS_MONEY)
         self._fit_again(account, Reason.OUT_OF_GAS_MONEY)
         return prepared
+
+    async def prepare_group(
+        self, call: Call, address: bytes, singles: Sequence[Prepared]
+    ) -> Prepared | None:
+        """What a group may cost, given what each of its calls may cost alone; None where there are
+        none, or this signer cannot pay for as many. Raises ChainUnavailable.
+        """
+        account = self._accounts[address]
+        if not singles or account.balance is None:
+            return None
+        gas_limit = groups.gas_limit([each.gas_limit for each in singles])
+        fees = groups.highest([each.fees for each in singles])
+        together = Prepared(gas_limit, fees, await self._data_fees.most(call))
+        affordable = account.balance >= together.most_cost * max(account.load, 1)
+        return together if affordable else None
 
     def transaction(
         self, kind: TransactionKind, call: Call, address: bytes, prepared: Prepared

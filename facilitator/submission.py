@@ -1,7 +1,6 @@
-"""Take a payment on: look at the chain, wait for a signer, simulate, claim, send.
-
-Nothing leaves a trace before the claim, which stores the signed transaction; what is claimed is
-sent. From there on the settlement belongs to the loop (`watcher`).
+"""Take a payment on: look at the chain, wait for a signer, then have it claimed and sent
+(`claiming`), alone or with others that wait. From there on the settlement belongs to the loop
+(`watcher`).
 """
 
 import logging
@@ -9,25 +8,15 @@ from collections.abc import Callable
 
 import anyio
 
-from facilitator.chain import Reverted
-from facilitator.ethereum.addresses import checksum
+from facilitator.chain import Chain
+from facilitator.claiming import Claimer, Submitted
 from facilitator.examination import Examiner
 from facilitator.history import History
 from facilitator.orders import Order, SettleReply
 from facilitator.payments import Reason, Refusal
 from facilitator.schemes import AnyPayment, scheme_of
-from facilitator.settlement import Settlement, TransactionKind
 from facilitator.signing import UNFIT, QueueFull, SignerPool
-from facilitator.store import (
-    BudgetSpent,
-    Claimed,
-    IdempotencyKeyTaken,
-    NewSettlement,
-    NewTransaction,
-    Overcommitted,
-    Ride,
-    Store,
-)
+from facilitator.store import NewSettlement, Store
 from facilitator.telemetry import event, get_logger
 from facilitator.verification import check_time
 from facilitator.watcher import Watcher
@@ -37,8 +26,6 @@ _log = get_logger(__name__)
 # Milliseconds that a listener counts for, unless it says that it still waits.
 LEASE_MS = 15_000
 
-Submitted = SettleReply | Ride | Settlement
-
 
 class Submitter:
     """Takes on payments of one network. `clock` is in unix milliseconds."""
@@ -46,13 +33,25 @@ class Submitter:
     def __init__(
         self,
         *,
+        chain: Chain,
         examiner: Examiner,
         store: Store,
         signers: SignerPool,
         watcher: Watcher,
         history: History,
+        batch_max: int,
         clock: Callable[[], int],
     ) -> None:
+        self._claimer = Claimer(
+            chain=chain,
+            examiner=examiner,
+            store=store,
+            signers=signers,
+            watcher=watcher,
+            too_late=self._too_late,
+            batch_max=batch_max,
+            clock=clock,
+        )
         self._examiner = examiner
         self._store = store
         self._signers = signers
@@ -74,6 +73,7 @@ class Submitter:
         if isinstance(looked, SettleReply):
             return looked
         await self._signers.ready()
+        await self._claimer.ready()
         until = min(until, self._deadline(looked[0].payment))
         try:
             return await self._claim_with_any(*looked, until)
@@ -143,51 +143,17 @@ class Submitter:
         return await self._claim_in_turn(new, limit, until)
 
     async def _claim_in_turn(self, new: NewSettlement, limit: Reason, until: float) -> Submitted:
-        async with self._signers.place(until) as signer:
-            return self._too_late(new.payment) or await self._claim(new, limit, signer)
-
-    async def _claim(self, new: NewSettlement, limit: Reason, signer: bytes) -> Submitted:
-        payment, scheme = new.payment, scheme_of(new.payment)
-        call = scheme.settlement_call(payment)
-        prepared = await self._signers.prepare(call, signer, scheme.gas_cap(payment))
-        if isinstance(prepared, Reverted):
-            now = self._clock() // 1000
-            return SettleReply(refusal=await self._examiner.diagnose(payment, prepared, now))
-        if isinstance(prepared, Refusal):
-            return SettleReply(refusal=prepared)
-        transaction = self._signers.transaction(TransactionKind.SETTLE, call, signer, prepared)
-        # What is claimed is sent, even if the request is cancelled in between.
-        with anyio.CancelScope(shield=True):
-            told = await self._claim_and_send(new, limit, transaction)
-        return told
-
-    async def _claim_and_send(
-        self, new: NewSettlement, limit: Reason, transaction: NewTransaction
-    ) -> Submitted:
-        claimed = await self._store.claim(new, transaction, self._clock())
-        if isinstance(claimed, Overcommitted):
-            left, asked = str(max(claimed.left, 0)), str(new.payment.amount)
-            return SettleReply(refusal=Refusal(limit, left, asked))
-        if isinstance(claimed, BudgetSpent):
-            self._signers.unfit(transaction.signer, Reason.BUDGET_SPENT)
-            return SettleReply(refusal=Refusal(Reason.BUDGET_SPENT))
-        if isinstance(claimed, IdempotencyKeyTaken):
-            return SettleReply(refusal=Refusal(Reason.IDEMPOTENCY_CONFLICT))
-        if not isinstance(claimed, Claimed):
-            return claimed.settlement
-        self._signers.claimed(transaction.signer)
-        await self._send(claimed)
-        return Ride(claimed.settlement, (claimed.transaction,))
-
-    async def _send(self, claimed: Claimed) -> None:
-        sent, attempt = claimed.transaction, claimed.transaction.attempts[-1]
-        event(
-            _log,
-            logging.INFO,
-            "settlement_submitted",
-            settlement=claimed.settlement.id,
-            transaction=attempt.hash,
-            signer=checksum(sent.signer),
-            account_nonce=sent.account_nonce,
-        )
-        await self._watcher.send(sent, attempt)
+        member = self._claimer.member(new, limit)
+        if member is not None:
+            async with self._signers.place(until, member) as place:
+                if place is None:
+                    told = await member.answer()
+                elif place.company:
+                    told = await self._claimer.claim_group(member, place)
+                else:
+                    told = await self._claimer.claim(new, limit, place)
+            if told is not None:
+                return told
+        async with self._signers.place(until) as place:
+            assert place is not None
+            return await self._claimer.claim(new, limit, place)

@@ -101,7 +101,9 @@ async def test_work_is_spread_over_the_signers(devnet: Devnet, tmp_path: Path) -
 async def test_a_full_queue_is_a_503_and_claims_nothing(devnet: Devnet, tmp_path: Path) -> None:
     """As many as may be in flight, as many as may wait behind them, and one more."""
     await approve(devnet)
-    async with serve(devnet, tmp_path, SETTLE_TIMEOUT_SECONDS="60") as service:
+    async with serve(
+        devnet, tmp_path, SETTLE_TIMEOUT_SECONDS="60", SETTLE_BATCH_MAX="1"
+    ) as service:
         await devnet.rpc("evm_setIntervalMining", 0)
         posting: list[asyncio.Task[tuple[int, dict[str, object]]]] = []
         headers = [

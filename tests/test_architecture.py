@@ -21,14 +21,14 @@ MAP: Final = {
     "words": (
         *("ethereum", "networks", "values", "environment", "config_file", "config", "contracts"),
     ),
-    "core": ("payments", "schemes", "verification", "settlement", "nonces", "budget"),
+    "core": ("payments", "schemes", "verification", "settlement", "nonces", "budget", "groups"),
     "edge formats": ("strict_json", "dialects"),
     "adapters": ("telemetry", "rpc", "node", "chain", "tokens", "store"),
     "settling": (
         *("heads", "observation", "examination", "investigation", "judgement", "listeners"),
         *("verifier", "accounts", "waiting", "data_fees", "signing", "gaps", "reorgs"),
         *("resettlement", "watcher"),
-        *("history", "orders", "submission", "settler"),
+        *("history", "orders", "claiming", "submission", "settler"),
     ),
     "shell": (
         "checks",

@@ -18,6 +18,7 @@ from facilitator.settlement import (
     Settlement,
     SettlementState,
     Transaction,
+    TransactionKind,
     TransactionState,
     Verdict,
     outcome,
@@ -40,6 +41,7 @@ NOTHING_FOUND = Findings(
     authorization_used=False,
     refusal=None,
 )
+GROUP = replace(REVERTED, kind=TransactionKind.GROUP)
 PROOF = rows.proof()
 OTHER_PROOF = rows.proof(2)
 NO_ALLOWANCE = Refusal(Reason.INSUFFICIENT_ALLOWANCE, "0", "1000000")
@@ -264,3 +266,16 @@ def test_whatever_is_known_the_laws_hold(
             assert proof is None
         case Keep():
             assert confirmed or pending or findings is not None
+
+
+def test_a_group_that_was_mined_is_not_held_against_a_payment_in_it() -> None:
+    """It counts as no revert, however often: what went wrong inside says only the payment's own."""
+    for groups in ([GROUP], [GROUP] * 5):
+        assert judge(*groups) == Investigate()
+        assert judge(*groups, findings=NOTHING_FOUND) == SettleAgain()
+        assert judge(*groups, REVERTED, findings=NOTHING_FOUND) == SettleAgain()
+        assert judge(*groups, findings=REFUSED) == Fail(NO_ALLOWANCE)
+    reverted = Fail(Refusal(Reason.TRANSACTION_REVERTED))
+    assert judge(GROUP, REVERTED, REVERTED, findings=NOTHING_FOUND) == reverted
+    shallow = replace(SHALLOW, kind=TransactionKind.GROUP)
+    assert judge(shallow, findings=REFUSED) == Keep()

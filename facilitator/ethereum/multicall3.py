@@ -3,15 +3,17 @@
 It lies at the same address on nearly every chain (https://github.com/mds1/multicall3).
 """
 
-from eth_abi.abi import encode
+from eth_abi.abi import decode, encode
+from eth_abi.exceptions import DecodingError
 from msgspec import Struct
 
 from facilitator.ethereum.abi import selector
 from facilitator.ethereum.addresses import parse_address
-from facilitator.ethereum.transactions import Call
+from facilitator.ethereum.calls import Call
 
 MULTICALL3 = parse_address("0xcA11bde05977b3631167028862bE2a173976CA11")
-AGGREGATE3 = selector("aggregate3((address,bool,bytes)[])")
+_CALLS = "(address,bool,bytes)[]"
+AGGREGATE3 = selector(f"aggregate3({_CALLS})")
 
 
 class Inner(Struct, frozen=True):
@@ -24,4 +26,21 @@ class Inner(Struct, frozen=True):
 def aggregate3(*inner: Inner) -> Call:
     """All of them in order, in one call."""
     described = [(each.call.target, each.may_fail, each.call.calldata) for each in inner]
-    return Call(MULTICALL3, AGGREGATE3 + encode(["(address,bool,bytes)[]"], [described]))
+    return Call(MULTICALL3, AGGREGATE3 + encode([_CALLS], [described]))
+
+
+def inner_calls(group: Call) -> tuple[Call, ...]:
+    """The calls inside an `aggregate3`. None where it is not written exactly as above writes it:
+    what another reader of the same bytes might see in them is not asked.
+    """
+    if (group.target, group.selector) != (MULTICALL3, AGGREGATE3):
+        return ()
+    try:
+        [described] = decode([_CALLS], group.calldata[4:])
+    except (DecodingError, OverflowError):
+        return ()
+    found = [
+        Inner(Call(bytes.fromhex(target[2:]), calldata), may_fail)
+        for target, may_fail, calldata in described
+    ]
+    return tuple(each.call for each in found) if aggregate3(*found) == group else ()

@@ -1,46 +1,37 @@
 """Raw EIP-1559 transactions, signed here and nowhere else.
 
 A signer pays gas with its own money, so what it may sign is an allow-list in the builder itself: a
-call must name one of the allowed (target, selector) pairs and carry no ether; the only other thing
-is a gap filler, an empty transfer of nothing to itself.
+call must name one of the allowed (target, selector) pairs and carry no ether, and where it is a
+group of calls (`multicall3`) each of them must; the only other thing is a gap filler, an empty
+transfer of nothing to itself.
 """
 
 from msgspec import Struct
 
+from facilitator.ethereum.calls import Call, CodeOf, Read
 from facilitator.ethereum.fees import Fees
 from facilitator.ethereum.keccak import keccak256
+from facilitator.ethereum.multicall3 import AGGREGATE3, MULTICALL3, inner_calls
 from facilitator.ethereum.rlp import encode_bytes, encode_int, encode_list
 from facilitator.ethereum.secp256k1 import Signer
 
+__all__ = [
+    "Call",
+    "CodeOf",
+    "ForbiddenCall",
+    "Read",
+    "SignedTransaction",
+    "TransactionBuilder",
+    "created_address",
+]
+
 TRANSACTION_TYPE = b"\x02"  # EIP-2718 envelope of an EIP-1559 transaction
 FILLER_GAS = 21_000
+_GROUP = (MULTICALL3, AGGREGATE3)
 
 
 class ForbiddenCall(Exception):
     """A bug or an attack: something asked a signer for a call that it must never make."""
-
-
-class Call(Struct, frozen=True):
-    """A contract call: 20-byte target and calldata. With an empty target it creates a contract, and
-    the calldata is creation code followed by the constructor's arguments.
-    """
-
-    target: bytes
-    calldata: bytes
-
-    @property
-    def selector(self) -> bytes:
-        """The four bytes that name the function."""
-        return self.calldata[:4]
-
-
-class CodeOf(Struct, frozen=True):
-    """The question for the code at an address, where a `Call` would ask a contract."""
-
-    address: bytes
-
-
-Read = Call | CodeOf
 
 
 class SignedTransaction(Struct, frozen=True):
@@ -52,17 +43,38 @@ class SignedTransaction(Struct, frozen=True):
 
 class TransactionBuilder:
     """Signs for one chain. `allowed` holds every (target, selector) that a signer may call; an
-    empty target with the first four bytes of creation code allows a deployment.
+    empty target with the first four bytes of creation code allows a deployment. Where `aggregate3`
+    is among them, each call inside it must be allowed as well, or go to one of `factories`: those
+    see Multicall3 as who calls, never a signer.
     """
 
-    def __init__(self, chain_id: int, allowed: frozenset[tuple[bytes, bytes]]) -> None:
+    def __init__(
+        self,
+        chain_id: int,
+        allowed: frozenset[tuple[bytes, bytes]],
+        *,
+        factories: frozenset[bytes] = frozenset(),
+    ) -> None:
         self._chain_id = chain_id
         self._allowed = allowed
+        self._factories = factories
 
     def allows(self, call: Call, sender: bytes) -> bool:
         """Whether `sender` may sign this: an allowed call, or a gap filler of its own."""
-        filler = call.target == sender and not call.calldata
-        return filler or (call.target, call.selector) in self._allowed
+        if call.target == sender and not call.calldata:
+            return True
+        named = (call.target, call.selector)
+        if named not in self._allowed:
+            return False
+        return named != _GROUP or self._allows_inside(call)
+
+    def _allows_inside(self, group: Call) -> bool:
+        inner = inner_calls(group)
+        return bool(inner) and all(
+            each.target in self._factories
+            or (each.target, each.selector) in self._allowed - {_GROUP}
+            for each in inner
+        )
 
     def sign(
         self, signer: Signer, *, account_nonce: int, call: Call, gas_limit: int, fees: Fees

@@ -26,6 +26,8 @@ class Scheme(Generic[P]):
 
     `payment_keys`: the one-shot nonces that it uses up, as the store's unique keys.
     `request_digest`: the same for requests that mean the same.
+    `groupable`: whether the money moves whoever calls, running no code but that of the asset and
+    the contract, as long as the payer has none: then it may share a transaction.
     `settlement_call`, `gas_cap`: what moves the money, and the most gas that it may take.
     `fact_calls`, `facts`: what to read about it, and what the answers come to.
     `used_call`: what to read to learn whether it was executed, a word that is zero where not.
@@ -37,6 +39,7 @@ class Scheme(Generic[P]):
 
     payment_keys: Callable[[P], tuple[str, str | None]]
     request_digest: Callable[[P], bytes]
+    groupable: Callable[[P], bool]
     settlement_call: Callable[[P], Call]
     gas_cap: Callable[[P], int]
     fact_calls: Callable[[P], tuple[Read, ...]]
@@ -52,6 +55,7 @@ class Scheme(Generic[P]):
 _JEJU: Scheme[JejuPayment] = Scheme(
     payment_keys=jeju.payment_keys,
     request_digest=jeju.request_digest,
+    groupable=lambda _: True,  # the contract only recovers keys
     settlement_call=jeju.settlement_call,
     gas_cap=lambda _: jeju.GAS_CAP,
     fact_calls=jeju_chain.fact_calls,
@@ -66,6 +70,7 @@ _JEJU: Scheme[JejuPayment] = Scheme(
 _EIP3009: Scheme[Eip3009Payment] = Scheme(
     payment_keys=eip3009.payment_keys,
     request_digest=eip3009.request_digest,
+    groupable=eip3009.groupable,
     settlement_call=eip3009.settlement_call,
     gas_cap=eip3009.gas_cap,
     fact_calls=eip3009_chain.fact_calls,

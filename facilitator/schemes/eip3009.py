@@ -121,6 +121,11 @@ def authorization_key(chain_id: int, asset: bytes, payer: bytes, nonce: bytes) -
     return f"{chain_id}:0x{asset.hex()}:0x{payer.hex()}:0x{nonce.hex()}"
 
 
+def groupable(payment: Eip3009Payment) -> bool:
+    """Whether a key's signature is all that the token has to check."""
+    return payment.signed_by_key and payment.deployment is None
+
+
 def settlement_call(payment: Eip3009Payment) -> Call:
     """The call that moves the money, in the overload that fits the signature."""
     transfer = _transfer(payment)

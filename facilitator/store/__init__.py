@@ -170,6 +170,17 @@ class Store(Protocol):
         leaves a trace.
         """
 
+    async def claim_group(
+        self,
+        group: Sequence[NewSettlement],
+        transaction: Callable[[tuple[int, ...]], NewTransaction],
+        now: int,
+    ) -> tuple[Claimed | Taken | IdempotencyKeyTaken | Overcommitted, ...] | BudgetSpent:
+        """Claim payments that share one transaction, each for itself as `claim` does, in the order
+        given: an answer for each. `transaction` gets the indexes of those that are claimed, and is
+        asked once, where there is one. BudgetSpent leaves no trace of any.
+        """
+
     async def settle_again(
         self, settlement_id: str, version: int, transaction: NewTransaction, now: int
     ) -> Transaction | BudgetSpent | None:

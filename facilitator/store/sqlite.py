@@ -30,6 +30,7 @@ from facilitator.store import (
 )
 from facilitator.store import statements as sql
 from facilitator.store.schema import APPLICATION_ID, MIGRATIONS
+from facilitator.store.statements import ClaimedOrNot
 from facilitator.store.writer import Writer, connect, connect_reader
 
 T = TypeVar("T")
@@ -72,7 +73,16 @@ class SQLiteStore:
     async def claim(
         self, new: NewSettlement, transaction: NewTransaction, now: int
     ) -> Claimed | Taken | IdempotencyKeyTaken | Overcommitted | BudgetSpent:
-        return await self._writer.run(partial(sql.claim, new, transaction, now))
+        told = await self.claim_group((new,), lambda _: transaction, now)
+        return told if isinstance(told, BudgetSpent) else told[0]
+
+    async def claim_group(
+        self,
+        group: Sequence[NewSettlement],
+        transaction: Callable[[tuple[int, ...]], NewTransaction],
+        now: int,
+    ) -> tuple[ClaimedOrNot, ...] | BudgetSpent:
+        return await self._writer.run(partial(sql.claim_group, group, transaction, now))
 
     async def settle_again(
         self, settlement_id: str, version: int, transaction: NewTransaction, now: int

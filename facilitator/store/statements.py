@@ -5,7 +5,7 @@ Text that is pasted into a statement is a constant of this module; every value i
 
 import sqlite3
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from facilitator.settlement import (
     Settlement,
@@ -32,10 +32,40 @@ from facilitator.store.rows import (
 )
 from facilitator.store.signed import over_budget, sign
 
+ClaimedOrNot = Claimed | Taken | IdempotencyKeyTaken | Overcommitted
 
-def claim(
-    new: NewSettlement, transaction: NewTransaction, now: int, db: sqlite3.Connection
-) -> Claimed | Taken | IdempotencyKeyTaken | Overcommitted | BudgetSpent:
+
+def claim_group(
+    group: Sequence[NewSettlement],
+    transaction: Callable[[tuple[int, ...]], NewTransaction],
+    now: int,
+    db: sqlite3.Connection,
+) -> tuple[ClaimedOrNot, ...] | BudgetSpent:
+    db.execute("SAVEPOINT members")
+    told = [_take_on(new, now, db) for new in group]
+    claimed = tuple(n for n, each in enumerate(told) if isinstance(each, Settlement))
+    new_transaction = transaction(claimed) if claimed else None
+    spent = None if new_transaction is None else over_budget(new_transaction, now, db)
+    if spent is not None:
+        db.execute("ROLLBACK TO members")
+    db.execute("RELEASE members")
+    if spent is not None:
+        return spent
+    signed = None if new_transaction is None else sign(new_transaction, now, db)
+    answers: list[ClaimedOrNot] = []
+    for number, each in enumerate(told):
+        if isinstance(each, Settlement):
+            assert signed is not None
+            _join(each.id, signed, claimed.index(number), db)
+            answers.append(Claimed(each, signed))
+        else:
+            answers.append(each)
+    return tuple(answers)
+
+
+def _take_on(
+    new: NewSettlement, now: int, db: sqlite3.Connection
+) -> Settlement | Taken | IdempotencyKeyTaken | Overcommitted:
     keys = tuple(key for key in (new.key, new.second_key) if key is not None)
     found = find(keys, db)
     if found is not None:
@@ -56,13 +86,7 @@ def claim(
     left = new.available - _committed(new, db)
     if left < new.payment.amount:
         return Overcommitted(left)
-    spent = over_budget(transaction, now, db)
-    if spent is not None:
-        return spent
-    settlement = _insert(new, now, db) if found is None else _reopen(found, new, now, db)
-    signed = sign(transaction, now, db)
-    _join(settlement.id, signed, db)
-    return Claimed(settlement, signed)
+    return _insert(new, now, db) if found is None else _reopen(found, new, now, db)
 
 
 def _committed(new: NewSettlement, db: sqlite3.Connection) -> int:
@@ -177,15 +201,17 @@ def settle_again(
     if not changed:
         return None
     signed = sign(transaction, now, db)
-    _join(settlement_id, signed, db)
+    _join(settlement_id, signed, 0, db)
     return signed
 
 
-def _join(settlement_id: str, transaction: Transaction, db: sqlite3.Connection) -> None:
+def _join(
+    settlement_id: str, transaction: Transaction, position: int, db: sqlite3.Connection
+) -> None:
     db.execute(
         """INSERT INTO settlement_transaction (settlement_id, transaction_id, position)
-           VALUES (?, ?, 0)""",
-        (settlement_id, transaction.id),
+           VALUES (?, ?, ?)""",
+        (settlement_id, transaction.id, position),
     )
 
 

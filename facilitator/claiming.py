@@ -1,0 +1,230 @@
+"""Claim payments with a signer that has a place for them, and send their transaction.
+
+Up to the claim nothing leaves a trace; it stores the signed transaction, and what is claimed is
+sent, even if who asked for it goes away in between.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+
+import anyio
+from msgspec import Struct
+from msgspec.structs import replace
+
+from facilitator import groups
+from facilitator.chain import Chain, Reverted
+from facilitator.ethereum.addresses import checksum
+from facilitator.ethereum.calls import Call, CodeOf
+from facilitator.ethereum.multicall3 import MULTICALL3
+from facilitator.examination import Examiner
+from facilitator.node import ChainUnavailable
+from facilitator.orders import SettleReply
+from facilitator.payments import Reason, Refusal
+from facilitator.schemes import AnyPayment, scheme_of
+from facilitator.settlement import Settlement, TransactionKind
+from facilitator.signing import Prepared, SignerPool
+from facilitator.store import (
+    BudgetSpent,
+    Claimed,
+    IdempotencyKeyTaken,
+    NewSettlement,
+    NewTransaction,
+    Overcommitted,
+    Ride,
+    Store,
+    StoreError,
+    Taken,
+)
+from facilitator.telemetry import event, get_logger
+from facilitator.waiting import Member, Place
+from facilitator.watcher import Watcher
+
+_log = get_logger(__name__)
+
+Submitted = SettleReply | Ride | Settlement
+
+
+class _Ready(Struct, frozen=True):
+    """A member of a group whose call was simulated, and what that takes alone."""
+
+    member: Member[Submitted]
+    call: Call
+    prepared: Prepared
+
+
+class Claimer:
+    """Claims payments of one chain. `batch_max` of them may share a transaction; `too_late` tells a
+    payment that could not be mined in time. Its methods raise ChainUnavailable and StoreError.
+    """
+
+    def __init__(
+        self,
+        *,
+        chain: Chain,
+        examiner: Examiner,
+        store: Store,
+        signers: SignerPool,
+        watcher: Watcher,
+        too_late: Callable[[AnyPayment], SettleReply | None],
+        batch_max: int,
+        clock: Callable[[], int],
+    ) -> None:
+        self._chain = chain
+        self._examiner = examiner
+        self._store = store
+        self._signers = signers
+        self._watcher = watcher
+        self._too_late = too_late
+        self._groups: bool | None = None if batch_max > 1 else False
+        self._clock = clock
+
+    async def ready(self) -> None:
+        """See, once, whether the chain has what groups are made with."""
+        if self._groups is None:
+            self._groups = bool(await self._chain.code(MULTICALL3))
+
+    def member(self, new: NewSettlement, limit: Reason) -> Member[Submitted] | None:
+        """The payment as one that may share a transaction; None where it may not."""
+        groupable = self._groups and scheme_of(new.payment).groupable(new.payment)
+        return Member(new, limit) if groupable else None
+
+    async def claim(self, new: NewSettlement, limit: Reason, place: Place[Submitted]) -> Submitted:
+        """Claim one payment and send its transaction, or say why not."""
+        late = self._too_late(new.payment)
+        if late is not None:
+            return late
+        call = scheme_of(new.payment).settlement_call(new.payment)
+        prepared = await self._prepare(new.payment, call, place.signer)
+        if isinstance(prepared, SettleReply):
+            return prepared
+        transaction = self._signers.transaction(
+            TransactionKind.SETTLE, call, place.signer, prepared
+        )
+        with anyio.CancelScope(shield=True):
+            claimed = await self._store.claim(new, transaction, self._clock())
+            if isinstance(claimed, Claimed):
+                await self._send([claimed], place)
+        if isinstance(claimed, BudgetSpent):
+            self._signers.unfit(place.signer, Reason.BUDGET_SPENT)
+            return SettleReply(refusal=Refusal(Reason.BUDGET_SPENT))
+        return _told(claimed, new, limit)
+
+    async def _prepare(
+        self, payment: AnyPayment, call: Call, signer: bytes
+    ) -> Prepared | SettleReply:
+        prepared = await self._signers.prepare(call, signer, scheme_of(payment).gas_cap(payment))
+        if isinstance(prepared, Reverted):
+            now = self._clock() // 1000
+            return SettleReply(refusal=await self._examiner.diagnose(payment, prepared, now))
+        return SettleReply(refusal=prepared) if isinstance(prepared, Refusal) else prepared
+
+    async def claim_group(
+        self, leader: Member[Submitted], place: Place[Submitted]
+    ) -> Submitted | None:
+        """Claim as many as can be claimed of the `leader` and his company, send them in one
+        transaction, and tell each of them. What a group cannot do, for want of gas money for one,
+        each of them does alone: that is what None means.
+        """
+        members = (leader, *place.company)
+        try:
+            await self._claim_group(members, place)
+        except (ChainUnavailable, StoreError) as fault:
+            for member in members:
+                member.tell(fault)
+        finally:
+            for member in members:
+                member.tell(None)
+        return await leader.answer()
+
+    async def _claim_group(
+        self, members: Sequence[Member[Submitted]], place: Place[Submitted]
+    ) -> None:
+        payers = [CodeOf(member.new.payment.payer) for member in members]
+        codes, ready = await asyncio.gather(
+            self._chain.read(payers),
+            asyncio.gather(*(self._simulate(member, place.signer) for member in members)),
+        )
+        # A payer's own code could use up the gas of all others.
+        fit = [
+            each for each, code in zip(ready, codes, strict=True) if each is not None and not code
+        ]
+        fit = fit[: groups.fitting([each.prepared.gas_limit for each in fit])]
+        call = groups.group_call(each.call for each in fit)
+        singles = [each.prepared for each in fit]
+        together = await self._signers.prepare_group(call, place.signer, singles)
+        if together is not None:
+            with anyio.CancelScope(shield=True):
+                await self._claim_together(fit, place, together)
+
+    async def _simulate(self, member: Member[Submitted], signer: bytes) -> _Ready | None:
+        payment = member.new.payment
+        call = scheme_of(payment).settlement_call(payment)
+        try:
+            told = self._too_late(payment) or await self._prepare(payment, call, signer)
+        except ChainUnavailable as fault:
+            member.tell(fault)
+            return None
+        if isinstance(told, SettleReply):
+            member.tell(told)
+            return None
+        return _Ready(member, call, told)
+
+    async def _claim_together(
+        self, ready: Sequence[_Ready], place: Place[Submitted], together: Prepared
+    ) -> None:
+        """`together` is what all of them may cost. Who went away in the meantime is left out."""
+        ready = [each for each in ready if not each.member.withdrawn]
+
+        def transaction(claimed: tuple[int, ...]) -> NewTransaction:
+            sharing = [ready[number] for number in claimed]
+            if len(sharing) == 1:
+                [one] = sharing
+                kind, call, prepared = TransactionKind.SETTLE, one.call, one.prepared
+            else:
+                kind, call = TransactionKind.GROUP, groups.group_call(each.call for each in sharing)
+                limit = groups.gas_limit([each.prepared.gas_limit for each in sharing])
+                prepared = replace(together, gas_limit=limit)
+            return self._signers.transaction(kind, call, place.signer, prepared)
+
+        group = [each.member.new for each in ready]
+        told = await self._store.claim_group(group, transaction, self._clock())
+        if isinstance(told, BudgetSpent):
+            return
+        claimed = [each for each in told if isinstance(each, Claimed)]
+        if claimed:
+            await self._send(claimed, place)
+        for one, each in zip(ready, told, strict=True):
+            one.member.tell(_told(each, one.member.new, one.member.limit))
+
+    async def _send(self, claimed: Sequence[Claimed], place: Place[Submitted]) -> None:
+        """What was claimed with one transaction."""
+        sent = claimed[0].transaction
+        attempt = sent.attempts[-1]
+        self._signers.claimed(place)
+        for each in claimed:
+            event(
+                _log,
+                logging.INFO,
+                "settlement_submitted",
+                settlement=each.settlement.id,
+                transaction=attempt.hash,
+                signer=checksum(sent.signer),
+                account_nonce=sent.account_nonce,
+            )
+        await self._watcher.send(sent, attempt)
+
+
+def _told(
+    claimed: Claimed | Taken | IdempotencyKeyTaken | Overcommitted,
+    new: NewSettlement,
+    limit: Reason,
+) -> Submitted:
+    if isinstance(claimed, Overcommitted):
+        left, asked = str(max(claimed.left, 0)), str(new.payment.amount)
+        return SettleReply(refusal=Refusal(limit, left, asked))
+    if isinstance(claimed, IdempotencyKeyTaken):
+        return SettleReply(refusal=Refusal(Reason.IDEMPOTENCY_CONFLICT))
+    if isinstance(claimed, Taken):
+        return claimed.settlement
+    return Ride(claimed.settlement, (claimed.transaction,))

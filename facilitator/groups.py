@@ -1,0 +1,49 @@
+"""Several payments in one transaction: a Multicall3 `aggregate3` in which each call may fail alone.
+
+A block has room for a signer's 64 transactions and, as gas goes, for many more payments: what
+queues behind them shares. Pure functions of what each payment would take alone.
+"""
+
+from collections.abc import Iterable, Sequence
+
+from facilitator.ethereum.calls import Call
+from facilitator.ethereum.fees import Fees
+from facilitator.ethereum.multicall3 import Inner, aggregate3
+
+# Half of a common block, and below what any one transaction may have (EIP-7825: 2^24).
+GROUP_GAS_CAP = 15_000_000
+# Multicall3's own work for a call: reading it, calling, keeping what it returns. The 21,000 gas of
+# a transaction that is in every estimate, and needed once, comes on top.
+GAS_PER_CALL = 5_000
+GAS_PER_GROUP = 30_000
+
+
+def group_call(calls: Iterable[Call]) -> Call:
+    """All of them, in this order; one that fails undoes no other."""
+    return aggregate3(*(Inner(call, may_fail=True) for call in calls))
+
+
+def gas_limit(singles: Sequence[int]) -> int:
+    """What a group may use, from what each of its calls may use alone.
+
+    The chain's own estimate is no good here: with a call that runs out of gas and is let fail, the
+    group succeeds all the same. A call hands on 63/64 of the gas that is left (EIP-150), so that
+    much must be left for the last one too.
+    """
+    return -(-sum(singles) * 64 // 63) + GAS_PER_CALL * len(singles) + GAS_PER_GROUP
+
+
+def fitting(singles: Sequence[int]) -> int:
+    """How many of the calls, from the first one on, fit into one transaction."""
+    count = len(singles)
+    while count and gas_limit(singles[:count]) > GROUP_GAS_CAP:
+        count -= 1
+    return count
+
+
+def highest(fees: Sequence[Fees]) -> Fees:
+    """The highest of each of the two fees, of at least one pair."""
+    return Fees(
+        max(each.max_fee_per_gas for each in fees),
+        max(each.max_priority_fee_per_gas for each in fees),
+    )
