@@ -25,6 +25,12 @@ demo: $(VENV) ## verify and settle payments on a chain of their own, and tell th
 bench: setup ## measure what a request costs, against a bare echo, on a chain of its own
 	@$(BIN)/python -m tests.bench
 
+# `make chaos SECONDS=300 SEED=7`; without a seed every run is another one.
+SECONDS ?= 60
+.PHONY: chaos
+chaos: setup ## settle while everything fails and the service is killed, and judge by the chain
+	@$(BIN)/python -m tests.chaos --seconds $(SECONDS) $(if $(SEED),--seed $(SEED))
+
 # Most tests wait for blocks, so there may be more workers than cores: `make test WORKERS=8`.
 WORKERS ?= 4
 PYTEST  = pytest --numprocesses $(WORKERS) --dist worksteal
