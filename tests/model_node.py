@@ -131,6 +131,12 @@ class ModelNode(Chain):
     ) -> dict[bytes, int]:
         return {address: await self.account_nonce(address, block) for address in addresses}
 
+    async def pooled_nonces(self, address: bytes) -> tuple[int, ...]:
+        return (await self.account_nonce(address, "pending"),)
+
+    async def confirm_block(self, number: int, block_hash: bytes) -> bool | None:
+        return None  # there is no second endpoint
+
     async def logs(self, wanted: LogFilter, first: int, last: int) -> tuple[Log, ...]:
         nonce = wanted.topics[-1]
         assert nonce is not None

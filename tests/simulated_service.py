@@ -93,11 +93,13 @@ class Process:
             clock=clock,
         )
         self._submitter = Submitter(
+            chain=node,
             examiner=examiner,
             store=store,
             signers=pool,
             watcher=self._watcher,
             history=History(chain=node, investigator=self._watcher.investigator, clock=clock),
+            batch_max=1,
             clock=clock,
         )
 
