@@ -187,6 +187,15 @@ class Chain:
             raise ChainUnavailable(f"{method}: no endpoint answers")
         return tuple(counts)
 
+    async def agreed_account_nonce(self, address: bytes, told: int | None = None) -> int:
+        """How many transactions of `address` are mined, as two endpoints agree: the lesser count
+        where they differ, for one that is too high leaves account nonces out, and nothing is mined
+        behind those. `told` is what one has just said. Raises ChainUnavailable.
+        """
+        first = await self.account_nonce(address) if told is None else told
+        second = await self.confirm_account_nonce(address, "latest")
+        return first if second is None else min(first, second)
+
     async def account_nonces(
         self, addresses: Iterable[bytes], block: int | str
     ) -> dict[bytes, int]:
@@ -221,11 +230,12 @@ class Chain:
             return False
         return block is not None and block.number == number and block.hash == block_hash
 
-    async def confirm_account_nonce(self, address: bytes, block_number: int) -> int | None:
-        """How many transactions of `address` are mined as of a block number, from an endpoint other
-        than the one that reads come from; None where there is none that says so. Never raises.
+    async def confirm_account_nonce(self, address: bytes, block: int | str) -> int | None:
+        """How many transactions of `address` are mined as of a block number or tag, from an
+        endpoint other than the one that reads come from; None where there is none that says so.
+        Never raises.
         """
-        asked = (to_hex(address), hex(block_number))
+        asked = (to_hex(address), hex(block) if isinstance(block, int) else block)
         try:
             return counter(await self._rpc.call_second("eth_getTransactionCount", *asked))
         except (RPCError, TransportError, ChainUnavailable):

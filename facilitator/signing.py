@@ -111,7 +111,7 @@ class SignerPool:
             return
         address = account.address
         mined, pooled = await asyncio.gather(
-            self._chain.account_nonce(address), self._chain.pooled_nonces(address)
+            self._chain.agreed_account_nonce(address), self._chain.pooled_nonces(address)
         )
         next_nonce = await self._store.raise_nonce_floor(self._chain_id, address, mined)
         floor = nonce_floor(next_nonce, mined, pooled)
@@ -222,7 +222,10 @@ class SignerPool:
         if isinstance(preparation, Reverted):
             return preparation
         account = self._accounts[address]
-        account.floor = max(account.floor, preparation.account_nonce)
+        if preparation.account_nonce > account.floor:
+            told = preparation.account_nonce
+            agreed = await self._chain.agreed_account_nonce(address, told)
+            account.floor = max(account.floor, agreed)
         account.balance = preparation.balance
         fees = initial_fees(preparation.market, self._policy.max_fee_per_gas)
         if fees is None:

@@ -134,6 +134,9 @@ class ModelNode(Chain):
     async def pooled_nonces(self, address: bytes) -> tuple[int, ...]:
         return (await self.account_nonce(address, "pending"),)
 
+    async def confirm_account_nonce(self, address: bytes, block: int | str) -> int | None:
+        return None
+
     async def confirm_block(self, number: int, block_hash: bytes) -> bool | None:
         return None  # there is no second endpoint
 

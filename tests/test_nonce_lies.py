@@ -1,0 +1,44 @@
+"""An endpoint that counts too many of a signer's transactions opens no gap in its nonces."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from facilitator.devnet import Devnet, DevnetOptions
+from tests.chain import approve, devnet_payment, settled_logs
+from tests.faultproxy import fault_proxy, lying_nonce
+from tests.service import request, serve
+from tests.x402_service import nonce_of
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def devnet_options() -> DevnetOptions:
+    return DevnetOptions(port=0, block_time=1)
+
+
+@pytest.mark.parametrize("liar", [0, 1], ids=["first", "second"])
+async def test_a_count_that_one_endpoint_alone_tells_leaves_no_account_nonce_out(
+    devnet: Devnet, tmp_path: Path, liar: int
+) -> None:
+    """From the first payment on, with a journal that is new: the signer waits, or goes on."""
+    await approve(devnet)
+    async with fault_proxy(devnet.url) as first, fault_proxy(devnet.url) as second:
+        proxies = (first, second)
+        proxies[liar].faults["eth_getTransactionCount"] = lying_nonce(by=3)
+        urls = ",".join(proxy.url for proxy in proxies)
+        async with serve(devnet, tmp_path, JEJU_RPC_URL=urls) as service:
+            body = request(devnet_payment(devnet))
+            status, reply = await service.post("/settle", body)
+            assert (status, reply["success"]) == (503, False)
+            assert not service.logged("settlement_submitted")
+            proxies[liar].faults.clear()
+            async with asyncio.timeout(30):
+                while not reply["success"]:
+                    await asyncio.sleep(0.5)
+                    _, reply = await service.post("/settle", body)
+            assert not service.logged("gap_filled")
+    assert len(await settled_logs(devnet)) == 1
+    assert await nonce_of(devnet) == 1
