@@ -16,7 +16,13 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from facilitator.config import load_config
-from facilitator.server import listen, server_config, spare_the_collector, stop_signal
+from facilitator.server import (
+    listen,
+    new_event_loop,
+    server_config,
+    spare_the_collector,
+    stop_signal,
+)
 
 
 async def main(size: int) -> None:
@@ -38,4 +44,5 @@ async def main(size: int) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(int(sys.argv[1])))
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+        runner.run(main(int(sys.argv[1])))
