@@ -185,7 +185,8 @@ def _serve(
         production=config.is_production,
         clock=unix_ms,
     )
-    allowed = eip3009.allowed_calls(assets, deployments=bool(config.allowed_factories))
+    deployments = takes_x402 and bool(config.allowed_factories)
+    allowed = eip3009.allowed_calls(assets, deployments=deployments)
     if contract is not None:
         allowed |= jeju.allowed_calls(contract)
     if allowed:

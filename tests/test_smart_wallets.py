@@ -333,3 +333,10 @@ async def test_wallets_that_answer_at_length_hold_nobody_up(
     honest = [v2_body(devnet) for _ in range(8)]
     replies = await asyncio.gather(*(verify(service, body) for body in (*rogues, *honest)))
     assert [reply.get("invalidReason") for reply in replies] == [SIGNATURE] * 64 + [None] * 8
+
+
+async def test_a_listed_factory_chooses_no_network(devnet: Devnet, tmp_path: Path) -> None:
+    """It says which wallets may be deployed, not where money is settled."""
+    async with serve(devnet, tmp_path, EIP6492_ALLOWED_FACTORIES="0x" + "66" * 20) as service:
+        [started] = service.logged("started")
+        assert started["settling"] == ["jeju"]
