@@ -7,18 +7,12 @@ import json
 import secrets
 from typing import Any
 
-from facilitator.ethereum.abi import address_word, uint_word
 from facilitator.ethereum.addresses import ZERO_ADDRESS, checksum
-from facilitator.ethereum.eip712 import domain_separator, typed_data_digest
-from facilitator.ethereum.keccak import keccak256
 from facilitator.ethereum.secp256k1 import Signer
 from facilitator.networks import Network, Token
+from facilitator.schemes import eip3009
+from facilitator.schemes.eip3009 import Eip3009Payment
 from facilitator.schemes.jeju import JejuPayment, digest
-
-_AUTHORIZATION_TYPE = keccak256(
-    b"TransferWithAuthorization(address from,address to,uint256 value,"
-    b"uint256 validAfter,uint256 validBefore,bytes32 nonce)"
-)
 
 
 def sign_payment(
@@ -82,16 +76,21 @@ def sign_authorization(
     `signature`, everything as text. `value` is in atomic units; it holds from the second after
     `valid_after` to the one before `valid_before` (unix); `nonce` is 32 bytes, good for one use.
     """
-    struct_hash = keccak256(
-        _AUTHORIZATION_TYPE
-        + address_word(signer.address)
-        + address_word(to)
-        + uint_word(value)
-        + uint_word(valid_after)
-        + uint_word(valid_before)
-        + nonce
+    payment = Eip3009Payment(
+        chain_id=chain_id,
+        payer=signer.address,
+        asset=token.address,
+        pay_to=to,
+        amount=value,
+        valid_from=valid_after,
+        deadline=valid_before - 1,
+        signature=b"",
+        authorization_nonce=nonce,
+        valid_after=valid_after,
+        valid_before=valid_before,
+        domain_name=token.name,
+        domain_version=token.version,
     )
-    separator = domain_separator(token.name, token.version, chain_id, token.address)
     return {
         "from": checksum(signer.address),
         "to": checksum(to),
@@ -99,7 +98,7 @@ def sign_authorization(
         "validAfter": str(valid_after),
         "validBefore": str(valid_before),
         "nonce": "0x" + nonce.hex(),
-        "signature": _sign(signer, typed_data_digest(separator, struct_hash)),
+        "signature": _sign(signer, eip3009.digest(payment)),
     }
 
 

@@ -75,19 +75,10 @@ class Decoder:
         self._primary = primary
         self._max_payment_age = max_payment_age
 
-    def decode(self, body: bytes, *, gasless: bool = False) -> JejuRequest | Malformed:
+    def decode(self, members: dict[str, JSON], *, gasless: bool = False) -> JejuRequest | Malformed:
         """What a body of POST /verify or POST /settle asks for. With `gasless` the payer's
         authorization of the token (authParams) is required; otherwise it is taken where given.
         """
-        members = self.decode_object(body)
-        if isinstance(members, Malformed):
-            return members
-        return self.decode_members(members, gasless=gasless)
-
-    def decode_members(
-        self, members: dict[str, JSON], *, gasless: bool = False
-    ) -> JejuRequest | Malformed:
-        """The same for a body whose members are decoded already."""
         header_text, asked = members.get("paymentHeader"), members.get("paymentRequirements")
         undetermined = not isinstance(header_text, str) or not header_text
         if not header_text:
@@ -104,13 +95,8 @@ class Decoder:
         except _Unreadable as unreadable:
             return Malformed(status=200, words=str(unreadable), network=network)
 
-    def decode_signed(self, body: bytes) -> SignedRequest | Malformed:
+    def decode_signed(self, members: dict[str, JSON]) -> SignedRequest | Malformed:
         """What a body of POST /verify/signature asks for."""
-        members = self.decode_object(body)
-        return members if isinstance(members, Malformed) else self.decode_signed_members(members)
-
-    def decode_signed_members(self, members: dict[str, JSON]) -> SignedRequest | Malformed:
-        """The same for a body whose members are decoded already."""
         if not members.get("paymentHeader"):
             return self._refuse("Missing paymentHeader")
         network = members.get("network") or self._primary

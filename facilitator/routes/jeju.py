@@ -77,9 +77,7 @@ async def settle(
 
 def verify_signature(service: Service, members: Members) -> Response:
     """Who signed this?"""
-    decoded = (
-        members if isinstance(members, Malformed) else service.jeju.decode_signed_members(members)
-    )
+    decoded = members if isinstance(members, Malformed) else service.jeju.decode_signed(members)
     if isinstance(decoded, Malformed):
         return reply(replies.signature_invalid(decoded.words), decoded.status)
     signer: bytes | Refusal = Refusal(Reason.UNSUPPORTED_NETWORK)
@@ -98,7 +96,7 @@ def _decode(
 ) -> JejuRequest | Malformed:
     if isinstance(members, Malformed):
         return members
-    return service.jeju.decode_members(members, gasless=gasless)
+    return service.jeju.decode(members, gasless=gasless)
 
 
 async def _outcome(

@@ -9,6 +9,7 @@ import re
 from starlette.requests import Request
 from starlette.responses import Response
 
+from facilitator.dialects.values import hex_bytes
 from facilitator.ethereum.addresses import checksum, parse_address
 from facilitator.node import ChainUnavailable, to_hex
 from facilitator.payments import Proof
@@ -20,7 +21,6 @@ from facilitator.settlement import Settlement, Transaction
 from facilitator.store import Ride, StoreError
 
 _ID = re.compile(r"\A[0-9a-f]{32}\Z")
-_HASH = re.compile(r"\A0x[0-9a-fA-F]{64}\Z")
 
 
 async def by_id(request: Request) -> Response:
@@ -66,8 +66,9 @@ async def by_payment(request: Request) -> Response:
 async def _find(service: Service, name: str) -> Ride | None:
     if _ID.match(name):
         return await service.store.get(name)
-    if _HASH.match(name):
-        found = await service.store.find_transaction(bytes.fromhex(name[2:]))
+    transaction_hash = hex_bytes(name, 32)
+    if transaction_hash is not None:
+        found = await service.store.find_transaction(transaction_hash)
         return None if found is None else await service.store.get(found.id)
     return None
 
@@ -83,8 +84,9 @@ def _served(service: Service, network: str | None) -> Served | None:
 def _keys(served: Served, asset: bytes | None, payer: bytes, nonce: str) -> list[str]:
     chain_id, contract = served.config.network.chain_id, served.config.contract
     keys = []
-    if asset is not None and _HASH.match(nonce):
-        keys.append(eip3009.authorization_key(chain_id, asset, payer, bytes.fromhex(nonce[2:])))
+    authorization_nonce = hex_bytes(nonce, 32)
+    if asset is not None and authorization_nonce is not None:
+        keys.append(eip3009.authorization_key(chain_id, asset, payer, authorization_nonce))
     if contract is not None:
         keys.append(jeju.nonce_key(chain_id, contract, payer, nonce))
     return keys
