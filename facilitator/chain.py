@@ -7,7 +7,6 @@ makes anything valid.
 
 import asyncio
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 
 from msgspec import Struct
 
@@ -172,28 +171,27 @@ class Chain:
         return counter(await self._ask("eth_getTransactionCount", to_hex(address), tag))
 
     async def pooled_nonces(self, address: bytes) -> tuple[int, ...]:
-        """How many transactions of `address` are mined or wait in a pool, as each endpoint that
-        could be asked counts them.
+        """How many transactions of `address` are mined or wait in a pool, as every endpoint that
+        is well counts them: ChainUnavailable where one gives no count, for the others may lie.
         """
         method = "eth_getTransactionCount"
         asked = await self._rpc.call_everywhere(method, to_hex(address), "pending")
-        answers = await asyncio.gather(*asked, return_exceptions=True)
         counts = []
-        for answer in answers:
-            if not isinstance(answer, BaseException):
-                with suppress(ChainUnavailable):  # garbage is no count
-                    counts.append(counter(answer))
-        if not counts:
-            raise ChainUnavailable(f"{method}: no endpoint answers")
+        for answer in await asyncio.gather(*asked, return_exceptions=True):
+            if isinstance(answer, BaseException):
+                raise ChainUnavailable(f"{method}: an endpoint does not answer")
+            counts.append(counter(answer))
         return tuple(counts)
 
-    async def agreed_account_nonce(self, address: bytes, told: int | None = None) -> int:
-        """How many transactions of `address` are mined, as two endpoints agree: the lesser count
-        where they differ, for one that is too high leaves account nonces out, and nothing is mined
-        behind those. `told` is what one has just said. Raises ChainUnavailable.
+    async def agreed_account_nonce(
+        self, address: bytes, block: int | str = "latest", told: int | None = None
+    ) -> int:
+        """How many transactions of `address` are mined as of a block, as two endpoints agree: the
+        lesser count where they differ, for one that is too high leaves account nonces out, and
+        nothing is mined behind those. `told` is what one has just said. Raises ChainUnavailable.
         """
-        first = await self.account_nonce(address) if told is None else told
-        second = await self.confirm_account_nonce(address, "latest")
+        first = await self.account_nonce(address, block) if told is None else told
+        second = await self.confirm_account_nonce(address, block)
         return first if second is None else min(first, second)
 
     async def account_nonces(
@@ -232,14 +230,18 @@ class Chain:
 
     async def confirm_account_nonce(self, address: bytes, block: int | str) -> int | None:
         """How many transactions of `address` are mined as of a block number or tag, from an
-        endpoint other than the one that reads come from; None where there is none that says so.
-        Never raises.
+        endpoint other than the one that reads come from: 0 where it does not answer, None where
+        there is no second endpoint that is well.
+
+        Never raises: without its count nothing is known to be mined.
         """
         asked = (to_hex(address), hex(block) if isinstance(block, int) else block)
         try:
             return counter(await self._rpc.call_second("eth_getTransactionCount", *asked))
-        except (RPCError, TransportError, ChainUnavailable):
-            return None
+        except TransportError as error:
+            return None if error.kind is FaultKind.EXCLUDED else 0
+        except (RPCError, ChainUnavailable):
+            return 0
 
     async def broadcast(self, raw: bytes) -> NodeFault | None:
         """Offer signed bytes to every endpoint that is well: None as soon as one has them, the most

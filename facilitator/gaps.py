@@ -1,8 +1,9 @@
-"""Gaps in a signer's account nonces: found, looked at twice, and filled.
+"""Gaps in a signer's account nonces: found, looked at twice, and closed.
 
 What stood below our own transactions can vanish: the journal comes from a backup, or somebody
 else's transaction left the chain in a reorg. Then nobody will ever use that account nonce, and
-nothing above it is mined, unless we send an empty transfer to ourselves.
+nothing above it is mined, unless we send an empty transfer to ourselves. Where the journal has a
+transaction of that nonce that counts as ended, it is not ended after all, and is sent again.
 """
 
 import logging
@@ -34,6 +35,7 @@ class Gaps:
         self,
         *,
         network: str,
+        chain_id: int,
         chain: Chain,
         heads: Heads,
         store: Store,
@@ -43,6 +45,7 @@ class Gaps:
         send: Callable[[Transaction, Attempt], Awaitable[None]],
     ) -> None:
         self._network = network
+        self._chain_id = chain_id
         self._chain = chain
         self._heads = heads
         self._store = store
@@ -67,10 +70,16 @@ class Gaps:
             if not gap:
                 self._seen.pop(signer, None)
             elif await self._is_old(signer, gap.start):
-                await self._fill(signer, gap)
+                await self._close(signer, gap)
+
+    @property
+    def _patience(self) -> int:
+        return max(self._policy.replace_after_ms, 2 * self._heads.interval_ms)
 
     async def _is_old(self, signer: bytes, account_nonce: int) -> bool:
-        """The second look: the same nonce is missing after a while, at a later head, and now."""
+        """The second look: the same nonce is missing after a while, at a later head, and now, for
+        another endpoint as well.
+        """
         head = self._heads.head
         assert head is not None
         now = self._clock()
@@ -78,36 +87,46 @@ class Gaps:
         if wanted != account_nonce:
             self._seen[signer] = (account_nonce, now, head.number)
             return False
-        patience = max(self._policy.replace_after_ms, 2 * self._heads.interval_ms)
-        if now - since < patience or head.number <= height:
+        if now - since < self._patience or head.number <= height:
             return False
         if await self._chain.account_nonce(signer) != account_nonce:
             return False
-        pooled = await self._chain.account_nonce(signer, "pending")
-        return pooled <= account_nonce or now - since >= POOLED_PATIENCE * patience
+        elsewhere = await self._chain.confirm_account_nonce(signer, "latest")
+        return elsewhere is None or elsewhere == account_nonce
 
-    async def _fill(self, signer: bytes, gap: range) -> None:
+    async def _close(self, signer: bytes, gap: range) -> None:
         call = Call(signer, b"")
-        prepared = await self._signers.prepare(call, signer, FILLER_GAS_CAP)
-        if isinstance(prepared, Reverted | Refusal):
-            return
         for account_nonce in gap[: nonces.MAX_IN_FLIGHT]:
+            if await self._store.revive(self._chain_id, signer, account_nonce):
+                self._alert("gap_reopened", signer, account_nonce)
+                continue  # the next turn sends it
+            if await self._may_still_come(signer, gap.start):
+                return
+            prepared = await self._signers.prepare(call, signer, FILLER_GAS_CAP)
+            if isinstance(prepared, Reverted | Refusal):
+                return
             new = self._signers.transaction(TransactionKind.FILL, call, signer, prepared)
             filler = await self._store.fill(new, account_nonce, self._clock())
             if filler is None:
-                # A transaction of ours that counts as ended is wanted again: no reorg that is
-                # watched for does that, and only a person can say what is true.
+                # A payment that was told to have failed is wanted again, or one that a reorg is
+                # watched for: that watch, or a person, can say what is true.
                 self._alert("gap_not_filled", signer, account_nonce)
                 return
             self._alert("gap_filled", signer, account_nonce)
             await self._send(filler, filler.attempts[-1])
+
+    async def _may_still_come(self, signer: bytes, account_nonce: int) -> bool:
+        """Whether the node's pool holds something for the missing nonce, that gets more time."""
+        pooled = await self._chain.account_nonce(signer, "pending")
+        waited = self._clock() - self._seen[signer][1]
+        return pooled > account_nonce and waited < POOLED_PATIENCE * self._patience
 
     def _alert(self, name: str, signer: bytes, account_nonce: int) -> None:
         if (signer, account_nonce) not in self._alerted:
             self._alerted.add((signer, account_nonce))
             event(
                 _log,
-                logging.ERROR if name == "gap_filled" else logging.CRITICAL,
+                logging.CRITICAL if name == "gap_not_filled" else logging.ERROR,
                 name,
                 network=self._network,
                 signer=checksum(signer),

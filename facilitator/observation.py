@@ -44,7 +44,7 @@ class Observer:
         ]
         depth = head.number - self._policy.superseded_depth
         passed = {each.signer for each in unmined if each.account_nonce < mined[each.signer]}
-        buried = await self._chain.account_nonces(passed, depth) if depth >= 0 else {}
+        buried = await self._buried(passed, depth) if depth >= 0 else {}
         oldest = min((each.attempts[-1].signed_at for each in unmined), default=None)
         market = None
         if oldest is not None and now - oldest >= self._policy.replace_after_ms:
@@ -63,6 +63,15 @@ class Observer:
             )
             for each in transactions
         }
+
+    async def _buried(self, signers: Iterable[bytes], depth: int) -> dict[bytes, int]:
+        """Two endpoints must agree on it: superseded by a lie, a transaction of ours would leave a
+        gap that nothing else of the signer passes.
+        """
+        asked = tuple(signers)
+        agreed = self._chain.agreed_account_nonce
+        counts = await asyncio.gather(*(agreed(signer, depth) for signer in asked))
+        return dict(zip(asked, counts, strict=True))
 
     async def _strangers(self, receipts: Iterable[Receipt]) -> set[bytes]:
         """Those whose block is not on the head's chain, or not known to be; by transaction hash."""

@@ -100,6 +100,7 @@ class Watcher:
         )
         self._gaps = Gaps(
             network=network,
+            chain_id=chain_id,
             chain=chain,
             heads=self._heads,
             store=store,

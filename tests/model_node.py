@@ -131,6 +131,11 @@ class ModelNode(Chain):
     ) -> dict[bytes, int]:
         return {address: await self.account_nonce(address, block) for address in addresses}
 
+    async def agreed_account_nonce(
+        self, address: bytes, block: int | str = "latest", told: int | None = None
+    ) -> int:
+        return await self.account_nonce(address, block) if told is None else told
+
     async def pooled_nonces(self, address: bytes) -> tuple[int, ...]:
         return (await self.account_nonce(address, "pending"),)
 

@@ -120,6 +120,24 @@ class Journal:
         self.step()
         return signed
 
+    async def revive(self, chain_id: int, signer: bytes, account_nonce: int) -> bool:
+        for each in self.transactions.values():
+            ended = each.state in (TransactionState.SUPERSEDED, TransactionState.FINAL)
+            if ended and (each.signer, each.account_nonce) == (signer, account_nonce):
+                carried = [
+                    self.settlements[name].state
+                    for name, ids in self.rides.items()
+                    if each.id in ids
+                ]
+                if not {SettlementState.FAILED, SettlementState.LOST} & set(carried):
+                    self.step()
+                    self.transactions[each.id] = replace(
+                        each, state=TransactionState.PENDING, block_number=None
+                    )
+                    self.events["gap reopened"] += 1
+                    return True
+        return False
+
     def _hand_out(self, new: NewTransaction) -> int:
         nonce = max(self.next_nonce.get(new.signer, 0), new.nonce_floor)
         self.next_nonce[new.signer] = nonce + 1

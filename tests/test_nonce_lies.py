@@ -7,7 +7,7 @@ import pytest
 
 from facilitator.devnet import Devnet, DevnetOptions
 from tests.chain import approve, devnet_payment, settled_logs
-from tests.faultproxy import fault_proxy, lying_nonce
+from tests.faultproxy import fault_proxy, lose_request, lying_nonce
 from tests.service import request, serve
 from tests.x402_service import nonce_of
 
@@ -42,3 +42,57 @@ async def test_a_count_that_one_endpoint_alone_tells_leaves_no_account_nonce_out
             assert not service.logged("gap_filled")
     assert len(await settled_logs(devnet)) == 1
     assert await nonce_of(devnet) == 1
+
+
+SEND, COUNT = "eth_sendRawTransaction", "eth_getTransactionCount"
+
+
+@pytest.mark.parametrize("liar", [0, 1], ids=["first", "second"])
+async def test_no_transaction_is_superseded_by_what_one_endpoint_alone_counts(
+    devnet: Devnet, tmp_path: Path, liar: int
+) -> None:
+    """However deep it says so."""
+    await approve(devnet)
+    await devnet.rpc("anvil_mine", hex(20))
+    async with fault_proxy(devnet.url) as first, fault_proxy(devnet.url) as second:
+        proxies = (first, second)
+        urls = ",".join(proxy.url for proxy in proxies)
+        async with serve(devnet, tmp_path, JEJU_RPC_URL=urls) as service:
+            for proxy in proxies:
+                proxy.faults[SEND] = lose_request
+            asked = asyncio.create_task(service.settle(devnet_payment(devnet)))
+            await service.wait_for("broadcast_refused")
+            proxies[liar].faults[COUNT] = lying_nonce(by=3)
+            await asyncio.sleep(4)
+            for proxy in proxies:
+                proxy.heal()
+            assert (await asked)["success"]
+            assert not service.logged("superseded")
+    assert len(await settled_logs(devnet)) == 1
+    assert await nonce_of(devnet) == 1
+
+
+async def test_what_a_lie_superseded_is_sent_again(devnet: Devnet, tmp_path: Path) -> None:
+    """With one endpoint nobody contradicts it. Once it tells the truth, the chain still wants the
+    account nonce: the transaction was not ended after all.
+    """
+    await approve(devnet)
+    await devnet.rpc("anvil_mine", hex(20))
+    async with (
+        fault_proxy(devnet.url) as proxy,
+        serve(devnet, tmp_path, JEJU_RPC_URL=proxy.url) as service,
+    ):
+        proxy.faults[SEND] = lose_request
+        asked = asyncio.create_task(service.settle(devnet_payment(devnet)))
+        await service.wait_for("broadcast_refused")
+        proxy.faults[COUNT] = lying_nonce(by=3)
+        await service.wait_for("superseded")
+        await asyncio.sleep(2)
+        proxy.heal()
+        assert (await asked)["success"]
+        await service.wait_for("gap_reopened")
+        await service.wait_for("gap_filled", 2)
+        await asyncio.sleep(2.5)
+        assert await nonce_of(devnet) == 4
+        assert not service.logged("gap_not_filled")
+    assert len(await settled_logs(devnet)) == 1

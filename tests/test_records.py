@@ -279,6 +279,39 @@ async def test_a_reorg_takes_a_mined_transaction_back(store: Store) -> None:
     assert await store.watched(CHAIN_ID, 0) == OpenWork(rides=(), fillers=())
 
 
+@pytest.mark.parametrize("state", TransactionState)
+async def test_an_ended_transaction_may_be_wanted_again(
+    store: Store, state: TransactionState
+) -> None:
+    """One that was superseded or is final is pending again; nobody else's, and no other nonce."""
+    await filled(store)
+    ended = await filled(store)
+    await store.record([TransactionChange(id=ended.id, state=state, block_number=7)], [], NOW)
+    assert not await store.revive(CHAIN_ID, BOB, ended.account_nonce)
+    assert not await store.revive(OTHER_CHAIN_ID, ALICE, ended.account_nonce)
+    assert not await store.revive(CHAIN_ID, ALICE, ended.account_nonce + 1)
+    wanted = state in (TransactionState.SUPERSEDED, TransactionState.FINAL)
+    assert await store.revive(CHAIN_ID, ALICE, ended.account_nonce) is wanted
+    pending = wanted or state is TransactionState.PENDING
+    assert (ended.id in [each.id for each in (await store.open_work(CHAIN_ID)).fillers]) is pending
+    assert not await store.revive(CHAIN_ID, ALICE, ended.account_nonce)
+
+
+@pytest.mark.parametrize("state", SettlementState)
+async def test_no_transaction_of_a_settlement_that_was_told_to_have_failed_is_revived(
+    store: Store, state: SettlementState
+) -> None:
+    first = await claimed(store)
+    if state is not SettlementState.PENDING:
+        await moved(store, first.settlement, state)
+    gone = TransactionChange(id=first.transaction.id, state=TransactionState.SUPERSEDED)
+    await store.record([gone], [], NOW)
+    revived = await store.revive(
+        CHAIN_ID, first.transaction.signer, first.transaction.account_nonce
+    )
+    assert revived is (state not in (SettlementState.FAILED, SettlementState.LOST))
+
+
 async def test_in_flight_counts_the_pending_transactions_of_each_signer(store: Store) -> None:
     assert await store.in_flight(CHAIN_ID) == {}
     for signer in (*SIGNERS[:2], SIGNERS[0]):

@@ -70,20 +70,24 @@ async def test_an_account_nonce_is_confirmed_as_of_a_block() -> None:
         assert first.asked == ["eth_call"]
         for garbage in ("0x", None, 5, hex(2**63)):
             second.answers["eth_getTransactionCount"] = {"result": garbage}
-            assert await Chain(rpc).confirm_account_nonce(bytes(20), 7) is None
+            assert await Chain(rpc).confirm_account_nonce(bytes(20), 7) == 0
+        second.answers["eth_getTransactionCount"] = {"result": "0x5"}
+        first.answers["eth_getTransactionCount"] = {"result": "0x8"}
+        assert await Chain(rpc).agreed_account_nonce(bytes(20), 7) == 5
 
 
 async def test_every_endpoint_counts_what_waits_in_its_pool() -> None:
+    """And none may be missing: the others could lie."""
     async with nodes(2) as (rpc, [first, second]):
         await rpc.call("eth_call")
         first.answers["eth_getTransactionCount"] = {"result": "0x5"}
         second.answers["eth_getTransactionCount"] = {"result": "0x7"}
         assert sorted(await Chain(rpc).pooled_nonces(bytes(20))) == [5, 7]
-        second.answers["eth_getTransactionCount"] = {"result": "many"}
-        assert await Chain(rpc).pooled_nonces(bytes(20)) == (5,)
-        first.answers["eth_getTransactionCount"] = {"result": "more"}
-        with pytest.raises(ChainUnavailable):
-            await Chain(rpc).pooled_nonces(bytes(20))
+        silences: list[JSON] = [{"result": "many"}, {"error": {"code": -32000, "message": "none"}}]
+        for silent in silences:
+            second.answers["eth_getTransactionCount"] = silent
+            with pytest.raises(ChainUnavailable):
+                await Chain(rpc).pooled_nonces(bytes(20))
 
 
 # --- sends

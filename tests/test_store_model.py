@@ -247,6 +247,28 @@ class Journal(RuleBasedStateMachine):
         self.transactions[result.id] = result
         self.next_nonce[signer] = max(self.next_nonce[signer], account_nonce + 1)
 
+    @rule(account_nonce=st.integers(min_value=0, max_value=14))
+    def revive(self, account_nonce: int) -> None:
+        slot = (SIGNERS[0].address, account_nonce)
+        ended = (TransactionState.SUPERSEDED, TransactionState.FINAL)
+        told = (SettlementState.FAILED, SettlementState.LOST)
+        wanted = [
+            each
+            for each in self.transactions.values()
+            if (each.signer, each.account_nonce) == slot
+            and each.state in ended
+            and not any(
+                self.settlements[name].state in told
+                for name, carriers in self.carried.items()
+                if each.id in carriers
+            )
+        ]
+        assert self.runner.run(self.store.revive(CHAIN_ID, *slot)) is bool(wanted)
+        for each in wanted:
+            self.transactions[each.id] = replace(
+                each, state=TransactionState.PENDING, block_number=None, gas_cost=None
+            )
+
     @rule(number=picks, gwei=st.integers(min_value=1, max_value=2**30))
     def add_attempt(self, number: int, gwei: int) -> None:
         transaction = list(self.transactions.values())[number % len(self.transactions)]

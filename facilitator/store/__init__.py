@@ -195,6 +195,12 @@ class Store(Protocol):
         which is not handed out again. None where the journal has a transaction of that nonce.
         """
 
+    async def revive(self, chain_id: int, signer: bytes, account_nonce: int) -> bool:
+        """The chain wants an account nonce whose transaction counts as ended (SUPERSEDED, FINAL):
+        it is PENDING again. False where there is none, or it carried a settlement that FAILED or
+        was LOST: that was told, and must stay true.
+        """
+
     async def add_attempt(
         self, transaction_id: int, attempt: Attempt, gas_budget: int | None, now: int
     ) -> bool:

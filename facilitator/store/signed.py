@@ -27,6 +27,21 @@ def fill(
     return _sign_at(account_nonce, new, now, db)
 
 
+def revive(chain_id: int, signer: bytes, account_nonce: int, db: sqlite3.Connection) -> bool:
+    revived = db.execute(
+        """UPDATE "transaction" SET state = 'pending', block_number = NULL, gas_cost = NULL
+           WHERE chain_id = ? AND signer = ? AND account_nonce = ?
+               AND state IN ('superseded', 'final')
+               AND NOT EXISTS (
+                   SELECT 1 FROM settlement_transaction
+                       JOIN settlement ON settlement.id = settlement_id
+                   WHERE transaction_id = "transaction".id
+                       AND settlement.state IN ('failed', 'lost'))""",
+        (chain_id, signer, account_nonce),
+    )
+    return revived.rowcount == 1
+
+
 def sign(new: NewTransaction, now: int, db: sqlite3.Connection) -> Transaction:
     """Hand out the next account nonce, have the call signed with it, and keep the bytes."""
     nonce = raise_nonce_floor(new.chain_id, new.signer, new.nonce_floor, db)

@@ -96,6 +96,9 @@ class SQLiteStore:
     ) -> Transaction | None:
         return await self._writer.run(partial(signed.fill, transaction, account_nonce, now))
 
+    async def revive(self, chain_id: int, signer: bytes, account_nonce: int) -> bool:
+        return await self._writer.run(partial(signed.revive, chain_id, signer, account_nonce))
+
     async def add_attempt(
         self, transaction_id: int, attempt: Attempt, gas_budget: int | None, now: int
     ) -> bool:
