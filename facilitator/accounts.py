@@ -16,14 +16,14 @@ class Account:
     `reserved` places are held by requests that have claimed nothing yet, `pending` transactions
     are in the journal and not mined, `unseen` of them since the loop last asked for them. `floor`
     is the least account nonce that the chain would still take. It takes part once it is `synced`:
-    its next account nonce is certain. `unfit` says why it could not pay for gas when it was last
-    asked, which counts until `unfit_until` (unix milliseconds); `balance` is what it had then, in
-    wei.
+    its next account nonce is certain; it is `doubted` once the chain has called one too low.
+    `unfit` says why it could not pay for gas when it was last asked, which counts until
+    `unfit_until` (unix milliseconds); `balance` is what it had then, in wei.
     """
 
     __slots__ = (
-        *("address", "balance", "floor", "looked_at", "pending", "reserved", "retires", "signer"),
-        *("synced", "unfit", "unfit_until", "unseen"),
+        *("address", "balance", "doubted", "floor", "looked_at", "pending", "reserved", "retires"),
+        *("signer", "synced", "unfit", "unfit_until", "unseen"),
     )
 
     def __init__(self, signer: Signer, *, retires: bool) -> None:
@@ -36,6 +36,7 @@ class Account:
         self.floor = 0
         self.balance: int | None = None
         self.synced = False
+        self.doubted = False
         self.looked_at: int | None = None
         self.unfit: Reason | None = None
         self.unfit_until = 0

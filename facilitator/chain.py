@@ -184,15 +184,24 @@ class Chain:
         return tuple(counts)
 
     async def agreed_account_nonce(
-        self, address: bytes, block: int | str = "latest", told: int | None = None
+        self,
+        address: bytes,
+        block: int | str = "latest",
+        *,
+        told: int | None = None,
+        alone: bool = True,
     ) -> int:
         """How many transactions of `address` are mined as of a block, as two endpoints agree: the
         lesser count where they differ, for one that is too high leaves account nonces out, and
-        nothing is mined behind those. `told` is what one has just said. Raises ChainUnavailable.
+        nothing is mined behind those. `told` is what one has just said. Where one of several is
+        well its word counts if it may stand `alone`, and else none does (0). Raises
+        ChainUnavailable.
         """
         first = await self.account_nonce(address, block) if told is None else told
         second = await self.confirm_account_nonce(address, block)
-        return first if second is None else min(first, second)
+        if second is None:
+            return first if alone or len(self.endpoints) == 1 else 0
+        return min(first, second)
 
     async def account_nonces(
         self, addresses: Iterable[bytes], block: int | str

@@ -61,33 +61,35 @@ class Gaps:
         """Look at every signer's pending transactions; `mined` counts those that the chain has.
         Raises ChainUnavailable and StoreError.
         """
-        by_signer: dict[bytes, list[int]] = {}
+        by_signer: dict[bytes, list[Transaction]] = {}
         for transaction in pending:
-            by_signer.setdefault(transaction.signer, []).append(transaction.account_nonce)
+            by_signer.setdefault(transaction.signer, []).append(transaction)
         self._seen = {signer: seen for signer, seen in self._seen.items() if signer in by_signer}
         for signer, ours in by_signer.items():
-            gap = nonces.missing(mined[signer], ours)
+            gap = nonces.missing(mined[signer], [each.account_nonce for each in ours])
             if not gap:
                 self._seen.pop(signer, None)
-            elif await self._is_old(signer, gap.start):
+                continue
+            first = min(ours, key=lambda each: each.account_nonce)
+            if await self._is_old(signer, gap.start, first.attempts[0].signed_at):
                 await self._close(signer, gap)
 
     @property
     def _patience(self) -> int:
         return max(self._policy.replace_after_ms, 2 * self._heads.interval_ms)
 
-    async def _is_old(self, signer: bytes, account_nonce: int) -> bool:
-        """The second look: the same nonce is missing after a while, at a later head, and now, for
-        another endpoint as well.
+    async def _is_old(self, signer: bytes, account_nonce: int, signed_at: int) -> bool:
+        """The second look: the same nonce is missing at a later head, a while after what stands
+        behind it was signed, and now, for another endpoint as well.
         """
         head = self._heads.head
         assert head is not None
         now = self._clock()
-        wanted, since, height = self._seen.setdefault(signer, (account_nonce, now, head.number))
+        wanted, _, height = self._seen.setdefault(signer, (account_nonce, now, head.number))
         if wanted != account_nonce:
             self._seen[signer] = (account_nonce, now, head.number)
             return False
-        if now - since < self._patience or head.number <= height:
+        if now - signed_at < self._patience or head.number <= height:
             return False
         if await self._chain.account_nonce(signer) != account_nonce:
             return False

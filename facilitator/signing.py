@@ -109,14 +109,21 @@ class SignerPool:
         now = self._clock()
         if account.looked_at is not None and now - account.looked_at < LOOK_AT_NONCE_MS:
             return
-        address = account.address
+        address, chain = account.address, self._chain
+        known = await self._store.raise_nonce_floor(self._chain_id, address, 0)
+        # Where the other endpoints are not well, one may be believed only if the journal cannot be
+        # right without it: what is left out by a lie stops the signer.
+        alone = not known or account.doubted
         mined, pooled = await asyncio.gather(
-            self._chain.agreed_account_nonce(address), self._chain.pooled_nonces(address)
+            chain.agreed_account_nonce(address, alone=alone), chain.pooled_nonces(address)
         )
+        if len(pooled) == 1 < len(chain.endpoints) and not alone:
+            pooled = ()
         next_nonce = await self._store.raise_nonce_floor(self._chain_id, address, mined)
         floor = nonce_floor(next_nonce, mined, pooled)
         if floor is not None:
             await self._store.raise_nonce_floor(self._chain_id, address, floor)
+            account.doubted = False
         elif account.looked_at is None:
             self._event(logging.CRITICAL, "signer_paused", address)
         account.synced, account.looked_at = floor is not None, now if floor is None else None
@@ -125,7 +132,8 @@ class SignerPool:
         """The chain calls an account nonce of this signer too low: see what it has mined before
         another one is handed out.
         """
-        self._accounts[address].synced = False
+        account = self._accounts[address]
+        account.synced, account.doubted = False, True
 
     def about_to_observe(self) -> None:
         """The loop asks the journal now: what is claimed from here on it may not see."""

@@ -96,6 +96,8 @@ class ModelNode(Chain):
         nonce = await self.account_nonce(sender)
         return Preparation(100_000, await self.fee_market(), 10**30, nonce)
 
+    endpoints = ()
+
     async def fee_market(self) -> FeeMarket:
         return FeeMarket(self._view().base_fee, GWEI // 10)
 
@@ -132,7 +134,12 @@ class ModelNode(Chain):
         return {address: await self.account_nonce(address, block) for address in addresses}
 
     async def agreed_account_nonce(
-        self, address: bytes, block: int | str = "latest", told: int | None = None
+        self,
+        address: bytes,
+        block: int | str = "latest",
+        *,
+        told: int | None = None,
+        alone: bool = True,
     ) -> int:
         return await self.account_nonce(address, block) if told is None else told
 

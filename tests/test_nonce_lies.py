@@ -7,7 +7,7 @@ import pytest
 
 from facilitator.devnet import Devnet, DevnetOptions
 from tests.chain import approve, devnet_payment, settled_logs
-from tests.faultproxy import fault_proxy, lose_request, lying_nonce
+from tests.faultproxy import already_known, fault_proxy, lying_nonce
 from tests.service import request, serve
 from tests.x402_service import nonce_of
 
@@ -59,9 +59,9 @@ async def test_no_transaction_is_superseded_by_what_one_endpoint_alone_counts(
         urls = ",".join(proxy.url for proxy in proxies)
         async with serve(devnet, tmp_path, JEJU_RPC_URL=urls) as service:
             for proxy in proxies:
-                proxy.faults[SEND] = lose_request
+                proxy.faults[SEND] = already_known
             asked = asyncio.create_task(service.settle(devnet_payment(devnet)))
-            await service.wait_for("broadcast_refused")
+            await service.wait_for("settlement_submitted")
             proxies[liar].faults[COUNT] = lying_nonce(by=3)
             await asyncio.sleep(4)
             for proxy in proxies:
@@ -82,9 +82,9 @@ async def test_what_a_lie_superseded_is_sent_again(devnet: Devnet, tmp_path: Pat
         fault_proxy(devnet.url) as proxy,
         serve(devnet, tmp_path, JEJU_RPC_URL=proxy.url) as service,
     ):
-        proxy.faults[SEND] = lose_request
+        proxy.faults[SEND] = already_known
         asked = asyncio.create_task(service.settle(devnet_payment(devnet)))
-        await service.wait_for("broadcast_refused")
+        await service.wait_for("settlement_submitted")
         proxy.faults[COUNT] = lying_nonce(by=3)
         await service.wait_for("superseded")
         await asyncio.sleep(2)

@@ -56,6 +56,7 @@ def report(ended: Run) -> str:
         f"requests       {sum(heard.values())}: " + _list(heard),
         f"kills          {ended.kills}",
         f"faults         {sum(ended.faults.values())}: " + _list(ended.faults),
+        f"logged         {sum(ended.events.values())}: " + _list(ended.events),
         f"violations     {len(ended.violations)}: "
         + ", ".join(f"{law} {broken[law]}" for law in LAWS),
     ]

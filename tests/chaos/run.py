@@ -61,6 +61,7 @@ class Run(Struct):
     kills: int = 0
     payments: list[Payment] = field(default_factory=list)
     faults: Counter[str] = field(default_factory=Counter)
+    events: Counter[str] = field(default_factory=Counter)  # warnings and worse that were logged
     violations: list[Violation] = field(default_factory=list)
     evidence: Evidence | None = None
 
@@ -186,6 +187,10 @@ async def _live_and_die(state: Run) -> None:
 
 
 def _look_for_bugs(state: Run, service: Service) -> None:
+    for line in service.lines:
+        if line["level"] not in ("debug", "info"):
+            fault = line.get("fault", "")
+            state.events[f"{line['event']} {fault}".strip()] += 1
     for name in BUGS:
         for line in service.logged(name):
             _report(state, str(line))
