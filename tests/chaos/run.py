@@ -43,6 +43,7 @@ ASK_EVERY = 1.0  # seconds
 BURIED = 20  # blocks after which no failure is undone
 # What a service that works never logs, whatever happens around it.
 BUGS = ("unhandled_error", "turn_broken")
+OF_MANY_KINDS = ("broadcast_refused", "endpoint_excluded")
 
 
 class Run(Struct):
@@ -189,8 +190,8 @@ async def _live_and_die(state: Run) -> None:
 def _look_for_bugs(state: Run, service: Service) -> None:
     for line in service.lines:
         if line["level"] not in ("debug", "info"):
-            fault = line.get("fault", "")
-            state.events[f"{line['event']} {fault}".strip()] += 1
+            kind = f" {line['fault']}" if line["event"] in OF_MANY_KINDS else ""
+            state.events[line["event"] + kind] += 1
     for name in BUGS:
         for line in service.logged(name):
             _report(state, str(line))
