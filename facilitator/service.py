@@ -35,7 +35,7 @@ from facilitator.settlement import Policy
 from facilitator.settler import Settler
 from facilitator.signing import SignerPool
 from facilitator.store import Counts, Store, StoreError
-from facilitator.store.sqlite import SQLiteStore
+from facilitator.store.opening import open_store
 from facilitator.submission import Submitter
 from facilitator.telemetry import event, get_logger
 from facilitator.tokens import Tokens
@@ -108,7 +108,7 @@ def unix_ms() -> int:
 async def run_service(config: Config, metrics: Metrics) -> AsyncIterator[Service]:
     """The service with its loops running. Raises StoreError, StartRefused."""
     async with AsyncExitStack() as stack:
-        store = await SQLiteStore.open(config.database)
+        store = await open_store(config.database)
         stack.push_async_callback(store.close)
         connector = aiohttp.TCPConnector(limit=RPC_CONNECTIONS)
         session = await stack.enter_async_context(aiohttp.ClientSession(connector=connector))

@@ -19,7 +19,8 @@ PACKAGE: Final = ROOT / "facilitator"
 # A module may import what stands above it, never what stands below it.
 MAP: Final = {
     "words": (
-        *("ethereum", "networks", "values", "environment", "config_file", "config", "contracts"),
+        *("ethereum", "networks", "values", "database", "environment", "config_file", "config"),
+        "contracts",
     ),
     "core": ("payments", "schemes", "verification", "settlement", "nonces", "budget", "groups"),
     "edge formats": ("strict_json", "dialects"),

@@ -6,6 +6,8 @@ integer column. `gas_spent` sums what FINAL transactions have cost, by the UTC d
 so that a day's spending is told from a few rows.
 """
 
+from facilitator.store import StoreError
+
 # Marks the file as a journal (SQLite's application_id): "x402" in ASCII.
 APPLICATION_ID = 0x78343032
 
@@ -117,3 +119,10 @@ MIGRATIONS: tuple[str, ...] = (
     ) STRICT, WITHOUT ROWID;
     """,
 )
+
+
+def refuse_newer(version: int) -> None:
+    """StoreError for a schema that this program does not understand: one step ahead it does."""
+    known = len(MIGRATIONS)
+    if version > known + 1:
+        raise StoreError(f"schema version {version} is too new for this program (it knows {known})")
