@@ -85,6 +85,19 @@ class Server:
             self.process.wait(START_TIMEOUT)
             self.process = None
 
+    def encrypt(self, certificate: Path, key: Path) -> None:
+        """From the next start on, take encrypted connections only."""
+        data, who = self.folder / "data", servant()
+        for source, name in ((certificate, "server.crt"), (key, "server.key")):
+            target = data / name
+            target.write_bytes(source.read_bytes())
+            target.chmod(0o600)  # or PostgreSQL refuses the key
+            if who:
+                os.chown(target, who["user"], who["group"])
+        with open(data / "postgresql.conf", "a") as file:
+            file.write("ssl = on\n")
+        (data / "pg_hba.conf").write_text("hostssl all all all scram-sha-256\n")
+
     def execute(self, name: str, statement: str) -> str:
         """What psql says to a statement."""
         done = self._ask(name, statement)

@@ -490,10 +490,11 @@ EXAMPLES = {"sqlite": 60, "postgres": 10, "pgbouncer": 6}
 
 @pytest.mark.parametrize("name", ENGINES)
 def test_a_journal_is_what_the_model_says(name: str, request: pytest.FixtureRequest) -> None:
-    def begin() -> Journal:
-        return Journal(name, request)
+    class OnThisEngine(Journal):
+        def __init__(self) -> None:
+            super().__init__(name, request)
 
     run_state_machine_as_test(
-        begin,
+        OnThisEngine,
         settings=settings(max_examples=EXAMPLES[name], stateful_step_count=40, deadline=None),
     )
