@@ -34,7 +34,8 @@ MAP: Final = {
     "shell": (
         "checks",
         *("middleware", "metrics", "recent", "service", "routes", "app", "server"),
-        *("agreement", "sending", "options", "check", "deploy", "devnet", "recover"),
+        *("agreement", "sending", "options", "check", "deploy", "migrate", "devnet"),
+        "recover",
         *(
             "payer",
             "purchase",

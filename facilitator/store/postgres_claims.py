@@ -25,7 +25,13 @@ from facilitator.store.postgres_pool import Connection, Undo
 from facilitator.store.postgres_queries import get
 from facilitator.store.postgres_signed import sign
 from facilitator.store.queries import OPEN
-from facilitator.store.rows import payment_text, proof_columns, read_settlement, refusal_text
+from facilitator.store.rows import (
+    SETTLEMENT,
+    payment_text,
+    proof_columns,
+    read_settlement,
+    refusal_text,
+)
 
 
 async def claim(
@@ -70,11 +76,12 @@ def locks_of(new: NewSettlement) -> list[int]:
 async def _look(new: NewSettlement, db: Connection) -> tuple[Settlement | None, Settlement | None]:
     """The settlement that has one of the keys, and the one that has the idempotency key."""
     rows = await db.fetch(
-        """SELECT 1 AS place, * FROM settlement WHERE key = $1
-           UNION ALL SELECT 2, * FROM settlement WHERE second_key = $1
-           UNION ALL SELECT 3, * FROM settlement WHERE key = $2
-           UNION ALL SELECT 4, * FROM settlement WHERE second_key = $2
-           UNION ALL SELECT 5, * FROM settlement WHERE tenant = $3 AND idempotency_key = $4
+        f"""SELECT 1 AS place, {SETTLEMENT} FROM settlement WHERE key = $1
+           UNION ALL SELECT 2, {SETTLEMENT} FROM settlement WHERE second_key = $1
+           UNION ALL SELECT 3, {SETTLEMENT} FROM settlement WHERE key = $2
+           UNION ALL SELECT 4, {SETTLEMENT} FROM settlement WHERE second_key = $2
+           UNION ALL SELECT 5, {SETTLEMENT} FROM settlement
+               WHERE tenant = $3 AND idempotency_key = $4
            ORDER BY place""",
         new.key,
         new.second_key,
@@ -113,12 +120,12 @@ async def _insert(new: NewSettlement, now: int, db: Connection) -> Settlement:
     """The unique keys have the last word, whatever was looked up before."""
     payment = new.payment
     row = await db.fetchrow(
-        """INSERT INTO settlement (id, key, second_key, tenant, idempotency_key, body_digest,
+        f"""INSERT INTO settlement (id, key, second_key, tenant, idempotency_key, body_digest,
                request_digest, dialect, chain_id, asset, payer, amount, payment, state, version,
                listener, listener_until, traceparent, created_at, updated_at)
            VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, 'pending', 1, $14, $15,
                $16, $17, $17)
-           ON CONFLICT DO NOTHING RETURNING *""",
+           ON CONFLICT DO NOTHING RETURNING {SETTLEMENT}""",
         uuid.uuid4().hex,
         new.key,
         new.second_key,
@@ -149,9 +156,9 @@ async def _insert(new: NewSettlement, now: int, db: Connection) -> Settlement:
 async def _reopen(found: Settlement, new: NewSettlement, now: int, db: Connection) -> Settlement:
     # The signature may be spelt anew, and is what the next transaction carries.
     row = await db.fetchrow(
-        """UPDATE settlement SET state = 'pending', version = version + 1, refusal = NULL,
+        f"""UPDATE settlement SET state = 'pending', version = version + 1, refusal = NULL,
                payment = $1, listener = $2, listener_until = $3, updated_at = $4
-           WHERE id = $5 AND version = $6 RETURNING *""",
+           WHERE id = $5 AND version = $6 RETURNING {SETTLEMENT}""",
         payment_text(new.payment),
         new.listener,
         new.listener_until,
@@ -205,10 +212,10 @@ async def record(
         if await _is_taken(change.proof, change.id, db):
             continue
         row = await db.fetchrow(
-            """UPDATE settlement SET state = $1, version = version + 1, refusal = $2,
+            f"""UPDATE settlement SET state = $1, version = version + 1, refusal = $2,
                    proof_transaction = $3, proof_log_index = $4, proof_block_number = $5,
                    proof_reference = $6, proof_fee = $7, updated_at = $8
-               WHERE id = $9 AND version = $10 RETURNING *""",
+               WHERE id = $9 AND version = $10 RETURNING {SETTLEMENT}""",
             change.state,
             refusal_text(change.refusal),
             *proof_columns(change.proof),

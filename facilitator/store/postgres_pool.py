@@ -15,6 +15,7 @@ import asyncpg
 from facilitator.database import PostgreSQL
 from facilitator.store import StoreError
 from facilitator.store.rows import Row
+from facilitator.values import ConfigError
 
 CONNECT_TIMEOUT = 5.0  # seconds
 ACQUIRE_TIMEOUT = 10.0  # seconds that an operation waits for a connection of the pool
@@ -85,7 +86,7 @@ class Pool:
                 max_size=settings.pool_size,
                 reset=_leave_as_it_is,
             )
-        except (*FAULTS, ValueError) as fault:
+        except (*FAULTS, ValueError) as fault:  # a file of certificates may be none
             raise StoreError(f"cannot open the journal {settings}: {describe(fault)}") from None
         return cls(connections)
 
@@ -151,7 +152,7 @@ class Pool:
     async def _connection(self) -> AsyncIterator[Connection]:
         try:
             connection = await self._connections.acquire(timeout=ACQUIRE_TIMEOUT)
-        except FAULTS as fault:
+        except (*FAULTS, ConfigError) as fault:
             raise StoreError(f"the journal is out of reach: {describe(fault)}") from None
         try:
             yield connection
@@ -169,7 +170,8 @@ def connect_arguments(settings: PostgreSQL) -> dict[str, object]:
         "host": settings.host,
         "port": settings.port,
         "user": settings.user,
-        "password": settings.read_password,
+        # A file is read anew for every connection; None has asyncpg look into PGPASSFILE.
+        "password": settings.read_password if settings.password_file else settings.password,
         "database": settings.name,
         "timeout": CONNECT_TIMEOUT,
         "command_timeout": COMMAND_TIMEOUT,
@@ -184,7 +186,7 @@ def describe(fault: Exception) -> str:
         return f"{type(fault).__name__} ({fault.sqlstate}): {fault.message}"
     if isinstance(fault, OSError) and fault.strerror:
         return fault.strerror
-    if isinstance(fault, asyncpg.InterfaceError):
+    if isinstance(fault, asyncpg.InterfaceError | ConfigError):
         return str(fault)
     return type(fault).__name__
 

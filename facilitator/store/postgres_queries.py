@@ -7,7 +7,14 @@ from facilitator.settlement import Attempt, Settlement, Transaction
 from facilitator.store import Counts, KeptReply, OpenWork, Ride
 from facilitator.store.postgres_pool import Connection
 from facilitator.store.queries import OPEN
-from facilitator.store.rows import read_attempt, read_settlement, read_transaction
+from facilitator.store.rows import (
+    ATTEMPT,
+    SETTLEMENT,
+    TRANSACTION,
+    read_attempt,
+    read_settlement,
+    read_transaction,
+)
 
 # $1 is the chain everywhere below.
 _PENDING = """SELECT id FROM "transaction" WHERE chain_id = $1 AND state = 'pending'"""
@@ -17,7 +24,7 @@ _MINED = """SELECT id FROM "transaction" WHERE chain_id = $1 AND state = 'mined'
 async def find(key: str, db: Connection) -> Settlement | None:
     """One that has it as its first key goes before one that has it as its second."""
     row = await db.fetchrow(
-        """SELECT * FROM settlement WHERE key = $1 OR second_key = $1
+        f"""SELECT {SETTLEMENT} FROM settlement WHERE key = $1 OR second_key = $1
            ORDER BY key <> $1 LIMIT 1""",
         key,
     )
@@ -25,7 +32,7 @@ async def find(key: str, db: Connection) -> Settlement | None:
 
 
 async def get(db: Connection, settlement_id: str) -> Settlement:
-    row = await db.fetchrow("SELECT * FROM settlement WHERE id = $1", settlement_id)
+    row = await db.fetchrow(f"SELECT {SETTLEMENT} FROM settlement WHERE id = $1", settlement_id)
     if row is None:
         raise LookupError("no such settlement")
     return read_settlement(row)
@@ -39,7 +46,7 @@ async def ride(settlement_id: str, db: Connection) -> Ride | None:
 async def find_transaction(transaction_hash: bytes, db: Connection) -> Settlement | None:
     """Of several that one transaction carries, the first; somebody else's may prove one as well."""
     row = await db.fetchrow(
-        """SELECT settlement.* FROM attempt
+        f"""SELECT {SETTLEMENT} FROM attempt
                JOIN settlement_transaction USING (transaction_id)
                JOIN settlement ON settlement.id = settlement_id
            WHERE hash = $1 ORDER BY position LIMIT 1""",
@@ -47,7 +54,8 @@ async def find_transaction(transaction_hash: bytes, db: Connection) -> Settlemen
     )
     if row is None:
         row = await db.fetchrow(
-            "SELECT * FROM settlement WHERE proof_transaction = $1 LIMIT 1", transaction_hash
+            f"SELECT {SETTLEMENT} FROM settlement WHERE proof_transaction = $1 LIMIT 1",
+            transaction_hash,
         )
     return None if row is None else read_settlement(row)
 
@@ -94,7 +102,7 @@ async def outstanding(
     chain_id: int, asset: bytes, payer: bytes, db: Connection
 ) -> tuple[Settlement, ...]:
     rows = await db.fetch(
-        f"""SELECT * FROM settlement
+        f"""SELECT {SETTLEMENT} FROM settlement
             WHERE chain_id = $1 AND asset = $2 AND payer = $3 AND state IN {OPEN}""",
         chain_id,
         asset,
@@ -125,7 +133,8 @@ async def counts(chain_id: int, db: Connection) -> Counts:
 
 async def _rides(db: Connection, chosen: str, *parameters: object) -> list[Ride]:
     settlements = await db.fetch(
-        f"SELECT * FROM settlement WHERE id IN ({chosen}) ORDER BY created_at, id", *parameters
+        f"SELECT {SETTLEMENT} FROM settlement WHERE id IN ({chosen}) ORDER BY created_at, id",
+        *parameters,
     )
     if not settlements:
         return []
@@ -147,13 +156,13 @@ async def _rides(db: Connection, chosen: str, *parameters: object) -> list[Ride]
 async def transactions(db: Connection, chosen: str, *parameters: object) -> dict[int, Transaction]:
     """The transactions whose ids `chosen` selects, with their attempts in the order of signing."""
     rows = await db.fetch(
-        f'SELECT * FROM "transaction" WHERE id IN ({chosen}) ORDER BY id', *parameters
+        f'SELECT {TRANSACTION} FROM "transaction" WHERE id IN ({chosen}) ORDER BY id', *parameters
     )
     if not rows:
         return {}
     attempts: dict[int, list[Attempt]] = {}
     for row in await db.fetch(
-        "SELECT * FROM attempt WHERE transaction_id = ANY($1) ORDER BY number",
+        f"SELECT {ATTEMPT} FROM attempt WHERE transaction_id = ANY($1) ORDER BY number",
         [row["id"] for row in rows],
     ):
         attempts.setdefault(row["transaction_id"], []).append(read_attempt(row))

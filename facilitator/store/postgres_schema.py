@@ -50,7 +50,12 @@ async def migrate(pool: Pool) -> tuple[int, int]:
 
 
 async def _version(db: Connection) -> int:
-    if await db.fetchval("SELECT to_regclass('facilitator_schema')") is None:
+    # Not by to_regclass: it answers from a cache that waiting for an advisory lock leaves as it is.
+    there = await db.fetchval(
+        """SELECT true FROM pg_tables
+           WHERE tablename = 'facilitator_schema' AND schemaname = ANY (current_schemas(false))"""
+    )
+    if there is None:
         return 0
     return int(await db.fetchval("SELECT version FROM facilitator_schema"))
 
