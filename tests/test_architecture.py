@@ -28,7 +28,7 @@ MAP: Final = {
     "settling": (
         *("heads", "observation", "examination", "investigation", "judgement", "listeners"),
         *("verifier", "accounts", "waiting", "data_fees", "signing", "gaps", "reorgs"),
-        *("resettlement", "watcher"),
+        *("resettlement", "leadership", "watcher"),
         *("history", "orders", "claiming", "submission", "settler"),
     ),
     "shell": (

@@ -14,6 +14,7 @@ from facilitator.store import (
     BudgetSpent,
     Claimed,
     Counts,
+    Fence,
     IdempotencyKeyTaken,
     KeptReply,
     NewSettlement,
@@ -27,9 +28,11 @@ from facilitator.store import (
     TransactionChange,
 )
 from facilitator.store import postgres_claims as claims
+from facilitator.store import postgres_leases as leases
 from facilitator.store import postgres_listeners as listeners
 from facilitator.store import postgres_queries as queries
 from facilitator.store import postgres_signed as signed
+from facilitator.store.postgres_leases import FencedPool
 from facilitator.store.postgres_pool import CommitUnknown, Connection, Operation, Pool, T
 from facilitator.store.postgres_schema import migrate, refuse_forgetful
 
@@ -41,7 +44,7 @@ LOOK_AGAIN = 0.25
 class PostgresStore:
     """`Store` on one database. Use `PostgresStore.open`."""
 
-    def __init__(self, pool: Pool) -> None:
+    def __init__(self, pool: Pool | FencedPool) -> None:
         self._pool = pool
 
     @classmethod
@@ -196,6 +199,18 @@ class PostgresStore:
         await self._pool.write(
             lambda db: db.execute("UPDATE facilitator_schema SET version = version")
         )
+
+    async def lead(self, chain_id: int, holder: str, lease_ms: int) -> int | None:
+        return await self._pool.write(partial(leases.lead, chain_id, holder, lease_ms))
+
+    async def step_down(self, chain_id: int, holder: str) -> None:
+        await self._pool.write(partial(leases.step_down, chain_id, holder))
+
+    def fenced(self, fence: Fence) -> "PostgresStore":
+        return PostgresStore(FencedPool(self._pool, fence))
+
+    async def ended(self, settlement_ids: Sequence[str]) -> frozenset[str]:
+        return await self._pool.read(partial(queries.ended, settlement_ids))
 
 
 async def _claimed(new: NewSettlement, signed_hash: bytes, db: Connection) -> Claimed | None:

@@ -3,6 +3,8 @@
 The same questions as in `queries`, by the same indexes.
 """
 
+from collections.abc import Sequence
+
 from facilitator.settlement import Attempt, Settlement, Transaction
 from facilitator.store import Counts, KeptReply, OpenWork, Ride
 from facilitator.store.postgres_pool import Connection
@@ -109,6 +111,13 @@ async def outstanding(
         payer,
     )
     return tuple(read_settlement(row) for row in rows)
+
+
+async def ended(settlement_ids: Sequence[str], db: Connection) -> frozenset[str]:
+    rows = await db.fetch(
+        f"SELECT id FROM settlement WHERE id = ANY($1) AND state NOT IN {OPEN}", settlement_ids
+    )
+    return frozenset(row["id"] for row in rows)
 
 
 async def in_flight(chain_id: int, db: Connection) -> dict[bytes, int]:

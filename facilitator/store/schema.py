@@ -118,6 +118,15 @@ MIGRATIONS: tuple[str, ...] = (
         PRIMARY KEY (chain_id, signer, day)
     ) STRICT, WITHOUT ROWID;
     """,
+    """
+    CREATE TABLE chain_loop (
+        chain_id INTEGER NOT NULL,
+        holder TEXT NOT NULL,
+        held_until INTEGER NOT NULL,
+        fencing_token INTEGER NOT NULL,
+        PRIMARY KEY (chain_id)
+    ) STRICT, WITHOUT ROWID;
+    """,
 )
 
 
