@@ -10,8 +10,17 @@ import pytest
 from msgspec.structs import replace
 
 from facilitator.payments import Proof
-from facilitator.settlement import SettlementState
-from facilitator.store import Claimed, Overcommitted, Store, StoreError, Taken
+from facilitator.settlement import SettlementState, TransactionState
+from facilitator.store import (
+    Claimed,
+    Fence,
+    Overcommitted,
+    SharedStore,
+    Store,
+    StoreError,
+    Taken,
+    TransactionChange,
+)
 from facilitator.store.postgres import PostgresStore
 from facilitator.store.postgres_pool import BEGIN_WRITE, IDLE_TIMEOUT_MS, Pool
 from facilitator.store.schema import MIGRATIONS
@@ -20,8 +29,11 @@ from tests.journal import (
     ALICE,
     CHAIN_ID,
     NOW,
+    OTHER_CHAIN_ID,
     change,
     claimed,
+    everything,
+    filler,
     moved,
     payment,
     proof,
@@ -163,6 +175,76 @@ async def test_a_frozen_replica_holds_up_the_others_for_seconds_only(
         result = await asyncio.wait_for(claimed(replicas[1]), 2 * IDLE_TIMEOUT_MS / 1_000)
     assert result.transaction.account_nonce == 1
     await frozen.close()
+
+
+# Who watches a chain
+
+
+@pytest.fixture
+def leaders(replicas: list[Store]) -> list[SharedStore]:
+    return [store for store in replicas if isinstance(store, SharedStore)]
+
+
+async def test_one_replica_at_a_time_leads_a_chain(leaders: list[SharedStore]) -> None:
+    one, two, three = leaders
+    assert await one.lead(CHAIN_ID, "one", 60_000) == 1
+    assert await two.lead(CHAIN_ID, "two", 60_000) is None
+    assert await one.lead(CHAIN_ID, "one", 60_000) == 1
+    assert await two.lead(OTHER_CHAIN_ID, "two", 60_000) == 1
+    await two.step_down(CHAIN_ID, "two")  # it has nothing to give
+    assert await three.lead(CHAIN_ID, "three", 60_000) is None
+    await one.step_down(CHAIN_ID, "one")
+    racers = await asyncio.gather(
+        *(store.lead(CHAIN_ID, f"racer {n}", 60_000) for n, store in enumerate([two, three] * 5))
+    )
+    assert sorted(token for token in racers if token is not None) == [2]
+
+
+async def test_a_lease_that_is_not_prolonged_goes_to_another(leaders: list[SharedStore]) -> None:
+    assert await leaders[0].lead(CHAIN_ID, "one", 200) == 1
+    assert await leaders[1].lead(CHAIN_ID, "two", 60_000) is None
+    await asyncio.sleep(0.3)
+    assert await leaders[1].lead(CHAIN_ID, "two", 60_000) == 2
+    assert await leaders[0].lead(CHAIN_ID, "one", 200) is None
+
+
+async def test_who_has_lost_the_lease_writes_nothing(leaders: list[SharedStore]) -> None:
+    """As a replica does that was frozen while another one took over."""
+    fence = Fence(CHAIN_ID)
+    loop = leaders[0].fenced(fence)
+    result = await claimed(leaders[0])
+    mined = TransactionChange(
+        id=result.transaction.id, state=TransactionState.MINED, block_number=17
+    )
+    fence.token = await leaders[0].lead(CHAIN_ID, "one", 1)
+    await asyncio.sleep(0.01)
+    await loop.record([mined], [], NOW)  # nobody has taken it yet
+    assert await leaders[1].lead(CHAIN_ID, "two", 60_000) == 2
+    before = await everything(leaders[0])
+    confirm = change(result.settlement, SettlementState.CONFIRMED)
+    version = result.settlement.version
+    attempt = result.transaction.attempts[0]
+    for writing in (
+        loop.record([mined], [confirm], NOW),
+        loop.bury(CHAIN_ID, 17),
+        loop.fill(filler(), 5, NOW),
+        loop.add_attempt(result.transaction.id, attempt, None, NOW),
+        loop.settle_again(
+            result.settlement.id, version, transaction_of(result.settlement.payment), NOW
+        ),
+    ):
+        with pytest.raises(StoreError, match="another replica watches"):
+            await writing
+    assert await everything(leaders[0]) == before
+    fence.token = 2
+    assert len(await loop.record([], [confirm], NOW)) == 1
+
+
+async def test_what_has_ended_is_told_of_those_asked_for(leaders: list[SharedStore]) -> None:
+    ended, going_on = await claimed(leaders[0]), await claimed(leaders[1])
+    await moved(leaders[2], ended.settlement, SettlementState.FAILED)
+    asked = [ended.settlement.id, going_on.settlement.id, "unknown"]
+    assert await leaders[0].ended(asked) == {ended.settlement.id}
 
 
 # Connections that break

@@ -36,7 +36,14 @@ BEGIN_WRITE = f"BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; {_SETTINGS}"
 # Several statements that see one and the same state.
 BEGIN_READ = f"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; {_SETTINGS}"
 
-FAULTS = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError)
+FAULTS = (
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    # What asyncpg raises where the server's last word came while nothing was asked.
+    asyncpg.InternalClientError,
+    OSError,
+    TimeoutError,
+)
 
 T = TypeVar("T")
 
@@ -51,6 +58,8 @@ class Connection(Protocol):
     async def fetchval(self, query: str, *args: object) -> Any: ...
 
     async def execute(self, query: str, *args: object, timeout: float | None = None) -> str: ...
+
+    def terminate(self) -> None: ...
 
 
 Operation = Callable[[Connection], Awaitable[T]]
@@ -145,6 +154,7 @@ class Pool:
             try:
                 await connection.execute("COMMIT")
             except FAULTS as fault:
+                _break_off(connection)
                 raise CommitUnknown(f"the journal may be written: {describe(fault)}") from fault
             return result
 
@@ -192,8 +202,15 @@ def describe(fault: Exception) -> str:
 
 
 async def _roll_back(connection: Connection) -> None:
-    with suppress(*FAULTS):  # the server rolls back what it has of a broken connection
+    try:
         await connection.execute("ROLLBACK")
+    except FAULTS:
+        _break_off(connection)  # and the server rolls back what it has of it
+
+
+def _break_off(connection: Connection) -> None:
+    with suppress(*FAULTS):  # one that has ended is the pool's again already
+        connection.terminate()
 
 
 async def _leave_as_it_is(connection: object) -> None:
