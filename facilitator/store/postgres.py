@@ -1,7 +1,7 @@
 """The journal in a PostgreSQL database, which any number of processes share."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from time import monotonic
 
@@ -32,8 +32,9 @@ from facilitator.store import postgres_leases as leases
 from facilitator.store import postgres_listeners as listeners
 from facilitator.store import postgres_queries as queries
 from facilitator.store import postgres_signed as signed
+from facilitator.store.postgres_claims import ClaimedOrNot
 from facilitator.store.postgres_leases import FencedPool
-from facilitator.store.postgres_pool import CommitUnknown, Connection, Operation, Pool, T
+from facilitator.store.postgres_pool import CommitUnknown, Operation, Pool, T
 from facilitator.store.postgres_schema import migrate, refuse_forgetful
 
 # Seconds for the database to come back and say what became of a commit.
@@ -65,19 +66,32 @@ class PostgresStore:
     async def claim(
         self, new: NewSettlement, transaction: NewTransaction, now: int
     ) -> Claimed | Taken | IdempotencyKeyTaken | Overcommitted | BudgetSpent:
+        told = await self.claim_group((new,), lambda _: transaction, now)
+        return told if isinstance(told, BudgetSpent) else told[0]
+
+    async def claim_group(
+        self,
+        group: Sequence[NewSettlement],
+        transaction: Callable[[tuple[int, ...]], NewTransaction],
+        now: int,
+    ) -> tuple[ClaimedOrNot, ...] | BudgetSpent:
         ours: list[bytes] = []
 
-        def sign(account_nonce: int) -> Attempt:
-            attempt = transaction.sign(account_nonce)
-            ours.append(attempt.hash)
-            return attempt
+        def noted(claimed: tuple[int, ...]) -> NewTransaction:
+            new = transaction(claimed)
 
-        operation = partial(claims.claim, new, replace(transaction, sign=sign), now)
-        locks = claims.locks_of(new)
+            def sign(account_nonce: int) -> Attempt:
+                attempt = new.sign(account_nonce)
+                ours.append(attempt.hash)
+                return attempt
+
+            return replace(new, sign=sign)
+
+        locks = claims.locks_of(group)
         try:
-            return await self._pool.write(operation, locks)
+            return await self._pool.write(partial(claims.claim_group, group, noted, now), locks)
         except CommitUnknown as unknown:
-            found = await self._once_known(partial(_claimed, new, ours[-1]), locks)
+            found = await self._once_known(partial(claims.group_claimed, group, ours[-1]), locks)
             if found is None:
                 raise StoreError(f"nothing was written: {unknown}") from None
             return found
@@ -106,6 +120,9 @@ class PostgresStore:
         self, transaction: NewTransaction, account_nonce: int, now: int
     ) -> Transaction | None:
         return await self._pool.write(partial(signed.fill, transaction, account_nonce, now))
+
+    async def revive(self, chain_id: int, signer: bytes, account_nonce: int) -> bool:
+        return await self._pool.write(partial(signed.revive, chain_id, signer, account_nonce))
 
     async def add_attempt(
         self, transaction_id: int, attempt: Attempt, gas_budget: int | None, now: int
@@ -211,16 +228,3 @@ class PostgresStore:
 
     async def ended(self, settlement_ids: Sequence[str]) -> frozenset[str]:
         return await self._pool.read(partial(queries.ended, settlement_ids))
-
-
-async def _claimed(new: NewSettlement, signed_hash: bytes, db: Connection) -> Claimed | None:
-    """What was claimed with these bytes, if it was."""
-    settlement = await queries.find(new.key, db)
-    if settlement is None:
-        return None
-    ride = await queries.ride(settlement.id, db)
-    assert ride is not None
-    for transaction in ride.transactions:
-        if transaction.attempts[0].hash == signed_hash:
-            return Claimed(settlement, transaction)
-    return None

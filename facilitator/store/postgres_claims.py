@@ -5,7 +5,7 @@ Functions of a connection, inside a transaction that writes. Locks in the order 
 """
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from hashlib import blake2b
 
 from facilitator.payments import Proof
@@ -22,7 +22,7 @@ from facilitator.store import (
     TransactionChange,
 )
 from facilitator.store.postgres_pool import Connection, Undo
-from facilitator.store.postgres_queries import get
+from facilitator.store.postgres_queries import find_transaction, get, ride
 from facilitator.store.postgres_signed import sign
 from facilitator.store.queries import OPEN
 from facilitator.store.rows import (
@@ -33,11 +33,52 @@ from facilitator.store.rows import (
     refusal_text,
 )
 
+ClaimedOrNot = Claimed | Taken | IdempotencyKeyTaken | Overcommitted
 
-async def claim(
-    new: NewSettlement, transaction: NewTransaction, now: int, db: Connection
-) -> Claimed | Taken | IdempotencyKeyTaken | Overcommitted | BudgetSpent:
+
+async def claim_group(
+    group: Sequence[NewSettlement],
+    transaction: Callable[[tuple[int, ...]], NewTransaction],
+    now: int,
+    db: Connection,
+) -> tuple[ClaimedOrNot, ...] | BudgetSpent:
     """Under the locks that `locks_of` names."""
+    told = [await _take_on(new, now, db) for new in group]
+    taken_on = {n: each for n, each in enumerate(told) if isinstance(each, Settlement)}
+    if not taken_on:
+        raise Undo(tuple(told))
+    carried = [settlement.id for settlement in taken_on.values()]
+    signed = await sign(transaction(tuple(taken_on)), now, db, carried)
+    return tuple(Claimed(each, signed) if isinstance(each, Settlement) else each for each in told)
+
+
+async def group_claimed(
+    group: Sequence[NewSettlement], signed_hash: bytes, db: Connection
+) -> tuple[ClaimedOrNot, ...] | None:
+    """What `claim_group` has answered, if these are the bytes that it had signed."""
+    found = await find_transaction(signed_hash, db)
+    if found is None:
+        return None
+    answers: list[ClaimedOrNot] = []
+    for new in group:
+        settlement, other = await _look(new, db)
+        riding = None if settlement is None else await ride(settlement.id, db)
+        carriers = () if riding is None else riding.transactions
+        ours = [each for each in carriers if each.attempts[0].hash == signed_hash]
+        if settlement is not None and ours:
+            answers.append(Claimed(settlement, ours[0]))
+        elif settlement is not None:
+            answers.append(Taken(settlement))
+        elif other is not None:
+            answers.append(IdempotencyKeyTaken(other))
+        else:
+            answers.append(Overcommitted(new.available - await _committed(new, db)))
+    return tuple(answers)
+
+
+async def _take_on(
+    new: NewSettlement, now: int, db: Connection
+) -> Settlement | Taken | IdempotencyKeyTaken | Overcommitted:
     found, other = await _look(new, db)
     if found is not None:
         reopened = (
@@ -46,29 +87,27 @@ async def claim(
             and found.request_digest == new.request_digest
         )
         if not reopened:
-            raise Undo(Taken(found))
+            return Taken(found)
     elif other is not None:
-        raise Undo(IdempotencyKeyTaken(other))
+        return IdempotencyKeyTaken(other)
     left = new.available - await _committed(new, db)
     if left < new.payment.amount:
-        raise Undo(Overcommitted(left))
+        return Overcommitted(left)
     if found is None:
-        settlement = await _insert(new, now, db)
-    else:
-        settlement = await _reopen(found, new, now, db)
-    return Claimed(settlement, await sign(transaction, now, db, settlement.id))
+        return await _insert(new, now, db)
+    return await _reopen(found, new, now, db)
 
 
-def locks_of(new: NewSettlement) -> list[int]:
+def locks_of(group: Iterable[NewSettlement]) -> list[int]:
     """The advisory locks of a claim: nobody else claims with these keys, nor for the same payer
     and asset, whose pending payments are counted. Advisory, since rows that are not there yet
     cannot be locked; two names that fall on one number only wait for each other.
     """
-    payment = new.payment
-    about = [
-        f"payer {payment.chain_id} {payment.asset.hex()} {payment.payer.hex()}",
-        *(f"key {key}" for key in (new.key, new.second_key) if key is not None),
-    ]
+    about: set[str] = set()
+    for new in group:
+        payment = new.payment
+        about.add(f"payer {payment.chain_id} {payment.asset.hex()} {payment.payer.hex()}")
+        about.update(f"key {key}" for key in (new.key, new.second_key) if key is not None)
     digests = (blake2b(name.encode(), digest_size=8).digest() for name in about)
     return sorted({int.from_bytes(digest, signed=True) for digest in digests})
 
@@ -116,7 +155,9 @@ async def _committed(new: NewSettlement, db: Connection) -> int:
     return total
 
 
-async def _insert(new: NewSettlement, now: int, db: Connection) -> Settlement:
+async def _insert(
+    new: NewSettlement, now: int, db: Connection
+) -> Settlement | Taken | IdempotencyKeyTaken:
     """The unique keys have the last word, whatever was looked up before."""
     payment = new.payment
     row = await db.fetchrow(
@@ -148,16 +189,19 @@ async def _insert(new: NewSettlement, now: int, db: Connection) -> Settlement:
         return read_settlement(row)
     found, other = await _look(new, db)
     if found is not None:
-        raise Undo(Taken(found))
+        return Taken(found)
     assert other is not None, "a conflict is with one of the keys"
-    raise Undo(IdempotencyKeyTaken(other))
+    return IdempotencyKeyTaken(other)
 
 
-async def _reopen(found: Settlement, new: NewSettlement, now: int, db: Connection) -> Settlement:
-    # The signature may be spelt anew, and is what the next transaction carries.
+async def _reopen(
+    found: Settlement, new: NewSettlement, now: int, db: Connection
+) -> Settlement | Taken:
+    # The signature may be spelt anew, and is what the next transaction carries; the failure that
+    # was told is none any more.
     row = await db.fetchrow(
         f"""UPDATE settlement SET state = 'pending', version = version + 1, refusal = NULL,
-               payment = $1, listener = $2, listener_until = $3, updated_at = $4
+               reply = NULL, payment = $1, listener = $2, listener_until = $3, updated_at = $4
            WHERE id = $5 AND version = $6 RETURNING {SETTLEMENT}""",
         payment_text(new.payment),
         new.listener,
@@ -167,7 +211,7 @@ async def _reopen(found: Settlement, new: NewSettlement, now: int, db: Connectio
         found.version,
     )
     if row is None:
-        raise Undo(Taken(await get(db, found.id)))
+        return Taken(await get(db, found.id))
     return read_settlement(row)
 
 
@@ -183,7 +227,7 @@ async def settle_again(
     )
     if changed is None:
         return None
-    return await sign(transaction, now, db, settlement_id)
+    return await sign(transaction, now, db, [settlement_id])
 
 
 async def record(

@@ -4,6 +4,8 @@ Functions of a connection, inside a transaction that writes. Locks are taken in 
 none waits for another in a circle: transactions, settlements, then signers, each by ascending id.
 """
 
+from collections.abc import Sequence
+
 from msgspec.structs import replace
 
 from facilitator import budget
@@ -30,8 +32,29 @@ async def fill(
     return await _sign_at(account_nonce, new, now, db)
 
 
-async def sign(new: NewTransaction, now: int, db: Connection, settlement_id: str) -> Transaction:
-    """Hand out the next account nonce, have the call signed with it, and keep the bytes.
+async def revive(chain_id: int, signer: bytes, account_nonce: int, db: Connection) -> bool:
+    revived = await db.fetchval(
+        """UPDATE "transaction" SET state = 'pending', block_number = NULL, gas_cost = NULL
+           WHERE chain_id = $1 AND signer = $2 AND account_nonce = $3
+               AND state IN ('superseded', 'final')
+               AND NOT EXISTS (
+                   SELECT FROM settlement_transaction
+                       JOIN settlement ON settlement.id = settlement_id
+                   WHERE transaction_id = "transaction".id
+                       AND settlement.state IN ('failed', 'lost'))
+           RETURNING true""",
+        chain_id,
+        signer,
+        account_nonce,
+    )
+    return revived is not None
+
+
+async def sign(
+    new: NewTransaction, now: int, db: Connection, carried: Sequence[str]
+) -> Transaction:
+    """Hand out the next account nonce, have the call signed with it, and keep the bytes, and which
+    settlements it carries, in their order.
 
     Undo(BudgetSpent) where the signer's budget does not allow for it.
     """
@@ -49,11 +72,11 @@ async def sign(new: NewTransaction, now: int, db: Connection, settlement_id: str
         spent = await gas_spent(new.chain_id, new.signer, now, db)
         if not budget.allows(new.gas_budget, spent, new.most_cost):
             raise Undo(BudgetSpent(spent))
-    return await _sign_at(next_nonce - 1, new, now, db, settlement_id)
+    return await _sign_at(next_nonce - 1, new, now, db, carried)
 
 
 async def _sign_at(
-    nonce: int, new: NewTransaction, now: int, db: Connection, settlement_id: str | None = None
+    nonce: int, new: NewTransaction, now: int, db: Connection, carried: Sequence[str] = ()
 ) -> Transaction:
     attempt = new.sign(nonce)
     # One round trip, since the signer's row is locked: the transaction, its bytes, what it carries.
@@ -68,7 +91,8 @@ async def _sign_at(
                SELECT $10, id, $11, $12::bigint, $13::bigint, $14::bigint FROM made
            ), carried AS (
                INSERT INTO settlement_transaction (settlement_id, transaction_id, position)
-               SELECT $15::text, id, 0 FROM made WHERE $15 IS NOT NULL
+               SELECT settlement_id, id, place - 1 FROM made,
+                   unnest($15::text[]) WITH ORDINALITY AS listed (settlement_id, place)
            ) SELECT id FROM made""",
         new.chain_id,
         new.signer,
@@ -84,7 +108,7 @@ async def _sign_at(
         attempt.fees.max_fee_per_gas,
         attempt.fees.max_priority_fee_per_gas,
         attempt.signed_at,
-        settlement_id,
+        list(carried),
     )
     return Transaction(
         id=transaction_id,
