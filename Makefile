@@ -25,6 +25,14 @@ demo: $(VENV) ## verify and settle payments on a chain of their own, and tell th
 bench: setup ## measure what a request costs, against a bare echo, on a chain of its own
 	@$(BIN)/python -m tests.bench
 
+.PHONY: servers
+servers:
+	@PATH="$$PATH:/usr/sbin:$$(printf '%s:' /usr/lib/postgresql/*/bin)"; \
+	for program in psql initdb postgres pgbouncer openssl; do \
+		command -v $$program >/dev/null || { echo "error: $$program not found; on Debian and Ubuntu:" \
+			"apt-get install postgresql pgbouncer openssl" >&2; exit 1; }; \
+	done
+
 # `make chaos SECONDS=300 SEED=7`; without a seed every run is another one.
 SECONDS ?= 60
 .PHONY: chaos
@@ -36,11 +44,11 @@ WORKERS ?= 4
 PYTEST  = pytest --numprocesses $(WORKERS) --dist worksteal
 
 .PHONY: test
-test: setup ## run every test, on real chains and real sockets
+test: setup servers ## run every test, on real chains and real sockets
 	@$(BIN)/python -m $(PYTEST)
 
 .PHONY: coverage
-coverage: setup ## run every test, show what none of them reaches, and hold the gate of 95 %
+coverage: setup servers ## run every test, show what none of them reaches, and hold the gate of 95 %
 	@$(BIN)/coverage erase
 	@$(BIN)/coverage run -m $(PYTEST)
 	@$(BIN)/coverage combine --quiet

@@ -25,7 +25,7 @@ from facilitator.node import ChainUnavailable
 from facilitator.rpc import RPC
 from facilitator.schemes import jeju_chain
 from facilitator.store import StoreError, StoreLocked
-from facilitator.store.sqlite import SQLiteStore
+from facilitator.store.opening import open_store
 
 SETTLEMENT_GAS = 175_000  # the dearest way to settle, measured
 ENOUGH_FOR = 10  # settlements that a signer should be able to pay for
@@ -174,7 +174,7 @@ async def _contract(config: Config, network: NetworkConfig, chain: Chain) -> Asy
 
 async def _journal(config: Config) -> Finding:
     try:
-        store = await SQLiteStore.open(config.database)
+        store = await open_store(config.database)
         try:
             await store.ping()
         finally:

@@ -32,7 +32,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"error: {package} is not installed: it brings {purpose}", file=sys.stderr)
             return 1
     # Only now: these import the packages that were looked for.
-    from facilitator import __version__, check, deploy, devnet, pay, recover, server  # noqa: PLC0415
+    from facilitator import (  # noqa: PLC0415
+        __version__,
+        check,
+        deploy,
+        devnet,
+        migrate,
+        pay,
+        recover,
+        server,
+    )
 
     parser = argparse.ArgumentParser(
         prog="facilitator",
@@ -64,6 +73,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     check.add_arguments(checking)
     checking.set_defaults(run=check.run)
+    migrating = commands.add_parser(
+        "migrate",
+        help="bring the journal's tables up to date",
+        description="Bring the tables of the journal that DATABASE_URL names up to date, and say"
+        " what was done. `serve` does the same when it starts; in PostgreSQL, replicas of the"
+        " version before go on meanwhile. Exit code 1 where it cannot be done.",
+    )
+    migrate.add_arguments(migrating)
+    migrating.set_defaults(run=migrate.run)
     deploying = commands.add_parser(
         "deploy",
         help="deploy the contract to a network",

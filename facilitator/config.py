@@ -10,6 +10,7 @@ from msgspec import Struct
 
 from facilitator.config_file import MAX_CONFIRMATIONS, NetworkEntry, read_config_file
 from facilitator.config_file import VARIABLE as FILE_VARIABLE
+from facilitator.database import PostgreSQL
 from facilitator.environment import ConfigError, Environment, Key
 from facilitator.networks import Network, Token
 
@@ -70,7 +71,7 @@ class Config(Struct, frozen=True, kw_only=True):
     max_payment_age: int  # seconds
     min_payment_amount: int  # atomic units
     allowed_factories: tuple[bytes, ...]  # EIP-6492
-    database: Path
+    database: Path | PostgreSQL
     settle_timeout: int  # seconds that a /settle request waits for its outcome
     settle_batch_max: int  # payments a transaction; 1: each has its own
     max_fee_per_gas: int  # wei, of every attempt
@@ -144,7 +145,7 @@ def load_config(environ: Mapping[str, str]) -> Config:
         # the contract refuses a payment of nothing, so the least minimum is one unit
         min_payment_amount=env.integer("MIN_PAYMENT_AMOUNT", default=1, low=1, high=2**256 - 1),
         allowed_factories=env.addresses("EIP6492_ALLOWED_FACTORIES") or file.allowed_factories,
-        database=env.sqlite_path("DATABASE_URL", default="sqlite:///facilitator.db"),
+        database=env.database("DATABASE_URL", default="sqlite:///facilitator.db"),
         settle_timeout=env.integer("SETTLE_TIMEOUT_SECONDS", default=45, low=1, high=600),
         settle_batch_max=env.integer("SETTLE_BATCH_MAX", default=32, low=1, high=128),
         max_fee_per_gas=GWEI

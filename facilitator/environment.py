@@ -12,6 +12,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
+from facilitator.database import PostgreSQL, parse_postgresql, parse_sqlite, read_password_file
 from facilitator.ethereum.secp256k1 import ORDER
 from facilitator.networks import Token
 from facilitator.values import (
@@ -130,21 +131,24 @@ class Environment:
         items = _items(name, self.text(name)[1])
         return distinct(name, "URL", [parse_url(name, item) for item in items])
 
-    def sqlite_path(self, name: str, *, default: str) -> Path:
-        """The file of `sqlite:///relative/path` or `sqlite:////absolute/path`."""
+    def database(self, name: str, *, default: str) -> Path | PostgreSQL:
+        """Where the journal is: a SQLite file, or a database of a PostgreSQL server."""
         value = self.text(name)[1] or default
-        if value.startswith(("postgresql:", "postgresql+", "postgres:")):
-            raise ConfigError(
-                f"{name}: PostgreSQL is not served by this version; use sqlite:///<path>"
-            )
-        path = value.removeprefix("sqlite:///")
-        if path == value or not path.strip("/") or path.endswith("/") or not path.isprintable():
-            raise ConfigError(f"{name} must be sqlite:///<path> or sqlite:////<absolute path>")
-        # What was signed must outlive the process, so no database in memory; and no parameters,
-        # which would otherwise become part of the file's name.
-        if ":memory:" in path or "?" in path:
-            raise ConfigError(f"{name} must name a file, without parameters")
-        return Path(path)
+        pool_size = self.integer("DATABASE_POOL_SIZE", default=10, low=2, high=1_000)
+        cache = self.integer("DATABASE_STATEMENT_CACHE", default=100, low=0, high=10_000)
+        file = self.text("DATABASE_PASSWORD_FILE")[1]
+        password_file = None if file is None else Path(file)
+        if not value.startswith("postgresql://"):
+            return parse_sqlite(name, value)
+        if password_file is not None:
+            read_password_file(password_file)
+        return parse_postgresql(
+            name,
+            value,
+            password_file=password_file,
+            pool_size=pool_size,
+            statement_cache=cache,
+        )
 
     def keys(self, name: str, file_name: str) -> tuple[Key, ...]:
         """Private keys: `name` holds them separated by commas, or `file_name` names a file.

@@ -49,6 +49,11 @@ class Listeners:
         if not waiting:
             del self._waiting[settlement_id]
 
+    @property
+    def waited_for(self) -> list[str]:
+        """The settlements that somebody waits for."""
+        return list(self._waiting)
+
     def wake(self, settlement_id: str) -> None:
         """The settlement has changed."""
         for listener in self._waiting.get(settlement_id, ()):

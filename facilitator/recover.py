@@ -11,7 +11,8 @@ import time
 
 from facilitator.config import ConfigError, load_config
 from facilitator.store import StoreError
-from facilitator.store.sqlite import SQLiteStore
+from facilitator.store.migrating import schema_version
+from facilitator.store.opening import open_store
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,11 +35,11 @@ async def run(_: argparse.Namespace) -> int:
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    if not database.is_file():
-        print(f"error: there is no journal {database}", file=sys.stderr)
-        return 1
     try:
-        store = await SQLiteStore.open(database)
+        if not await schema_version(database):
+            print(f"error: there is no journal {database}", file=sys.stderr)
+            return 1
+        store = await open_store(database)
         try:
             marked = await store.mark_all_told(time.time_ns() // 1_000_000)
         finally:

@@ -23,6 +23,7 @@ from msgspec.structs import replace
 
 from facilitator.app import create_app
 from facilitator.config import Config, ConfigError, load_config
+from facilitator.database import PostgreSQL
 from facilitator.telemetry import add_secret, configure_logging, get_logger
 
 # Seconds; above the settle timeout, so that what was settled is still told.
@@ -129,6 +130,10 @@ def _keep_secrets(config: Config) -> None:
     """Have the log blank what is secret, should anything ever quote it."""
     for key in config.keys:
         add_secret(key.secret.hex())
+    if isinstance(config.database, PostgreSQL):
+        password = config.database.read_password()
+        if password is not None:
+            add_secret(password)
     for network in config.networks.values():
         for url in network.rpc_urls:
             if network.explicit_rpc:

@@ -24,6 +24,7 @@ from facilitator.ethereum.secp256k1 import Signer
 from facilitator.ethereum.transactions import TransactionBuilder
 from facilitator.examination import Examiner
 from facilitator.history import History
+from facilitator.leadership import Leadership
 from facilitator.listeners import Listeners
 from facilitator.metrics import Metrics
 from facilitator.networks import Unit
@@ -34,8 +35,8 @@ from facilitator.schemes import eip3009, jeju
 from facilitator.settlement import Policy
 from facilitator.settler import Settler
 from facilitator.signing import SignerPool
-from facilitator.store import Counts, Store, StoreError
-from facilitator.store.sqlite import SQLiteStore
+from facilitator.store import Counts, SharedStore, Store, StoreError
+from facilitator.store.opening import open_store
 from facilitator.submission import Submitter
 from facilitator.telemetry import event, get_logger
 from facilitator.tokens import Tokens
@@ -108,7 +109,7 @@ def unix_ms() -> int:
 async def run_service(config: Config, metrics: Metrics) -> AsyncIterator[Service]:
     """The service with its loops running. Raises StoreError, StartRefused."""
     async with AsyncExitStack() as stack:
-        store = await SQLiteStore.open(config.database)
+        store = await open_store(config.database)
         stack.push_async_callback(store.close)
         connector = aiohttp.TCPConnector(limit=RPC_CONNECTIONS)
         session = await stack.enter_async_context(aiohttp.ClientSession(connector=connector))
@@ -122,11 +123,13 @@ async def run_service(config: Config, metrics: Metrics) -> AsyncIterator[Service
         }
         for served in networks.values():
             await _check_keys(store, served, signers)
+        watchers = [served.watcher for served in networks.values() if served.watcher is not None]
+        for watcher in watchers:
+            stack.push_async_callback(watcher.leave)
         tasks = await stack.enter_async_context(anyio.create_task_group())
         stack.callback(tasks.cancel_scope.cancel)
-        for served in networks.values():
-            if served.watcher is not None:
-                tasks.start_soon(served.watcher.run)
+        for watcher in watchers:
+            tasks.start_soon(watcher.run)
         yield Service(
             config=config,
             store=store,
@@ -215,16 +218,20 @@ def _serve(
         clock=unix_ms,
     )
     listeners = Listeners()
+    leadership = None
+    if isinstance(store, SharedStore):
+        leadership = Leadership(store=store, chain_id=chain_id, signers=pool, listeners=listeners)
     watcher = Watcher(
         network=network.network.name,
         chain_id=chain_id,
         chain=chain,
         examiner=examiner,
-        store=store,
+        store=store if leadership is None else leadership.store,
         signers=pool,
         listeners=listeners,
         policy=policy,
         clock=unix_ms,
+        leadership=leadership,
     )
     if len(retiring) == len(signers):
         return Served(

@@ -19,6 +19,7 @@ from facilitator.gaps import Gaps
 from facilitator.heads import Heads, Sight
 from facilitator.investigation import Investigator
 from facilitator.judgement import Judge, Resolved, change_of, end_of
+from facilitator.leadership import Leadership
 from facilitator.listeners import Listeners
 from facilitator.node import ChainUnavailable, NodeFault, to_hex
 from facilitator.observation import Observer
@@ -55,6 +56,8 @@ MAX_POLL_MS = 2_000
 # A node may show a block before it shows the receipts in it: an unchanged head is looked at again.
 LOOK_AGAIN_MS = 1_000
 MAX_BACKOFF_SECONDS = 10.0
+# A process that only follows looks at the head that often.
+FOLLOW_HEAD_MS = 5_000
 
 
 class Watcher:
@@ -74,7 +77,9 @@ class Watcher:
         listeners: Listeners,
         policy: Policy,
         clock: Callable[[], int],
+        leadership: Leadership | None = None,
     ) -> None:
+        """`leadership` where other processes share the journal; `store` is its own one then."""
         self._network = network
         self._chain_id = chain_id
         self._chain = chain
@@ -112,6 +117,7 @@ class Watcher:
         self._resettler = Resettler(
             network=network, store=store, signers=signers, clock=clock, send=self.send
         )
+        self._leadership = leadership
         self._broadcast_at: dict[int, int] = {}
         self._confirmed: set[tuple[int, bytes]] = set()  # blocks that this turn looked at twice
         self._looked_at = 0
@@ -155,7 +161,7 @@ class Watcher:
         backoff = 0.5
         while True:
             try:
-                pause = await self._turn()
+                pause = await self._take_part()
                 backoff = 0.5
             except (ChainUnavailable, StoreError) as fault:
                 self._event(logging.WARNING, "turn_failed", fault=str(fault))
@@ -166,6 +172,34 @@ class Watcher:
             with anyio.move_on_after(pause):
                 await self._woken.wait()
                 self._woken = anyio.Event()
+
+    async def leave(self) -> None:
+        """After `run`: another process need not wait until this one is missed."""
+        if self._leadership is not None:
+            await self._leadership.step_down()
+
+    async def _take_part(self) -> float | None:
+        """A turn, where no other process watches the chain; the seconds until the next one."""
+        if self._leadership is None:
+            return await self._turn()
+        return await self._leadership.take_part(self._turn, self._take_over, self._follow)
+
+    def _take_over(self) -> None:
+        """What happened while another process watched is not known here."""
+        self._event(logging.INFO, "watching")
+        self._looked_at = 0
+        self._reorgs.doubt()
+
+    async def _follow(self) -> None:
+        """Deadlines depend on how fast blocks come, whoever watches. Raises ChainUnavailable."""
+        now = self._clock()
+        recent = now - self._policy.rebroadcast_every_ms
+        self._broadcast_at = {
+            number: at for number, at in self._broadcast_at.items() if at > recent
+        }
+        if now - self._looked_at >= FOLLOW_HEAD_MS:
+            self._looked_at = now
+            await self._heads.look()
 
     async def _turn(self) -> float | None:
         """One turn; the seconds until the next one, None where nothing is open."""

@@ -1,6 +1,6 @@
 """Fixtures that every test may use."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
@@ -8,8 +8,9 @@ from hypothesis import settings
 
 from facilitator.devnet import Devnet, DevnetOptions
 from facilitator.store import Store
-from facilitator.store.sqlite import SQLiteStore
 from tests.chain import approve
+from tests.engines import DATABASE, ENGINES, Engine, engine_of
+from tests.postgres import Server, running_bouncer, running_server
 from tests.service import Service, serve
 
 # A deadline per example would measure the machine, not the code.
@@ -54,14 +55,29 @@ async def service(
         yield running
 
 
-@pytest.fixture
-def engine(tmp_path: Path) -> Callable[[], Awaitable[Store]]:
-    """Opens one and the same journal, again and again; another engine joins by a parameter here."""
-    return lambda: SQLiteStore.open(tmp_path / "journal.db")
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Server]:
+    """A PostgreSQL server; it takes a second to start, so all tests of a process share it."""
+    with running_server() as server:
+        server.create(DATABASE)
+        yield server
+
+
+@pytest.fixture(scope="session")
+def pgbouncer(postgres: Server) -> Iterator[Server]:
+    """PgBouncer before it, in transaction mode."""
+    with running_bouncer(postgres) as bouncer:
+        yield bouncer
+
+
+@pytest.fixture(params=ENGINES)
+def engine(request: pytest.FixtureRequest, tmp_path: Path) -> Engine:
+    """Opens one and the same journal, again and again, on every engine."""
+    return engine_of(request.param, request, tmp_path)
 
 
 @pytest.fixture
-async def store(engine: Callable[[], Awaitable[Store]]) -> AsyncIterator[Store]:
+async def store(engine: Engine) -> AsyncIterator[Store]:
     opened = await engine()
     yield opened
     await opened.close()

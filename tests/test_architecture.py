@@ -19,7 +19,8 @@ PACKAGE: Final = ROOT / "facilitator"
 # A module may import what stands above it, never what stands below it.
 MAP: Final = {
     "words": (
-        *("ethereum", "networks", "values", "environment", "config_file", "config", "contracts"),
+        *("ethereum", "networks", "values", "database", "environment", "config_file", "config"),
+        "contracts",
     ),
     "core": ("payments", "schemes", "verification", "settlement", "nonces", "budget", "groups"),
     "edge formats": ("strict_json", "dialects"),
@@ -27,13 +28,14 @@ MAP: Final = {
     "settling": (
         *("heads", "observation", "examination", "investigation", "judgement", "listeners"),
         *("verifier", "accounts", "waiting", "data_fees", "signing", "gaps", "reorgs"),
-        *("resettlement", "watcher"),
+        *("resettlement", "leadership", "watcher"),
         *("history", "orders", "claiming", "submission", "settler"),
     ),
     "shell": (
         "checks",
         *("middleware", "metrics", "recent", "service", "routes", "app", "server"),
-        *("agreement", "sending", "options", "check", "deploy", "devnet", "recover"),
+        *("agreement", "sending", "options", "check", "deploy", "migrate", "devnet"),
+        "recover",
         *(
             "payer",
             "purchase",

@@ -22,6 +22,25 @@ def test_a_start_without_a_native_package_is_refused_in_one_line(package: str) -
     assert line.startswith(f"error: {package} is not installed")
 
 
+@pytest.mark.parametrize("command", ["serve", "migrate"])
+def test_a_journal_in_postgresql_without_its_package_is_refused_in_one_line(command: str) -> None:
+    script = (
+        "import sys; sys.modules['asyncpg'] = None\n"
+        f"from facilitator.cli import main; sys.exit(main([{command!r}]))"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", script],
+        env={"DATABASE_URL": "postgresql://me:hunter2@127.0.0.1:1/d", "FACILITATOR_PORT": "0"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 1
+    [line] = run.stderr.splitlines()
+    assert "asyncpg is not installed" in line
+    assert "hunter2" not in line
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize(("command", "code"), [("serve", 0), ("devnet", 0), ("check", None)])
 def test_a_signal_while_the_program_loads_ends_it(

@@ -1,7 +1,6 @@
 """Laws of the journal, the same for every engine: what becomes of what was claimed."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
 
 import pytest
 from msgspec.structs import replace
@@ -21,6 +20,7 @@ from facilitator.store import (
     StoreError,
     TransactionChange,
 )
+from tests.engines import Engine
 from tests.journal import (
     ALICE,
     BOB,
@@ -326,7 +326,7 @@ async def test_in_flight_counts_the_pending_transactions_of_each_signer(store: S
 # The life of the journal itself
 
 
-async def test_closing_finishes_what_was_asked(engine: Callable[[], Awaitable[Store]]) -> None:
+async def test_closing_finishes_what_was_asked(engine: Engine) -> None:
     """And afterwards the journal refuses, as often as it is closed."""
     store = await engine()
     fresh = [payment() for _ in range(300)]

@@ -131,7 +131,7 @@ async def test_recover_says_what_stands_in_its_way(devnet: Devnet, tmp_path: Pat
     assert (wrong.code, wrong.error.startswith("error: CONFIRMATIONS must be")) == (2, True)
     (tmp_path / "facilitator.db").write_bytes(b"no database" * 100)
     broken = await facilitator("recover", variables, "--restored")
-    assert (broken.code, broken.error.startswith("error: cannot open the journal")) == (1, True)
+    assert (broken.code, broken.error.startswith("error: cannot read the journal")) == (1, True)
 
 
 async def test_a_pool_that_holds_more_than_a_pool_can_pauses_the_signer(

@@ -1,8 +1,6 @@
 """The laws of the journal, the same for every engine."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
@@ -31,20 +29,13 @@ from facilitator.store import (
     Taken,
     TransactionChange,
 )
-from facilitator.store.sqlite import SQLiteStore
+from tests.engines import Engine
 
 pytestmark = pytest.mark.anyio
 
 CHAIN = 420691
 SIGNER = b"\x01" * 20
 MAX_UINT256 = 2**256 - 1
-
-
-@pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[Store]:
-    opened = await SQLiteStore.open(tmp_path / "journal.db")
-    yield opened
-    await opened.close()
 
 
 def payment(number: int = 1, amount: int = 5, payer: bytes = b"\x02" * 20) -> JejuPayment:
@@ -416,8 +407,8 @@ async def test_a_refusal_comes_back_as_it_was(store: Store) -> None:
     assert settlement.updated_at == 2
 
 
-async def test_a_closed_store_says_so(tmp_path: Path) -> None:
-    store = await SQLiteStore.open(tmp_path / "journal.db")
+async def test_a_closed_store_says_so(engine: Engine) -> None:
+    store = await engine()
     await store.ping()
     await store.close()
     with pytest.raises(StoreError):

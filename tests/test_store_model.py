@@ -9,9 +9,16 @@ import asyncio
 import tempfile
 from pathlib import Path
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    rule,
+    run_state_machine_as_test,
+)
 from msgspec.structs import replace
 
 from facilitator.ethereum.fees import GWEI, Fees
@@ -28,7 +35,7 @@ from facilitator.store import (
     Taken,
     TransactionChange,
 )
-from facilitator.store.sqlite import SQLiteStore
+from tests.engines import ENGINES, Engine, engine_of
 from tests.journal import (
     CHAIN_ID,
     SIGNERS,
@@ -54,10 +61,16 @@ listeners = st.sampled_from(("ann", "ben"))
 class Journal(RuleBasedStateMachine):
     """Few payments, keys, signers and listeners, so that they meet; time goes on by itself."""
 
+    def __init__(self, name: str, request: pytest.FixtureRequest) -> None:
+        super().__init__()
+        self.name = name
+        self.request = request
+
     @initialize()
     def begin(self) -> None:
         self.runner = asyncio.Runner()
         self.folder = tempfile.TemporaryDirectory()
+        self.engine = engine_of(self.name, self.request, Path(self.folder.name))
         self.now = 1_000
         self.settlements: dict[str, Settlement] = {}
         self.second_keys: dict[str, str | None] = {}
@@ -70,7 +83,7 @@ class Journal(RuleBasedStateMachine):
             self.claim_fresh(number)
 
     def open(self) -> Store:
-        return self.runner.run(SQLiteStore.open(Path(self.folder.name) / "journal.db"))
+        return self.runner.run(opened(self.engine))
 
     def claim_fresh(self, number: int) -> None:
         """A payment of nobody else's, so that there is something to work with from the start."""
@@ -393,9 +406,13 @@ class Journal(RuleBasedStateMachine):
 
     @rule()
     def close_and_open(self) -> None:
-        """Listeners are requests of one process: none outlives it."""
+        """Listeners are requests of a process: none outlives it where it is the only one, and
+        where it is one of several their leases say for how long they count.
+        """
         self.runner.run(self.store.close())
         self.store = self.open()
+        if self.name != "sqlite":
+            return
         for each in self.settlements.values():
             if each.replied_success_at is None:
                 self.settlements[each.id] = replace(each, listener=None)
@@ -455,6 +472,10 @@ class Journal(RuleBasedStateMachine):
         )
 
 
+async def opened(engine: Engine) -> Store:
+    return await engine()
+
+
 def by_id(work: OpenWork) -> tuple[dict[str, Ride], dict[int, Transaction]]:
     """Open work has no order that anything depends on."""
     return (
@@ -463,5 +484,17 @@ def by_id(work: OpenWork) -> tuple[dict[str, Ride], dict[int, Transaction]]:
     )
 
 
-TestJournal = Journal.TestCase
-TestJournal.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+# A server takes many times as long for a step as a file does, and the laws are the same.
+EXAMPLES = {"sqlite": 60, "postgres": 10, "pgbouncer": 6}
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_a_journal_is_what_the_model_says(name: str, request: pytest.FixtureRequest) -> None:
+    class OnThisEngine(Journal):
+        def __init__(self) -> None:
+            super().__init__(name, request)
+
+    run_state_machine_as_test(
+        OnThisEngine,
+        settings=settings(max_examples=EXAMPLES[name], stateful_step_count=40, deadline=None),
+    )

@@ -6,7 +6,7 @@ so nothing is overwritten that another reader has decided since. Times are unix 
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from msgspec import Struct
 
@@ -293,3 +293,37 @@ class Store(Protocol):
 
     async def close(self) -> None:
         """Finish what was asked, then release the database."""
+
+
+class Fence:
+    """Whose turn it is to watch a chain, as this process knows it. `token` is the fencing token of
+    its lease, None while another process has it.
+    """
+
+    __slots__ = ("chain_id", "token")
+
+    def __init__(self, chain_id: int) -> None:
+        self.chain_id = chain_id
+        self.token: int | None = None
+
+
+@runtime_checkable
+class SharedStore(Store, Protocol):
+    """A journal that several processes have open. One of them at a time watches a chain."""
+
+    async def lead(self, chain_id: int, holder: str, lease_ms: int) -> int | None:
+        """Take the lease of a chain's loop, or prolong it, for so many milliseconds from now by
+        the database's clock. Its fencing token, which rises whenever the lease goes to another
+        holder; None where another one has it.
+        """
+
+    async def step_down(self, chain_id: int, holder: str) -> None:
+        """End the lease, if the holder has it: another one may take it at once."""
+
+    def fenced(self, fence: Fence) -> Store:
+        """The same journal for the loop of a chain: nothing is written, and StoreError raised,
+        unless the lease is the one of the fence's token still.
+        """
+
+    async def ended(self, settlement_ids: Sequence[str]) -> frozenset[str]:
+        """Those of them that are not PENDING nor REORGED."""

@@ -22,6 +22,19 @@ from facilitator.store import StoreError
 # What drivers give for a row, by column name.
 Row = Mapping[str, Any]
 
+# What the readers below read. PostgreSQL is asked for these by name: what was prepared with `*`
+# fails once a later step adds a column.
+SETTLEMENT = (
+    "id, key, idempotency_key, request_digest, dialect, payment, state,"
+    " version, listener, listener_until, replied_success_at, proof_transaction, proof_log_index,"
+    " proof_block_number, proof_reference, proof_fee, refusal, created_at, updated_at"
+)
+TRANSACTION = (
+    "id, chain_id, signer, account_nonce, kind, target, calldata, gas_limit, state, block_number,"
+    " gas_cost, l1_fee"
+)
+ATTEMPT = "hash, transaction_id, raw, max_fee_per_gas, max_priority_fee_per_gas, signed_at"
+
 _payments = msgspec.json.Decoder(AnyPayment)
 _refusals = msgspec.json.Decoder(Refusal)
 

@@ -6,6 +6,8 @@ integer column. `gas_spent` sums what FINAL transactions have cost, by the UTC d
 so that a day's spending is told from a few rows.
 """
 
+from facilitator.store import StoreError
+
 # Marks the file as a journal (SQLite's application_id): "x402" in ASCII.
 APPLICATION_ID = 0x78343032
 
@@ -116,4 +118,20 @@ MIGRATIONS: tuple[str, ...] = (
         PRIMARY KEY (chain_id, signer, day)
     ) STRICT, WITHOUT ROWID;
     """,
+    """
+    CREATE TABLE chain_loop (
+        chain_id INTEGER NOT NULL,
+        holder TEXT NOT NULL,
+        held_until INTEGER NOT NULL,
+        fencing_token INTEGER NOT NULL,
+        PRIMARY KEY (chain_id)
+    ) STRICT, WITHOUT ROWID;
+    """,
 )
+
+
+def refuse_newer(version: int) -> None:
+    """StoreError for a schema that this program does not understand: one step ahead it does."""
+    known = len(MIGRATIONS)
+    if version > known + 1:
+        raise StoreError(f"schema version {version} is too new for this program (it knows {known})")

@@ -29,7 +29,7 @@ from facilitator.store import (
     signed,
 )
 from facilitator.store import statements as sql
-from facilitator.store.schema import APPLICATION_ID, MIGRATIONS
+from facilitator.store.schema import APPLICATION_ID, MIGRATIONS, refuse_newer
 from facilitator.store.statements import ClaimedOrNot
 from facilitator.store.writer import Writer, connect, connect_reader
 
@@ -286,8 +286,7 @@ def _refuse_strangers(db: sqlite3.Connection) -> None:
 
 def _migrate(db: sqlite3.Connection) -> None:
     version, known = _version(db), len(MIGRATIONS)
-    if version > known + 1:
-        raise StoreError(f"schema version {version} is too new for this program (it knows {known})")
+    refuse_newer(version)
     for number in range(version, known):
         db.executescript(
             f"""BEGIN IMMEDIATE; {MIGRATIONS[number]} PRAGMA user_version = {number + 1};

@@ -1,0 +1,91 @@
+"""Which of several processes watches a chain: the one that has its lease.
+
+The others answer requests all the same. They look in the journal for what has come of what they
+wait for, and take over within seconds when the lease is not prolonged.
+"""
+
+import secrets
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+
+import anyio
+
+from facilitator.listeners import Listeners
+from facilitator.signing import SignerPool
+from facilitator.store import Fence, SharedStore, Store, StoreError
+
+# A process that died is missed for that long at most, and for FOLLOW_EVERY more.
+LEASE_MS = 5_000
+PROLONG_EVERY = 1.5  # seconds
+FOLLOW_EVERY = 0.5  # seconds between two looks at the journal
+
+
+class Leadership:
+    """This process's part in watching one chain. What it watches with is to write to `store`."""
+
+    def __init__(
+        self, *, store: SharedStore, chain_id: int, signers: SignerPool, listeners: Listeners
+    ) -> None:
+        self._shared = store
+        self._chain_id = chain_id
+        self._signers = signers
+        self._listeners = listeners
+        self._holder = secrets.token_hex(8)
+        self._fence = Fence(chain_id)
+        self._prolong_at = 0.0
+        self._idle = False
+        self.store: Store = store.fenced(self._fence)
+
+    async def take_part(
+        self,
+        turn: Callable[[], Awaitable[float | None]],
+        take_over: Callable[[], None],
+        follow: Callable[[], Awaitable[None]],
+    ) -> float:
+        """One step: `take_over` when it is newly this process that watches the chain, and then a
+        `turn` of the loop, or else `follow`. The seconds until the next one. Raises what these
+        raise, and StoreError.
+        """
+        leads, is_new = await self._hold()
+        if is_new:
+            self._idle = False
+            take_over()
+        await self._wake_who_waits()
+        if leads and not self._idle:
+            pause = await turn()
+            self._idle = pause is None
+            return FOLLOW_EVERY if pause is None else pause
+        # Others sign as well: what they have claimed is seen here.
+        in_flight = await self._shared.in_flight(self._chain_id)
+        for signer in self._signers.addresses:
+            self._signers.observe(signer, in_flight.get(signer, 0))
+        if leads:
+            self._idle = not in_flight
+            return 0 if in_flight else FOLLOW_EVERY
+        await follow()
+        return FOLLOW_EVERY
+
+    async def _hold(self) -> tuple[bool, bool]:
+        """(whether the lease is this process's, whether that is new)."""
+        now = anyio.current_time()
+        before = self._fence.token
+        if before is not None and now < self._prolong_at:
+            return True, False
+        self._fence.token = None
+        self._fence.token = await self._shared.lead(self._chain_id, self._holder, LEASE_MS)
+        self._prolong_at = now + PROLONG_EVERY
+        return self._fence.token is not None, self._fence.token not in (None, before)
+
+    async def _wake_who_waits(self) -> None:
+        """Requests of this process may wait for what another one has recorded."""
+        waited_for = self._listeners.waited_for
+        if waited_for:
+            for settlement_id in await self._shared.ended(waited_for):
+                self._listeners.wake(settlement_id)
+
+    async def step_down(self) -> None:
+        """Let another process take over at once."""
+        if self._fence.token is not None:
+            self._fence.token = None
+            with suppress(StoreError):  # the lease ends by itself
+                await self._shared.step_down(self._chain_id, self._holder)

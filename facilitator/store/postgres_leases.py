@@ -1,0 +1,79 @@
+"""Whose turn it is to watch a chain: leases with fencing tokens, by the database's clock alone.
+
+A process that was frozen, or cut off, may not know that its lease has ended. So it writes under a
+share lock of the lease's row, and only while the token there is its own: who takes the lease waits
+for what is being written, and nothing is written after that.
+"""
+
+from collections.abc import Iterable
+from typing import Protocol, TypeVar
+
+from facilitator.store import Fence, StoreError
+from facilitator.store.postgres_pool import Connection, Operation
+
+T = TypeVar("T")
+
+_NOW = "(extract(epoch FROM clock_timestamp()) * 1000)::bigint"
+
+
+async def lead(chain_id: int, holder: str, lease_ms: int, db: Connection) -> int | None:
+    token = await db.fetchval(
+        f"""INSERT INTO chain_loop (chain_id, holder, held_until, fencing_token)
+            VALUES ($1, $2, {_NOW} + $3::bigint, 1)
+            ON CONFLICT (chain_id) DO UPDATE SET holder = excluded.holder,
+                held_until = excluded.held_until,
+                fencing_token = chain_loop.fencing_token
+                    + (chain_loop.holder <> excluded.holder)::int
+            WHERE chain_loop.holder = excluded.holder OR chain_loop.held_until <= {_NOW}
+            RETURNING fencing_token""",
+        chain_id,
+        holder,
+        lease_ms,
+    )
+    return None if token is None else int(token)
+
+
+async def step_down(chain_id: int, holder: str, db: Connection) -> None:
+    await db.execute(
+        "UPDATE chain_loop SET held_until = 0 WHERE chain_id = $1 AND holder = $2", chain_id, holder
+    )
+
+
+class _Pool(Protocol):
+    async def write(self, operation: Operation[T], locks: Iterable[int] = ()) -> T: ...
+
+    async def read(self, operation: Operation[T]) -> T: ...
+
+    async def close(self) -> None: ...
+
+
+class FencedPool:
+    """A pool through which nothing is written without the lease."""
+
+    def __init__(self, pool: _Pool, fence: Fence) -> None:
+        self._pool = pool
+        self._fence = fence
+
+    async def write(self, operation: Operation[T], locks: Iterable[int] = ()) -> T:
+        """As the pool does; StoreError where the lease is another process's by now."""
+        fence = self._fence
+
+        async def fenced(db: Connection) -> T:
+            held = await db.fetchval(
+                """SELECT true FROM chain_loop
+                   WHERE chain_id = $1 AND fencing_token = $2 FOR SHARE""",
+                fence.chain_id,
+                fence.token,
+            )
+            if held is None:
+                raise StoreError("another replica watches this chain now")
+            return await operation(db)
+
+        return await self._pool.write(fenced, locks)
+
+    async def read(self, operation: Operation[T]) -> T:
+        """As the pool does."""
+        return await self._pool.read(operation)
+
+    async def close(self) -> None:
+        """The pool is its owner's to close."""

@@ -1,0 +1,86 @@
+"""The tables of `schema` in PostgreSQL, and their migration.
+
+The steps are the same ones, in PostgreSQL's words; so a step that is added there is one here.
+"""
+
+import re
+
+from facilitator.store import StoreError
+from facilitator.store.postgres_pool import Connection, Pool
+from facilitator.store.schema import APPLICATION_ID, MIGRATIONS, refuse_newer
+
+# Seconds. Replicas that start together wait for the one that migrates.
+MIGRATION_TIMEOUT = 600.0
+# A step that waits for a lock has all others wait behind it: rather give up, and be started again.
+MIGRATION_LOCK_TIMEOUT_MS = 5_000
+
+_WORDS = (
+    (r"\bINTEGER NOT NULL PRIMARY KEY\b", "BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY"),
+    (r"\bINTEGER\b", "BIGINT"),
+    (r"\bBLOB\b", "BYTEA"),
+    (r"\) STRICT(, WITHOUT ROWID)?;", ");"),
+)
+# By number of the step: what SQLite has by itself. Attempts are told apart by their rowid there.
+_BESIDE = {0: "ALTER TABLE attempt ADD COLUMN number BIGINT GENERATED ALWAYS AS IDENTITY;"}
+
+
+def in_postgres(step: str) -> str:
+    """A step of the schema as PostgreSQL takes it."""
+    for pattern, word in _WORDS:
+        step = re.sub(pattern, word, step)
+    return step
+
+
+async def version_of(pool: Pool) -> int:
+    """How many steps were made. Raises StoreError."""
+    return await pool.read(_version)
+
+
+async def migrate(pool: Pool) -> tuple[int, int]:
+    """Bring the tables up to date: how many steps were made before, and are now.
+
+    Of several replicas that start at once, one does it and the others wait for it. Raises
+    StoreError, where the schema is too new for this program as well.
+    """
+    before = await version_of(pool)
+    refuse_newer(before)
+    if before >= len(MIGRATIONS):
+        return before, before
+    return await pool.write(_migrate)
+
+
+async def _version(db: Connection) -> int:
+    # Not by to_regclass: it answers from a cache that waiting for an advisory lock leaves as it is.
+    there = await db.fetchval(
+        """SELECT true FROM pg_tables
+           WHERE tablename = 'facilitator_schema' AND schemaname = ANY (current_schemas(false))"""
+    )
+    if there is None:
+        return 0
+    return int(await db.fetchval("SELECT version FROM facilitator_schema"))
+
+
+async def _migrate(db: Connection) -> tuple[int, int]:
+    await db.execute("SET LOCAL lock_timeout = 0")
+    # Of the transaction, not of the session: PgBouncer may give the next one to somebody else.
+    await db.execute(f"SELECT pg_advisory_xact_lock({APPLICATION_ID})", timeout=MIGRATION_TIMEOUT)
+    await db.execute(f"SET LOCAL lock_timeout = {MIGRATION_LOCK_TIMEOUT_MS}")
+    before = await _version(db)
+    refuse_newer(before)
+    if before == 0:
+        await db.execute(
+            """CREATE TABLE facilitator_schema (version BIGINT NOT NULL);
+               INSERT INTO facilitator_schema VALUES (0);"""
+        )
+    for number in range(before, len(MIGRATIONS)):
+        step = in_postgres(MIGRATIONS[number]) + _BESIDE.get(number, "")
+        await db.execute(step, timeout=MIGRATION_TIMEOUT)
+    after = max(before, len(MIGRATIONS))
+    await db.execute("UPDATE facilitator_schema SET version = $1", after)
+    return before, after
+
+
+async def refuse_forgetful(pool: Pool) -> None:
+    """A server that acknowledges what a crash may take away keeps no journal. Raises StoreError."""
+    if await pool.read(lambda db: db.fetchval("SHOW synchronous_commit")) == "off":
+        raise StoreError("synchronous_commit is off in PostgreSQL: a crash would lose payments")
