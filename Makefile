@@ -98,6 +98,11 @@ test-image: setup $(OPS) ## build the image for real and run it: PID 1, SIGTERM,
 	@$(OPS_BIN)/hadolint Containerfile
 	@$(BIN)/python -m pytest tests/image
 
+.PHONY: test-alerts
+test-alerts: setup ## evaluate each alert with promtool, and fire some through a real Prometheus
+	@.ci/need promtool=prometheus prometheus=prometheus prometheus-alertmanager=prometheus-alertmanager
+	@$(BIN)/python -m pytest tests/alerts
+
 .PHONY: clean
 clean: ## remove what was built and installed here (databases stay)
 	@rm -rf .venv .tools .ops wheels dist build htmlcov .coverage .coverage.* \
