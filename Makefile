@@ -103,6 +103,14 @@ test-alerts: setup ## evaluate each alert with promtool, and fire some through a
 	@.ci/need promtool=prometheus prometheus=prometheus prometheus-alertmanager=prometheus-alertmanager
 	@$(BIN)/python -m pytest tests/alerts
 
+.PHONY: manifests
+manifests: $(VENV) $(OPS) ## write what k8s/ and its tests hold that is made from something else
+	@$(BIN)/python -m tests.k8s.rendering
+
+.PHONY: test-k8s
+test-k8s: $(VENV) $(OPS) ## render the manifests and the chart, and compare, validate and lint them
+	@$(BIN)/python -m pytest tests/k8s
+
 .PHONY: clean
 clean: ## remove what was built and installed here (databases stay)
 	@rm -rf .venv .tools .ops wheels dist build htmlcov .coverage .coverage.* \
