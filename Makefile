@@ -1,4 +1,5 @@
-# `make help` lists the targets. Nothing is installed outside .venv and .tools.
+# `make help` lists the targets. Nothing is installed outside .venv, .tools and .ops, but for what
+# .ci/need takes from Debian.
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 SHELL := /bin/bash
@@ -15,7 +16,7 @@ CLIENTS := .tools/clients/node_modules/.package-lock.json
 
 .PHONY: help
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: setup
 setup: $(VENV) $(TOOLS) $(CLIENTS) ## install what is locked: Python packages in .venv, the rest in .tools
@@ -110,6 +111,27 @@ manifests: $(VENV) $(OPS) ## write what k8s/ and its tests hold that is made fro
 .PHONY: test-k8s
 test-k8s: $(VENV) $(OPS) ## render the manifests and the chart, and compare, validate and lint them
 	@$(BIN)/python -m pytest tests/k8s
+
+.PHONY: audit
+audit: $(VENV) $(OPS) ## pins, licences and known vulnerabilities; OFFLINE=1 leaves the last out and says so
+	@$(BIN)/python -m tests.supply.audit $(if $(OFFLINE),--offline)
+
+.PHONY: secrets
+secrets: $(VENV) $(OPS) ## look for secrets in every file of the repository, 0x keys among them
+	@$(BIN)/python -m tests.supply.secrets
+
+SBOM = build/facilitator-$(VERSION).cdx.json
+.PHONY: sbom
+sbom: $(OPS) ## write what the service consists of, as CycloneDX
+	@mkdir -p $(dir $(SBOM))
+	@$(OPS_BIN)/cyclonedx-py requirements --output-reproducible --of JSON -o $(SBOM) requirements.lock
+	@$(OPS_BIN)/python -c 'import json, sys; path, version = sys.argv[1:]; bill = json.load(open(path)); \
+		bill["metadata"]["component"] = {"type": "application", "bom-ref": "facilitator", \
+		"name": "facilitator", "version": version}; json.dump(bill, open(path, "w"), indent=1)' $(SBOM) $(VERSION)
+
+.PHONY: test-supply
+test-supply: setup $(OPS) ## test audit, secret scan and bill of materials, and lint the CI's configuration
+	@$(BIN)/python -m pytest tests/supply
 
 .PHONY: clean
 clean: ## remove what was built and installed here (databases stay)
