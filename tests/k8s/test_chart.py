@@ -1,0 +1,89 @@
+"""The Helm chart: its values, what it refuses, what it tells."""
+
+import re
+from typing import Any
+
+import pytest
+
+from tests.k8s.rendering import CHART, helm_template, objects, only, run
+
+
+def test_the_chart_has_no_fault_that_helm_knows() -> None:
+    run("helm", "lint", "--strict", str(CHART))
+
+
+def test_it_keeps_the_names_of_the_chart_it_replaces() -> None:
+    [values] = objects((CHART / "values.yaml").read_text())
+    names = (
+        *("replicaCount", "image.repository", "service.port", "env", "resources", "probes"),
+        *("secrets.facilitatorPrivateKey", "secrets.x402FacilitatorAddress"),
+        *("revisionHistoryLimit", "strategy", "monitoring.enabled"),
+    )
+    for name in names:
+        value: Any = values
+        for part in name.split("."):
+            value = value[part]
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        ["replicaCount=2"],
+        ["autoscaling.enabled=true"],
+        ["strategy.type=RollingUpdate"],
+        ["replicaCount=0"],
+        ["replicas=2"],
+        ["service.port=70000"],
+        ["secrets.x402FacilitatorAddress=0x12"],
+        ["env.FACILITATOR_PRIVATE_KEY=x"],
+        ["env.jeju=x"],
+        ["image.digest=latest"],
+        ["database.kind=mysql"],
+        ["secrets.facilitatorPrivateKey=x"],
+        ["secrets.config=x"],
+    ],
+    ids=lambda values: values[0],
+)
+def test_a_value_that_cannot_work_is_refused(values: list[str]) -> None:
+    settings = [f"--set-string={values[0]}" if "=x" in values[0] else f"--set={values[0]}"]
+    done = run("helm", "template", "facilitator", str(CHART), *settings, check=False)
+    assert done.returncode != 0
+    assert re.search("specifications of the schema|is needed where", done.stderr), done.stderr
+
+
+def test_the_chart_makes_a_secret_of_what_it_is_given() -> None:
+    values = ("secrets.facilitatorPrivateKey=one", "secrets.config=two")
+    found = objects(helm_template(*values))
+    secret = only("Secret", found)
+    assert secret["stringData"] == {"keys": "one", "config.toml": "two"}
+    template = only("Deployment", found)["spec"]["template"]
+    assert re.fullmatch("[0-9a-f]{64}", template["metadata"]["annotations"]["checksum/secret"])
+    changed = objects(helm_template(values[0], "secrets.config=three"))
+    again = only("Deployment", changed)["spec"]["template"]
+    assert again["metadata"]["annotations"] != template["metadata"]["annotations"]
+
+
+def test_the_contracts_address_and_variables_arrive() -> None:
+    address = "0x" + "ab" * 20
+    found = objects(
+        helm_template(f"secrets.x402FacilitatorAddress={address}", "env.LOG_LEVEL=DEBUG")
+    )
+    [container] = only("Deployment", found)["spec"]["template"]["spec"]["containers"]
+    values = {each["name"]: each.get("value") for each in container["env"]}
+    assert values["X402_FACILITATOR_ADDRESS"] == address
+    assert values["LOG_LEVEL"] == "DEBUG"
+
+
+def test_a_digest_goes_before_a_tag() -> None:
+    digest = "sha256:" + "0" * 64
+    found = objects(helm_template(f"image.digest={digest}", "image.tag=one"))
+    [container] = only("Deployment", found)["spec"]["template"]["spec"]["containers"]
+    assert container["image"] == f"facilitator@{digest}"
+
+
+def test_its_notes_say_how_to_check_and_what_is_missing() -> None:
+    dry = ("install", "facilitator", str(CHART), "--dry-run=client")
+    notes = run("helm", *dry).stdout.partition("NOTES:")[2]
+    assert "python -m facilitator check" in notes
+    assert "create secret generic facilitator" in notes
+    assert "helm rollback facilitator" in notes
