@@ -5,7 +5,6 @@ sent, even if who asked for it goes away in between.
 """
 
 import asyncio
-import logging
 from collections.abc import Callable, Sequence
 
 import anyio
@@ -14,7 +13,7 @@ from msgspec.structs import replace
 
 from facilitator import groups
 from facilitator.chain import Chain, Reverted
-from facilitator.ethereum.addresses import checksum
+from facilitator.changes import settlements_submitted
 from facilitator.ethereum.calls import Call, CodeOf
 from facilitator.ethereum.multicall3 import MULTICALL3
 from facilitator.examination import Examiner
@@ -36,11 +35,8 @@ from facilitator.store import (
     StoreError,
     Taken,
 )
-from facilitator.telemetry import event, get_logger
 from facilitator.waiting import Member, Place
 from facilitator.watcher import Watcher
-
-_log = get_logger(__name__)
 
 Submitted = SettleReply | Ride | Settlement
 
@@ -143,7 +139,14 @@ class Claimer:
         payers = [CodeOf(member.new.payment.payer) for member in members]
         codes, ready = await asyncio.gather(
             self._chain.read(payers),
-            asyncio.gather(*(self._simulate(member, place.signer) for member in members)),
+            asyncio.gather(
+                *(
+                    asyncio.create_task(
+                        self._simulate(member, place.signer), context=member.context
+                    )
+                    for member in members
+                )
+            ),
         )
         # A payer's own code could use up the gas of all others.
         fit = [
@@ -202,16 +205,7 @@ class Claimer:
         sent = claimed[0].transaction
         attempt = sent.attempts[-1]
         self._signers.claimed(place)
-        for each in claimed:
-            event(
-                _log,
-                logging.INFO,
-                "settlement_submitted",
-                settlement=each.settlement.id,
-                transaction=attempt.hash,
-                signer=checksum(sent.signer),
-                account_nonce=sent.account_nonce,
-            )
+        settlements_submitted(self._watcher.network, claimed)
         await self._watcher.send(sent, attempt)
 
 

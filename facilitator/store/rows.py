@@ -55,6 +55,7 @@ def read_settlement(row: Row) -> Settlement:
             refusal=None if row["refusal"] is None else _refusals.decode(row["refusal"]),
             created_at=row["created_at"],
             updated_at=row["updated_at"],
+            traceparent=row["traceparent"],
         )
     except (msgspec.DecodeError, ValueError) as error:
         raise StoreError(f"settlement {row['id']} cannot be read: {error}") from None
