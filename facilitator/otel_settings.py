@@ -17,7 +17,7 @@ _SAMPLERS = (
     *("always_on", "always_off", "traceidratio"),
     *("parentbased_always_on", "parentbased_always_off", "parentbased_traceidratio"),
 )
-_FRACTION = re.compile(r"\A(0|1|[01]\.0{0,18}|0?\.[0-9]{1,18})\Z")
+_FRACTION = re.compile(r"\A(0|1|1\.0{1,18}|0?\.[0-9]{1,18})\Z")
 
 
 class Tracing(Struct, frozen=True):
@@ -45,8 +45,10 @@ def read_tracing(env: Environment) -> Tracing | None:
     if sampler.endswith("traceidratio") and not _FRACTION.match(argument or "1"):
         raise ConfigError("OTEL_TRACES_SAMPLER_ARG must be a plain decimal number from 0 to 1")
     exporter = env.choice("OTEL_TRACES_EXPORTER", default="otlp", options=("otlp", "none"))
-    disabled = (env.text("OTEL_SDK_DISABLED")[1] or "").lower() == "true"
-    if disabled or exporter == "none" or not any(urls):
+    disabled = env.choice(
+        "OTEL_SDK_DISABLED", default="false", options=("true", "false", "TRUE", "FALSE")
+    )
+    if disabled.lower() == "true" or exporter == "none" or not any(urls):
         return None
     return Tracing(
         tuple(

@@ -58,9 +58,7 @@ async def run(_: argparse.Namespace) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     _raise_descriptor_limit()
-    _keep_secrets(config)
-    configure_logging(config.log_format, config.log_level)
-    log_uncaught()
+    start_logging(config)
     try:
         listener = listen(config.host, config.port)
     except OSError as error:
@@ -157,8 +155,10 @@ def _raise_descriptor_limit() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
-def _keep_secrets(config: Config) -> None:
-    """Have the log blank what is secret, should anything ever quote it."""
+def start_logging(config: Config) -> None:
+    """Whatever this process says from here on is a line of the log, in which what is secret is
+    blanked, should anything ever quote it.
+    """
     for key in config.keys:
         add_secret(key.secret.hex())
     for network in config.networks.values():
@@ -167,3 +167,5 @@ def _keep_secrets(config: Config) -> None:
                 add_secret(url)
     for secret in () if config.tracing is None else config.tracing.secrets:
         add_secret(secret)
+    configure_logging(config.log_format, config.log_level)
+    log_uncaught()

@@ -165,3 +165,59 @@ async def test_a_traceparent_that_is_none_begins_a_trace_of_ours(
     await receiving.wait(lambda: len(receiving.named("GET /supported")) > before)
     span = receiving.named("GET /supported")[-1]
     assert (span.parent_id, span.trace_id == TRACE) == ("", False)
+
+
+@pytest.mark.parametrize("listed", [True, False])
+async def test_only_a_listed_host_is_told_the_trace(
+    devnet: Devnet, tmp_path: Path, listed: bool
+) -> None:
+    """As the parent of what it does: the span of the call that it is asked."""
+    await approve(devnet)
+    async with collector() as receiving, fault_proxy(devnet.url) as proxy:
+        hosts = "127.0.0.1, rpc.example" if listed else "rpc.example"
+        told = receiving.environment(JEJU_RPC_URL=proxy.url, TRACE_PROPAGATE_HOSTS=hosts)
+        async with serve(devnet, tmp_path, **told) as service:
+            assert (await settle(service, devnet_payment(devnet)))["success"] is True
+            await receiving.wait(lambda: bool(receiving.named("POST /settle")))
+        spans = {span.span_id: span for span in receiving.spans}
+    given = [each for each in proxy.traceparents if each is not None]
+    assert bool(given) is listed
+    for traceparent in given:
+        version, trace_id, parent_id, flags = traceparent.split("-")
+        assert (version, trace_id, int(flags, 16) & 1) == ("00", TRACE, 1)
+        assert spans[parent_id].name.startswith("eth_")
+
+
+async def test_a_post_with_calls_of_two_traces_names_neither(
+    devnet: Devnet, tmp_path: Path
+) -> None:
+    """Calls of many requests leave as one, and its header has room for one trace."""
+    async with collector() as receiving, fault_proxy(devnet.url) as proxy:
+        told = receiving.environment(JEJU_RPC_URL=proxy.url, TRACE_PROPAGATE_HOSTS="127.0.0.1")
+        async with serve(devnet, tmp_path, **told) as service:
+            headers = [devnet_payment(devnet) for _ in range(16)]
+            await asyncio.gather(*(service.verify(header) for header in headers))
+            await receiving.wait(lambda: len(receiving.named("POST /verify")) == len(headers))
+        traces = {span.trace_id for span in receiving.named("POST /verify")}
+    given = {each.split("-")[1] for each in proxy.traceparents if each is not None}
+    assert len(traces) == len(headers)
+    assert given <= traces
+    assert proxy.posts < proxy.calls["eth_call"]
+
+
+async def test_a_fault_shows_its_kind_and_nothing_of_what_it_says(
+    devnet: Devnet, tmp_path: Path
+) -> None:
+    async with collector() as receiving, fault_proxy(devnet.url) as proxy:
+        async with serve(
+            devnet, tmp_path, JEJU_RPC_URL=proxy.url, **receiving.environment()
+        ) as service:
+            proxy.raw = b"<html>no-such-luck</html>"
+            status, _ = await service.post("/verify", request(devnet_payment(devnet)))
+            assert status == 503
+            await receiving.wait(lambda: bool(receiving.named("POST /verify")))
+        failed = [span for span in receiving.spans if span.failed]
+    kinds = {(span.name, span.attributes["error.type"]) for span in failed}
+    assert ("eth_call", "TransportError") in kinds
+    assert ("POST /verify", "503") in kinds
+    assert not any(b"no-such-luck" in body or b"127.0.0.1" in body for body in receiving.bodies)
