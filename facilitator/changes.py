@@ -5,7 +5,6 @@ addresses, amounts and hashes: what the chain shows to everybody. Nothing that w
 """
 
 import logging
-from collections.abc import Iterable
 
 from facilitator.ethereum.addresses import checksum
 from facilitator.node import to_hex
@@ -22,23 +21,22 @@ _ALARMING = frozenset({SettlementState.REORGED, SettlementState.LOST})
 Fields = dict[str, str | int]
 
 
-def settlements_submitted(network: str, claimed: Iterable[Claimed]) -> None:
-    """Payments were claimed, and what moves them is signed, in one transaction."""
-    for each in claimed:
-        transaction = each.transaction
-        with inside(each.settlement.traceparent):
-            event(
-                _log,
-                logging.INFO,
-                "settlement_submitted",
-                exc_info=None,
-                network=network,
-                **described(each.settlement),
-                transaction=transaction.attempts[-1].hash,
-                kind=transaction.kind,
-                signer=checksum(transaction.signer),
-                account_nonce=transaction.account_nonce,
-            )
+def settlement_submitted(network: str, claimed: Claimed) -> None:
+    """A payment was claimed, and what moves its money is signed."""
+    transaction = claimed.transaction
+    with inside(claimed.settlement.traceparent):
+        event(
+            _log,
+            logging.INFO,
+            "settlement_submitted",
+            exc_info=None,
+            network=network,
+            **described(claimed.settlement),
+            transaction=transaction.attempts[-1].hash,
+            kind=transaction.kind,
+            signer=checksum(transaction.signer),
+            account_nonce=transaction.account_nonce,
+        )
 
 
 def settlement_changed(network: str, settlement: Settlement) -> None:
