@@ -1,7 +1,6 @@
 """OpenTelemetry's own variables: whether spans are recorded, and that what is set makes sense.
 
-Its SDK reads them all again by itself, and falls back to a default with a warning where one is
-wrong; here a wrong one stops the start like any other.
+A wrong one stops the start like any other; OpenTelemetry itself would fall back to a default.
 """
 
 import re
@@ -20,15 +19,21 @@ _SAMPLERS = (
 _FRACTION = re.compile(r"\A(0|1|1\.0{1,18}|0?\.[0-9]{1,18})\Z")
 
 
-class Tracing(Struct, frozen=True):
-    """Spans are recorded. `secrets` (the collector's URL, and the values of the headers that go
-    there) never show in a repr.
+class Tracing(Struct, frozen=True, kw_only=True):
+    """Spans are recorded. `sampler` and `ratio` say which traces; so many ended spans may wait, and
+    are sent `batch_size` at once or after `delay_ms` milliseconds. `secrets` (the collector's URL,
+    and the values of the headers that go there) never show in a repr.
     """
 
+    sampler: str
+    ratio: float  # of all traces; it touches no money
+    queue_size: int
+    batch_size: int
+    delay_ms: int
     secrets: tuple[str, ...]
 
     def __repr__(self) -> str:
-        return "Tracing(<hidden>)"
+        return f"Tracing({self.sampler})"
 
 
 def read_tracing(env: Environment) -> Tracing | None:
@@ -40,22 +45,36 @@ def read_tracing(env: Environment) -> Tracing | None:
     headers = [env.text(f"{signal}_HEADERS")[1] for signal in _SIGNALS]
     for signal in _SIGNALS:
         env.choice(f"{signal}_PROTOCOL", default="http/protobuf", options=("http/protobuf",))
-    sampler = env.choice("OTEL_TRACES_SAMPLER", default="parentbased_always_on", options=_SAMPLERS)
-    argument = env.text("OTEL_TRACES_SAMPLER_ARG")[1]
-    if sampler.endswith("traceidratio") and not _FRACTION.match(argument or "1"):
+    ratio = env.text("OTEL_TRACES_SAMPLER_ARG")[1] or "1"
+    if not _FRACTION.match(ratio):
         raise ConfigError("OTEL_TRACES_SAMPLER_ARG must be a plain decimal number from 0 to 1")
+    queue_size = env.integer("OTEL_BSP_MAX_QUEUE_SIZE", default=2048, low=1, high=1_000_000)
+    tracing = Tracing(
+        sampler=env.choice(
+            "OTEL_TRACES_SAMPLER", default="parentbased_always_on", options=_SAMPLERS
+        ),
+        ratio=float(ratio),
+        queue_size=queue_size,
+        # Fewer than OpenTelemetry's 512: they are encoded while requests wait for the interpreter.
+        batch_size=env.integer(
+            "OTEL_BSP_MAX_EXPORT_BATCH_SIZE",
+            default=min(128, queue_size),
+            low=1,
+            high=queue_size,
+        ),
+        delay_ms=env.integer("OTEL_BSP_SCHEDULE_DELAY", default=5000, low=1, high=600_000),
+        secrets=tuple(
+            [url for url in urls if url]
+            + [value for each in headers if each for value in _header_values(each)]
+        ),
+    )
     exporter = env.choice("OTEL_TRACES_EXPORTER", default="otlp", options=("otlp", "none"))
     disabled = env.choice(
         "OTEL_SDK_DISABLED", default="false", options=("true", "false", "TRUE", "FALSE")
     )
     if disabled.lower() == "true" or exporter == "none" or not any(urls):
         return None
-    return Tracing(
-        tuple(
-            [url for url in urls if url]
-            + [value for each in headers if each for value in _header_values(each)]
-        )
-    )
+    return tracing
 
 
 def _url(env: Environment, name: str) -> str | None:

@@ -90,7 +90,7 @@ async def _recording(config: Config) -> AsyncIterator[None]:
     # Only now: it takes a third of a second, and is an extra.
     from facilitator.otlp import OTLPTracer  # noqa: PLC0415
 
-    tracer = OTLPTracer()
+    tracer = OTLPTracer(config.tracing)
     configure_tracing(tracer)
     try:
         yield

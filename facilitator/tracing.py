@@ -23,10 +23,27 @@ Attribute = str | int | bool
 _TRACEPARENT = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
 
 
-class Place:
+class Place(Protocol):
     """A place in a trace: somebody else's span, or one of ours."""
 
+    @property
+    def traceparent(self) -> str:
+        """As W3C's header writes it."""
+
+    @property
+    def trace_id(self) -> str:
+        """32 hex digits."""
+
+    @property
+    def recorded(self) -> bool:
+        """Whether what happens there may be: not inside a span of ours that is not."""
+
+
+class Told:
+    """A place that we were told of, by a header or by the journal."""
+
     __slots__ = ("traceparent",)
+    recorded = True
 
     def __init__(self, traceparent: str) -> None:
         """`traceparent` as `parse` gives it."""
@@ -34,12 +51,11 @@ class Place:
 
     @property
     def trace_id(self) -> str:
-        """32 hex digits."""
         return self.traceparent[3:35]
 
 
 class Span(Protocol):
-    """A part of a trace that is being recorded."""
+    """A part of a trace, which is recorded where the sampler says so."""
 
     @property
     def place(self) -> Place:
@@ -148,12 +164,14 @@ def current_traceparent() -> str | None:
     return None if place is None else place.traceparent
 
 
-def span(name: str, *, parent: Place | None = None, **attributes: Attribute | None) -> Maybe:
-    """Record the block as a part of what is happening, or of `parent`."""
+def span(name: str, **attributes: Attribute | None) -> Maybe:
+    """Record the block as a part of what is happening."""
     if _tracer is None:
         return _OFF
-    place = parent or _current.get()
-    return _OFF if place is None else _Recording(_tracer.start(name, place, attributes))
+    place = _current.get()
+    if place is None or not place.recorded:
+        return _OFF
+    return _Recording(_tracer.start(name, place, attributes))
 
 
 def request(name: str, traceparent: str | None) -> Maybe:
@@ -171,7 +189,7 @@ def begin(name: str, **attributes: Attribute | None) -> Span | None:
     recorded.
     """
     place = None if _tracer is None else _current.get()
-    if _tracer is None or place is None:
+    if _tracer is None or place is None or not place.recorded:
         return None
     return _tracer.start(name, place, attributes)
 
@@ -181,7 +199,7 @@ def record(
 ) -> None:
     """A part of a trace that began at `started_ms` (unix milliseconds) and ends now."""
     if _tracer is not None and traceparent is not None:
-        place = Place(traceparent)
+        place = Told(traceparent)
         _tracer.start(name, place, attributes, started_ms=started_ms).end()
 
 
@@ -189,7 +207,7 @@ def inside(place: Place | str | None) -> AbstractContextManager[None]:
     """Have the block happen there. Where nothing is known of it, it happens where it is."""
     if place is None:
         return nullcontext()
-    return _Inside(Place(place) if isinstance(place, str) else place)
+    return _Inside(Told(place) if isinstance(place, str) else place)
 
 
 def parse(traceparent: str) -> Place | None:
@@ -202,4 +220,4 @@ def parse(traceparent: str) -> Place | None:
         return None
     if not trace_id.strip("0") or not parent_id.strip("0"):
         return None
-    return Place(f"00-{trace_id}-{parent_id}-{flags}")
+    return Told(f"00-{trace_id}-{parent_id}-{flags}")
