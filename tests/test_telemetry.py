@@ -252,6 +252,17 @@ def test_a_secret_that_json_escapes_is_found(lines: Lines) -> None:
     assert "with/quotes" not in line
 
 
+def test_a_log_that_nobody_reads_any_more_harms_nothing(
+    restored_logging: None, capfd: pytest.CaptureFixture[str]
+) -> None:
+    written = io.StringIO()
+    with contextlib.redirect_stderr(written):
+        configure_logging("json", "INFO")
+    written.close()
+    event(LOG, logging.INFO, "unheard")
+    assert capfd.readouterr() == ("", "")
+
+
 # --- a process
 
 
@@ -267,3 +278,23 @@ def test_logs_go_to_standard_error_and_leave_standard_output_to_the_program(form
     assert done.stdout == "result\n"
     assert done.stderr.count("\n") == 1
     assert "started" in done.stderr
+
+
+@pytest.mark.parametrize("format", ["text", "json"])
+def test_a_line_that_cannot_be_written_is_told_of_without_what_it_says(format: str) -> None:
+    """`logging` itself would print the arguments, as they are and beside the log."""
+    code = (
+        "import logging; from facilitator.telemetry import *\n"
+        f"configure_logging({format!r}, 'INFO')\n"
+        f"logging.getLogger('other').error('took %d s', {SIGNATURE!r})\n"
+        "event(logging.getLogger('facilitator'), logging.INFO, 'odd', text='\\ud800')\n"
+        "event(logging.getLogger('facilitator'), logging.INFO, 'next')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    first, *_, last = done.stderr.splitlines()
+    assert "unloggable" in first
+    assert "other:" in first
+    assert "TypeError" in first
+    assert "next" in last
+    assert "Traceback" not in done.stderr
+    assert "cd34cd34" not in done.stderr
