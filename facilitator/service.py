@@ -165,6 +165,7 @@ def _serve(
         chain_id=chain_id,
         elsewhere=blames_endpoint,
         on_change=_tell_endpoint,
+        trace_hosts=config.trace_hosts,
     )
     chain = Chain(rpc)
     reachable = Recent(partial(_is_reachable, chain, chain_id), REACHABLE_FOR)

@@ -27,6 +27,7 @@ from facilitator.payments import Reason, Refusal
 from facilitator.settlement import Attempt, Policy, Transaction, TransactionKind
 from facilitator.store import NewTransaction, Store
 from facilitator.telemetry import event
+from facilitator.tracing import current, inside, span
 from facilitator.waiting import Member, Place, Queue, QueueFull
 
 __all__ = ["UNFIT", "Prepared", "QueueFull", "SignerPool"]
@@ -265,11 +266,13 @@ class SignerPool:
     ) -> NewTransaction:
         """What the store needs to hand out an account nonce and have the call signed with it."""
         account = self._accounts[address]
+        asked = current()  # the journal signs in a thread of its own
 
         def sign(account_nonce: int) -> Attempt:
-            return self._sign(
-                account.signer, account_nonce, call, prepared.gas_limit, prepared.fees
-            )
+            with inside(asked):
+                return self._sign(
+                    account.signer, account_nonce, call, prepared.gas_limit, prepared.fees
+                )
 
         return NewTransaction(
             chain_id=self._chain_id,
@@ -301,7 +304,8 @@ class SignerPool:
     def _sign(
         self, signer: Signer, account_nonce: int, call: Call, gas_limit: int, fees: Fees
     ) -> Attempt:
-        signed = self._builder.sign(
-            signer, account_nonce=account_nonce, call=call, gas_limit=gas_limit, fees=fees
-        )
+        with span("sign", chain_id=self._chain_id, account_nonce=account_nonce):
+            signed = self._builder.sign(
+                signer, account_nonce=account_nonce, call=call, gas_limit=gas_limit, fees=fees
+            )
         return Attempt(hash=signed.hash, raw=signed.raw, fees=fees, signed_at=self._clock())

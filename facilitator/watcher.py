@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 import anyio
 
 from facilitator.chain import Chain
+from facilitator.changes import settlement_changed
 from facilitator.examination import Examiner
 from facilitator.gaps import Gaps
 from facilitator.heads import Heads, Sight
@@ -33,7 +34,6 @@ from facilitator.settlement import (
     Replace,
     SettleAgain,
     Settlement,
-    SettlementState,
     Superseded,
     Transaction,
     TransactionState,
@@ -48,6 +48,7 @@ from facilitator.store import (
     TransactionChange,
 )
 from facilitator.telemetry import event
+from facilitator.tracing import inside, span
 
 _log = logging.getLogger(__name__)
 
@@ -119,6 +120,8 @@ class Watcher:
         )
         self._leadership = leadership
         self._broadcast_at: dict[int, int] = {}
+        # What each transaction is a part of, as of the last turn (W3C traceparent).
+        self._traces: dict[int, str | None] = {}
         self._confirmed: set[tuple[int, bytes]] = set()  # blocks that this turn looked at twice
         self._looked_at = 0
         self._woken = anyio.Event()
@@ -139,6 +142,11 @@ class Watcher:
         return holds
 
     @property
+    def network(self) -> str:
+        """The chain's name."""
+        return self._network
+
+    @property
     def settle_margin(self) -> int:
         """Seconds before its deadline after which a payment is not sent any more."""
         return max(self._policy.settle_margin, -(-2 * self._heads.interval_ms // 1000))
@@ -147,14 +155,18 @@ class Watcher:
         """Broadcast what the journal holds already, and have the loop follow it."""
         self._broadcast_at[transaction.id] = self._clock()
         self._woken.set()
-        fault = await self._chain.broadcast(attempt.raw)
+        name = to_hex(attempt.hash)
+        with span("send", network=self._network, transaction=name):
+            fault = await self._chain.broadcast(attempt.raw)
         if fault is not None:
             # Possibly sent all the same: the next turns read what the chain shows.
             if fault is NodeFault.NONCE_TOO_LOW:
                 self._signers.doubt(transaction.signer)
-            self._event(
-                logging.WARNING, "broadcast_refused", transaction=to_hex(attempt.hash), fault=fault
-            )
+            self._event(logging.WARNING, "broadcast_refused", transaction=name, fault=fault)
+
+    async def _send_again(self, transaction: Transaction, attempt: Attempt) -> None:
+        with inside(self._traces.get(transaction.id)):
+            await self.send(transaction, attempt)
 
     async def run(self) -> None:
         """Turn for ever; faults of the chain or the journal only delay the next turn."""
@@ -226,6 +238,11 @@ class Watcher:
             if transaction.state is TransactionState.PENDING
         }
         pending.update((filler.id, filler) for filler in work.fillers)
+        self._traces = {
+            transaction.id: ride.settlement.traceparent
+            for ride in work.rides
+            for transaction in ride.transactions
+        }
         resolved, mined = await self._advance(tuple(pending.values()))
         for number in await self._conclude(work.rides, resolved):
             self._signers.ended(pending.pop(number).signer)
@@ -258,13 +275,14 @@ class Watcher:
                         # Its contract is configured no more: what was signed is all there will be.
                         to_send.append((transaction, transaction.attempts[-1]))
                         continue
-                    attempt = self._signers.replacement(transaction, fees)
+                    with inside(self._traces.get(transaction.id)):
+                        attempt = self._signers.replacement(transaction, fees)
                     added = await self._store.add_attempt(
                         transaction.id, attempt, self._policy.gas_budget, now
                     )
                     # Where the day's budget is spent, what was signed is all there will be today.
                     to_send.append((transaction, attempt if added else transaction.attempts[-1]))
-        await asyncio.gather(*(self.send(*one) for one in to_send))
+        await asyncio.gather(*(self._send_again(*one) for one in to_send))
         mined = {each.signer: observations[each.id].account_nonce for each in transactions}
         return resolved, mined
 
@@ -277,7 +295,8 @@ class Watcher:
         again: list[Settlement] = []
         for ride in rides:
             try:
-                verdict = await self._judge.judge(ride, resolved, self.settle_margin)
+                with inside(ride.settlement.traceparent):
+                    verdict = await self._judge.judge(ride, resolved, self.settle_margin)
             except Exception as fault:
                 # Its transactions stay pending in the journal, so that the next turn sees it anew;
                 # one that breaks something must not hold up all others.
@@ -289,7 +308,7 @@ class Watcher:
                     "undecided",
                     exc_info=None if known else fault,
                     network=self._network,
-                    **_described(ride.settlement),
+                    settlement=ride.settlement.id,
                     fault=str(fault) if known else type(fault).__name__,
                 )
                 continue
@@ -315,8 +334,7 @@ class Watcher:
             if transaction.state is TransactionState.SUPERSEDED:
                 self._event(logging.ERROR, "superseded", transaction_id=transaction.id)
         for settlement in changed:
-            level = logging.CRITICAL if settlement.state in _ALARMING else logging.INFO
-            self._event(level, f"settlement_{settlement.state}", **_described(settlement))
+            settlement_changed(self._network, settlement)
             if settlement.proof is not None:
                 self._reorgs.mined(settlement.proof.block_number)
             self._listeners.wake(settlement.id)
@@ -333,16 +351,3 @@ class Watcher:
 
     def _event(self, level: int, name: str, **fields: str | int) -> None:
         event(_log, level, name, exc_info=None, network=self._network, **fields)
-
-
-_ALARMING = frozenset({SettlementState.REORGED, SettlementState.LOST})
-
-
-def _described(settlement: Settlement) -> dict[str, str]:
-    """A settlement's log fields: nothing that was signed."""
-    described = {"settlement": settlement.id}
-    if settlement.proof is not None:
-        described["transaction"] = to_hex(settlement.proof.transaction_hash)
-    if settlement.refusal is not None:
-        described["reason"] = str(settlement.refusal.reason)
-    return described

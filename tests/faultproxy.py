@@ -45,6 +45,7 @@ class FaultProxy:
         self.raw: bytes | None = None  # answers every POST, when set
         self.calls: dict[str, int] = {}
         self.posts = 0
+        self.traceparents: list[str | None] = []  # of each POST
         self.drawn: Counter[str] = Counter()
 
     def mix(self, seed: int, faults: Mapping[str, PostFault], share: float) -> None:
@@ -69,6 +70,7 @@ class FaultProxy:
     async def handle(self, request: web.Request) -> web.StreamResponse:
         body = await request.json()
         self.posts += 1
+        self.traceparents.append(request.headers.get("traceparent"))
         if self.raw is not None:
             return web.Response(body=self.raw, content_type="application/json")
         calls: list[Call] = body if isinstance(body, list) else [body]
@@ -115,7 +117,7 @@ async def fault_proxy(upstream: str) -> AsyncIterator[FaultProxy]:
     async with aiohttp.ClientSession() as session:
         proxy = FaultProxy(upstream, session)
         app = web.Application()
-        app.router.add_post("/", proxy.handle)
+        app.router.add_post("/{key:.*}", proxy.handle)
         runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
         await runner.setup()
         site = web.TCPSite(runner, "127.0.0.1", 0)

@@ -112,10 +112,12 @@ def request(header: Mapping[str, Any], **changes: Any) -> dict[str, Any]:
 
 
 @asynccontextmanager
-async def launch(environment: Mapping[str, str]) -> AsyncIterator[Service]:
-    """The service with exactly this environment, started or not; killed at the end if it lives."""
+async def launch(environment: Mapping[str, str], *command: str) -> AsyncIterator[Service]:
+    """The service with exactly this environment, started or not; killed at the end if it lives.
+    `command` starts it another way.
+    """
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "facilitator", "serve"),
+        *(command or (sys.executable, "-m", "facilitator", "serve")),
         env={"PATH": os.environ["PATH"], **environment, **_coverage()},
         stderr=asyncio.subprocess.PIPE,
     )

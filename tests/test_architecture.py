@@ -19,12 +19,15 @@ PACKAGE: Final = ROOT / "facilitator"
 # A module may import what stands above it, never what stands below it.
 MAP: Final = {
     "words": (
-        *("ethereum", "networks", "values", "database", "environment", "config_file", "config"),
-        "contracts",
+        *("ethereum", "networks", "values", "database", "environment", "config_file"),
+        *("otel_settings", "config", "contracts"),
     ),
     "core": ("payments", "schemes", "verification", "settlement", "nonces", "budget", "groups"),
     "edge formats": ("strict_json", "dialects"),
-    "adapters": ("telemetry", "rpc", "node", "chain", "tokens", "store"),
+    "adapters": (
+        *("redaction", "tracing", "telemetry", "otlp"),
+        *("rpc", "node", "chain", "tokens", "store", "changes"),
+    ),
     "settling": (
         *("heads", "observation", "examination", "investigation", "judgement", "listeners"),
         *("verifier", "accounts", "waiting", "data_fees", "signing", "gaps", "reorgs"),

@@ -13,6 +13,7 @@ from tests.bench.bodies import Expected, payments
 from tests.bench.load import run_load
 from tests.bench.processes import BenchFailed, serve
 from tests.bench.report import Report, Settlement, Spread, Verification, markdown
+from tests.bench.telemetry import contenders
 from tests.service import environment
 
 pytestmark = pytest.mark.anyio
@@ -48,6 +49,18 @@ async def test_the_benchmark_measures_everything_it_tells() -> None:
     assert positive(settlement)
     assert (settlement["settlements"], settlement["in_flight"]) == (64, 64)
     assert settlement["p50_seconds"] <= settlement["p99_seconds"]
+
+
+async def test_what_telemetry_costs_is_measured_of_every_kind() -> None:
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "tests.bench.telemetry", "--rounds", "1", "--seconds", "0.1"),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    output, progress = await asyncio.wait_for(process.communicate(), 90)
+    assert process.returncode == 0, progress.decode()
+    _, _, *rows = output.decode().splitlines()
+    assert [row.split("|")[1].strip() for row in rows] == [*contenders("")]
 
 
 async def test_bad_options_are_a_usage_error() -> None:

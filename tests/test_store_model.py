@@ -174,7 +174,8 @@ class Journal(RuleBasedStateMachine):
             listener=listener,
             listener_until=self.now + LEASE,
         )
-        self.ask(new, SIGNERS[1], 0)
+        trace = f"00-{self.now:032x}-00f067aa0ba902b7-01"  # another request's
+        self.ask(replace(new, traceparent=trace), SIGNERS[1], 0)
 
     def ask(self, new: NewSettlement, signer: Signer, floor: int) -> None:
         now = self.tick()
@@ -202,6 +203,7 @@ class Journal(RuleBasedStateMachine):
             refusal=None,
             created_at=now if found is None else found.created_at,
             updated_at=now,
+            traceparent=new.traceparent,
         )
         if found is None:
             assert settlement.id not in self.settlements

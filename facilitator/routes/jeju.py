@@ -8,6 +8,7 @@ from facilitator.dialects.jeju import JejuRequest, Malformed
 from facilitator.networks import Unit
 from facilitator.node import ChainUnavailable
 from facilitator.payments import Reason, Refusal
+from facilitator.routes.describing import describe_outcome, describe_request, describe_verdict
 from facilitator.routes.replying import reply
 from facilitator.routes.settling import (
     earlier_reply,
@@ -43,6 +44,7 @@ async def verify(service: Service, members: Members) -> Response:
             )
     except (ChainUnavailable, StoreError) as fault:
         result, retry_after = outage(fault)
+    describe_verdict(result if isinstance(result, Refusal) else None)
     if isinstance(result, Refusal):
         why = replies.words(result, decoded)
         return refuse(replies.not_verified(why, service.clock()), result, retry_after)
@@ -69,6 +71,7 @@ async def settle(
     else:
         assert not isinstance(repeated, Refusal)
         payment, told = await _outcome(service, decoded, repeated, receive)
+    describe_outcome(told)
     body = told.body or await _encode(service, decoded, payment, told)
     if told.proof is not None:
         return reply(body)
@@ -94,9 +97,13 @@ _PENDING = Refusal(Reason.SETTLEMENT_PENDING)
 def _decode(
     service: Service, members: Members, *, gasless: bool = False
 ) -> JejuRequest | Malformed:
+    decoded: JejuRequest | Malformed
     if isinstance(members, Malformed):
-        return members
-    return service.jeju.decode(members, gasless=gasless)
+        decoded = members
+    else:
+        decoded = service.jeju.decode(members, gasless=gasless)
+    describe_request("jeju", decoded)
+    return decoded
 
 
 async def _outcome(

@@ -7,6 +7,7 @@ from facilitator.dialects import x402_replies as replies
 from facilitator.dialects.x402 import Unreadable, Unserved, X402Request
 from facilitator.node import ChainUnavailable
 from facilitator.payments import Reason, Refusal
+from facilitator.routes.describing import describe_outcome, describe_request, describe_verdict
 from facilitator.routes.replying import reply
 from facilitator.routes.settling import (
     earlier_reply,
@@ -24,10 +25,11 @@ from facilitator.strict_json import JSON
 
 async def verify(service: Service, members: dict[str, JSON]) -> Response:
     """Would this payment settle?"""
-    decoded = service.x402.decode(members)
+    decoded = _decode(service, members)
     if isinstance(decoded, Unreadable):
         return reply(replies.verify_unreadable(decoded), 400)
     if isinstance(decoded, Unserved):
+        describe_verdict(decoded.refusal)
         return reply(replies.not_verified(decoded, decoded.refusal))
     retry_after = None
     try:
@@ -36,6 +38,7 @@ async def verify(service: Service, members: dict[str, JSON]) -> Response:
         ].verifier.verify_exact(decoded.payment, decoded.accepted, decoded.quote)
     except (ChainUnavailable, StoreError) as fault:
         result, retry_after = outage(fault)
+    describe_verdict(result if isinstance(result, Refusal) else None)
     if isinstance(result, Refusal):
         return refuse(replies.not_verified(decoded, result), result, retry_after)
     return reply(replies.verified(decoded))
@@ -48,7 +51,7 @@ async def settle(
     receive: Receive,
 ) -> Response:
     """Settle this payment, and say what became of it."""
-    decoded = service.x402.decode(members)
+    decoded = _decode(service, members)
     if isinstance(decoded, Unreadable):
         return reply(replies.settle_unreadable(decoded), 400)
     earlier = await earlier_reply(service, repeated)
@@ -61,6 +64,7 @@ async def settle(
     else:
         assert not isinstance(repeated, Refusal)
         told = await _outcome(service, decoded, repeated, receive)
+    describe_outcome(told)
     body = told.body or await _encode(decoded, told)
     if told.proof is not None:
         return reply(body)
@@ -68,6 +72,12 @@ async def settle(
 
 
 _PENDING = Refusal(Reason.SETTLEMENT_PENDING)
+
+
+def _decode(service: Service, members: dict[str, JSON]) -> X402Request | Unserved | Unreadable:
+    decoded = service.x402.decode(members)
+    describe_request("x402", decoded)
+    return decoded
 
 
 async def _outcome(
