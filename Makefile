@@ -12,7 +12,7 @@ CLIENTS := .tools/clients/node_modules/.package-lock.json
 
 .PHONY: help
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: setup
 setup: $(VENV) $(TOOLS) $(CLIENTS) ## install what is locked: Python packages in .venv, the rest in .tools
@@ -24,6 +24,10 @@ demo: $(VENV) ## verify and settle payments on a chain of their own, and tell th
 .PHONY: bench
 bench: setup ## measure what a request costs, against a bare echo, on a chain of its own
 	@$(BIN)/python -m tests.bench
+
+.PHONY: bench-groups
+bench-groups: setup ## measure what payments that share a transaction save, in transactions and gas
+	@$(BIN)/python -m tests.bench.groups
 
 # `make chaos SECONDS=300 SEED=7`; without a seed every run is another one.
 SECONDS ?= 60
