@@ -16,7 +16,7 @@ CLIENTS := .tools/clients/node_modules/.package-lock.json
 
 .PHONY: help
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: setup
 setup: $(VENV) $(TOOLS) $(CLIENTS) ## install what is locked: Python packages in .venv, the rest in .tools
@@ -28,6 +28,10 @@ demo: $(VENV) ## verify and settle payments on a chain of their own, and tell th
 .PHONY: bench
 bench: setup ## measure what a request costs, against a bare echo, on a chain of its own
 	@$(BIN)/python -m tests.bench
+
+.PHONY: bench-groups
+bench-groups: setup ## measure what payments that share a transaction save, in transactions and gas
+	@$(BIN)/python -m tests.bench.groups
 
 # what the tests start; Debian keeps the server's own programs out of PATH
 .PHONY: servers

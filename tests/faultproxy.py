@@ -258,6 +258,23 @@ def stale_by(blocks: int) -> Fault:
     return fault
 
 
+def head_ahead(by: int) -> Fault:
+    """For eth_getBlockByNumber: a newest block that nobody has made, so many above the real one, as
+    far in the future as an honest clock may be wrong.
+    """
+
+    async def fault(call: Call, forward: Forward) -> Answer | None:
+        answer = await forward(call)
+        if call["params"][0] != "latest":
+            return answer
+        block = answer["result"]
+        number, timestamp = (int(block[name], 16) for name in ("number", "timestamp"))
+        made_up = {"number": hex(number + by), "timestamp": hex(timestamp + 50)}
+        return _result(call, {**block, **made_up, "hash": "0x" + "ee" * 32})
+
+    return fault
+
+
 def _unless_newer(call: Call, answer: Answer, seen: int) -> Answer:
     """What a node that has seen no further than this would have answered."""
     result = answer.get("result")
