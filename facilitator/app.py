@@ -1,5 +1,6 @@
 """The ASGI application. Its lifespan is the only wiring."""
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -12,7 +13,7 @@ from facilitator import __version__
 from facilitator.config import Config
 from facilitator.ethereum.addresses import checksum
 from facilitator.metrics import Metrics
-from facilitator.middleware import CountRequests, layers
+from facilitator.middleware import MeasureRequests, OwnListener, layers
 from facilitator.routes import ROUTES, not_found
 from facilitator.service import Service, StartRefused, run_service
 from facilitator.store import StoreError
@@ -29,15 +30,17 @@ class State(TypedDict):
     service: Service
 
 
-def create_app(config: Config) -> Starlette:
-    """The service as an ASGI application; it needs a server with lifespan support."""
+def create_app(config: Config, draining: asyncio.Event) -> Starlette:
+    """The service as an ASGI application; it needs a server with lifespan support. Once `draining`
+    is set it calls itself not ready, and goes on answering.
+    """
 
-    metrics = Metrics(config)
+    metrics = Metrics(config, (route.path for route in ROUTES))
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[State]:
         try:
-            async with run_service(config, metrics) as service:
+            async with run_service(config, metrics, draining) as service:
                 _log_start(service)
                 yield State(service=service)
         except (StoreError, StartRefused) as refused:
@@ -46,15 +49,24 @@ def create_app(config: Config) -> Starlette:
 
     app = Starlette(
         routes=ROUTES,
-        middleware=[
-            Middleware(CountRequests, count=metrics.count_request),
-            *layers(concurrency=CONCURRENCY),
-        ],
+        middleware=[*_measuring(config, metrics), *layers(concurrency=CONCURRENCY)],
         exception_handlers={404: not_found, 405: not_found},
         lifespan=lifespan,
     )
     app.router.redirect_slashes = False  # a trailing slash is another path
     return app
+
+
+def _measuring(config: Config, metrics: Metrics) -> list[Middleware]:
+    """The outermost layers, where anything is measured."""
+    if not config.metrics:
+        return []
+    measured = Middleware(
+        MeasureRequests, count=metrics.count_request, observe=metrics.time_request
+    )
+    if config.metrics_port is None:
+        return [measured]
+    return [measured, Middleware(OwnListener, port=config.metrics_port)]
 
 
 def _log_start(service: Service) -> None:
@@ -68,6 +80,7 @@ def _log_start(service: Service) -> None:
         version=__version__,
         mode=config.mode,
         listening=f"{config.host}:{config.port}",
+        metrics_port=config.metrics_port,
         networks=list(service.networks),
         settling=[name for name, served in service.networks.items() if served.settler],
         unserved={each.network: each.reason for each in config.unserved},

@@ -77,6 +77,9 @@ class Config(Struct, frozen=True, kw_only=True):
     max_gas_spend_per_day: int | None  # wei a signer and UTC day on each network; None: no limit
     log_format: Literal["text", "json"]
     log_level: str
+    metrics: bool  # off: nothing is measured
+    metrics_port: int | None  # None: /metrics is on `port`; 0: any free port
+    ready_requires_rpc: bool
 
     @property
     def primary(self) -> NetworkConfig:
@@ -160,6 +163,12 @@ def load_config(environ: Mapping[str, str]) -> Config:
             default="INFO",
             options=("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"),
         ),
+        metrics=env.choice("METRICS", default="on", options=("on", "off")) == "on",
+        metrics_port=env.optional_integer("METRICS_PORT", low=0, high=65_535),
+        ready_requires_rpc=env.choice(
+            "READY_REQUIRES_RPC", default="false", options=("false", "true")
+        )
+        == "true",
     )
 
 

@@ -12,6 +12,8 @@ import resource
 import signal
 import socket
 import sys
+from collections.abc import Sequence
+from functools import partial
 from typing import cast
 
 import uvloop
@@ -52,18 +54,26 @@ async def run(_: argparse.Namespace) -> int:
     _raise_descriptor_limit()
     _keep_secrets(config)
     configure_logging(config.log_format, config.log_level)
-    try:
-        listener = listen(config.host, config.port)
-    except OSError as error:
-        where = f"{config.host}:{config.port}"
-        print(f"error: cannot listen on {where}: {error.strerror}", file=sys.stderr)
-        return 1
-    config = replace(config, port=listener.getsockname()[1])
-    server = server_config(config, listener.detach())  # Hypercorn closes it
-    app = cast(ASGIFramework, create_app(config))
+    ports = [config.port]
+    if config.metrics and config.metrics_port is not None:
+        ports.append(config.metrics_port)
+    listeners = []
+    for port in ports:
+        try:
+            listeners.append(listen(config.host, port))
+        except OSError as error:
+            where = f"{config.host}:{port}"
+            print(f"error: cannot listen on {where}: {error.strerror}", file=sys.stderr)
+            return 1
+    config = replace(config, port=listeners[0].getsockname()[1])
+    if len(listeners) > 1:
+        config = replace(config, metrics_port=listeners[1].getsockname()[1])
+    server = server_config(config, [each.detach() for each in listeners])  # Hypercorn closes them
+    stopping = asyncio.Event()
+    app = cast(ASGIFramework, create_app(config, stopping))
     spare_the_collector()
     try:
-        await serve(app, server, shutdown_trigger=stop_signal)
+        await serve(app, server, shutdown_trigger=partial(stop_signal, stopping))
     except LifespanFailureError:
         return 1  # the application has logged why
     return 0
@@ -82,10 +92,10 @@ def listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-def server_config(config: Config, listener: int) -> ServerConfig:
-    """How Hypercorn serves; `listener` is the descriptor of a bound socket."""
+def server_config(config: Config, listeners: Sequence[int]) -> ServerConfig:
+    """How Hypercorn serves; `listeners` are the descriptors of bound sockets."""
     server = ServerConfig()
-    server.bind = [f"fd://{listener}"]
+    server.bind = [f"fd://{each}" for each in listeners]
     server.backlog = BACKLOG
     server.graceful_timeout = config.settle_timeout + GRACE_MARGIN
     server.shutdown_timeout = config.settle_timeout + 2 * GRACE_MARGIN
@@ -97,10 +107,11 @@ def server_config(config: Config, listener: int) -> ServerConfig:
     return server
 
 
-async def stop_signal() -> None:
-    """Return at the first SIGTERM or SIGINT; from then on they end the process as usual."""
+async def stop_signal(stop: asyncio.Event) -> None:
+    """Set `stop` at the first SIGTERM or SIGINT and return; from then on they end the process as
+    usual.
+    """
     loop = asyncio.get_running_loop()
-    stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     await stop.wait()

@@ -4,9 +4,10 @@ One `Served` a network: its chain, its checks, and what settles on it where a ke
 there to settle with.
 """
 
+import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -15,6 +16,7 @@ import aiohttp
 import anyio
 
 from facilitator.chain import Chain
+from facilitator.chain_metrics import ChainMetrics
 from facilitator.config import Config, NetworkConfig
 from facilitator.dialects import jeju as jeju_dialect
 from facilitator.dialects import x402 as x402_dialect
@@ -25,6 +27,8 @@ from facilitator.ethereum.transactions import TransactionBuilder
 from facilitator.examination import Examiner
 from facilitator.history import History
 from facilitator.listeners import Listeners
+from facilitator.measured_store import MeasuredStore
+from facilitator.measurement import observe, watch_event_loop
 from facilitator.metrics import Metrics
 from facilitator.networks import Unit
 from facilitator.node import ChainUnavailable, blames_endpoint
@@ -34,7 +38,7 @@ from facilitator.schemes import eip3009, jeju
 from facilitator.settlement import Policy
 from facilitator.settler import Settler
 from facilitator.signing import SignerPool
-from facilitator.store import Counts, Store, StoreError
+from facilitator.store import Store, StoreError
 from facilitator.store.sqlite import SQLiteStore
 from facilitator.submission import Submitter
 from facilitator.telemetry import event, get_logger
@@ -49,10 +53,9 @@ _log = get_logger(__name__)
 RPC_CONNECTIONS = 100
 
 
-# Seconds for which a look counts: everybody may ask for `/`, /ready and /metrics.
+# Seconds for which a look counts: everybody may ask for `/` and /ready.
 REACHABLE_FOR = 2.0
 WRITABLE_FOR = 2.0
-COUNTS_FOR = 5.0  # counting reads the index of all that was ever settled
 REACHABLE_TIMEOUT = 2.0
 
 
@@ -82,8 +85,8 @@ class Served:
 @dataclass(frozen=True, slots=True)
 class Service:
     """The running service. `signers` are those that take new payments; `writable` tells whether the
-    journal can be written, `counts` what it holds of each network that /metrics tells
-    about; `clock` is in unix milliseconds, `started_at` too.
+    journal can be written; `draining` is set once it is about to stop; `clock` is in unix
+    milliseconds, `started_at` too.
     """
 
     config: Config
@@ -94,7 +97,7 @@ class Service:
     signers: tuple[bytes, ...]
     metrics: Metrics
     writable: Recent[bool]
-    counts: Recent[dict[str, Counts]]
+    draining: asyncio.Event
     clock: Callable[[], int]
     started_at: int
 
@@ -105,11 +108,14 @@ def unix_ms() -> int:
 
 
 @asynccontextmanager
-async def run_service(config: Config, metrics: Metrics) -> AsyncIterator[Service]:
+async def run_service(
+    config: Config, metrics: Metrics, draining: asyncio.Event
+) -> AsyncIterator[Service]:
     """The service with its loops running. Raises StoreError, StartRefused."""
     async with AsyncExitStack() as stack:
-        store = await SQLiteStore.open(config.database)
-        stack.push_async_callback(store.close)
+        opened = await SQLiteStore.open(config.database)
+        stack.push_async_callback(opened.close)
+        store = MeasuredStore.before(opened, metrics) if config.metrics else opened
         connector = aiohttp.TCPConnector(limit=RPC_CONNECTIONS)
         session = await stack.enter_async_context(aiohttp.ClientSession(connector=connector))
         signers = tuple(Signer(key.secret) for key in config.keys)
@@ -127,6 +133,21 @@ async def run_service(config: Config, metrics: Metrics) -> AsyncIterator[Service
         for served in networks.values():
             if served.watcher is not None:
                 tasks.start_soon(served.watcher.run)
+        if config.metrics:
+            tasks.start_soon(watch_event_loop, metrics)
+            observed = [
+                observe(
+                    *(tasks, served.config),
+                    chain=served.chain,
+                    signers=served.signers,
+                    watcher=served.watcher,
+                    store=store,
+                    metrics=metrics,
+                    max_fee_per_gas=config.max_fee_per_gas,
+                )
+                for served in networks.values()
+            ]
+            metrics.add(ChainMetrics(observed, unix_ms))
         yield Service(
             config=config,
             store=store,
@@ -140,7 +161,7 @@ async def run_service(config: Config, metrics: Metrics) -> AsyncIterator[Service
             signers=tuple(each.address for each in signers if each.address not in retiring),
             metrics=metrics,
             writable=Recent(partial(_can_write, store), WRITABLE_FOR),
-            counts=Recent(partial(_count, store, metrics.networks), COUNTS_FOR),
+            draining=draining,
             clock=unix_ms,
             started_at=unix_ms(),
         )
@@ -291,10 +312,6 @@ async def _can_write(store: Store) -> bool:
     except StoreError:
         return False
     return True
-
-
-async def _count(store: Store, networks: Mapping[str, int]) -> dict[str, Counts]:
-    return {name: await store.counts(chain_id) for name, chain_id in networks.items()}
 
 
 async def _check_keys(store: Store, served: Served, signers: tuple[Signer, ...]) -> None:

@@ -23,16 +23,17 @@ MAP: Final = {
     ),
     "core": ("payments", "schemes", "verification", "settlement", "nonces", "budget", "groups"),
     "edge formats": ("strict_json", "dialects"),
-    "adapters": ("telemetry", "rpc", "node", "chain", "tokens", "store"),
+    "adapters": ("telemetry", "rpc", "node", "chain", "tokens", "store", "metrics"),
     "settling": (
         *("heads", "observation", "examination", "investigation", "judgement", "listeners"),
         *("verifier", "accounts", "waiting", "data_fees", "signing", "gaps", "reorgs"),
-        *("resettlement", "watcher"),
+        *("resettlement", "tally", "watcher"),
         *("history", "orders", "claiming", "submission", "settler"),
     ),
     "shell": (
         "checks",
-        *("middleware", "metrics", "recent", "service", "routes", "app", "server"),
+        *("middleware", "measured_store", "survey", "chain_metrics", "measurement", "recent"),
+        *("service", "routes", "app", "server"),
         *("agreement", "sending", "options", "check", "deploy", "devnet", "recover"),
         *(
             "payer",

@@ -1,5 +1,7 @@
 """Verify and settle in the standard dialect: decode, call, encode."""
 
+import time
+
 from starlette.responses import Response
 from starlette.types import Receive
 
@@ -7,6 +9,12 @@ from facilitator.dialects import x402_replies as replies
 from facilitator.dialects.x402 import Unreadable, Unserved, X402Request
 from facilitator.node import ChainUnavailable
 from facilitator.payments import Reason, Refusal
+from facilitator.routes.counting import (
+    MALFORMED,
+    REPLAYED,
+    count_settlement,
+    count_verification,
+)
 from facilitator.routes.replying import reply
 from facilitator.routes.settling import (
     earlier_reply,
@@ -26,8 +34,10 @@ async def verify(service: Service, members: dict[str, JSON]) -> Response:
     """Would this payment settle?"""
     decoded = service.x402.decode(members)
     if isinstance(decoded, Unreadable):
+        count_verification(service, "x402", decoded, MALFORMED)
         return reply(replies.verify_unreadable(decoded), 400)
     if isinstance(decoded, Unserved):
+        count_verification(service, "x402", decoded, decoded.refusal)
         return reply(replies.not_verified(decoded, decoded.refusal))
     retry_after = None
     try:
@@ -36,6 +46,8 @@ async def verify(service: Service, members: dict[str, JSON]) -> Response:
         ].verifier.verify_exact(decoded.payment, decoded.accepted, decoded.quote)
     except (ChainUnavailable, StoreError) as fault:
         result, retry_after = outage(fault)
+    refusal = result if isinstance(result, Refusal) else None
+    count_verification(service, "x402", decoded, refusal)
     if isinstance(result, Refusal):
         return refuse(replies.not_verified(decoded, result), result, retry_after)
     return reply(replies.verified(decoded))
@@ -48,11 +60,14 @@ async def settle(
     receive: Receive,
 ) -> Response:
     """Settle this payment, and say what became of it."""
+    started = time.perf_counter()
     decoded = service.x402.decode(members)
     if isinstance(decoded, Unreadable):
+        count_settlement(service, "x402", decoded, MALFORMED, started)
         return reply(replies.settle_unreadable(decoded), 400)
     earlier = await earlier_reply(service, repeated)
     if isinstance(earlier, bytes):
+        count_settlement(service, "x402", decoded, REPLAYED, started)
         return replayed(earlier)
     if isinstance(earlier, Refusal):
         told = SettleReply(refusal=earlier)
@@ -61,6 +76,7 @@ async def settle(
     else:
         assert not isinstance(repeated, Refusal)
         told = await _outcome(service, decoded, repeated, receive)
+    count_settlement(service, "x402", decoded, told, started)
     body = told.body or await _encode(decoded, told)
     if told.proof is not None:
         return reply(body)

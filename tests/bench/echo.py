@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import sys
+from functools import partial
 from typing import cast
 
 from hypercorn.asyncio import serve
@@ -35,12 +36,14 @@ async def main(size: int) -> None:
     config = load_config(os.environ)
     listener = listen(config.host, config.port)
     host, port = listener.getsockname()
-    server = server_config(config, listener.detach())
+    server = server_config(config, [listener.detach()])
     app = Starlette(routes=[Route("/verify", echo, methods=["POST"])])
     spare_the_collector()
     started = {"event": "started", "listening": f"{host}:{port}"}
     print(json.dumps(started), file=sys.stderr, flush=True)
-    await serve(cast(ASGIFramework, app), server, shutdown_trigger=stop_signal)
+    await serve(
+        cast(ASGIFramework, app), server, shutdown_trigger=partial(stop_signal, asyncio.Event())
+    )
 
 
 if __name__ == "__main__":
