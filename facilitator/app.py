@@ -1,6 +1,5 @@
 """The ASGI application. Its lifespan is the only wiring."""
 
-import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -30,17 +29,15 @@ class State(TypedDict):
     service: Service
 
 
-def create_app(config: Config, draining: asyncio.Event) -> Starlette:
-    """The service as an ASGI application; it needs a server with lifespan support. Once `draining`
-    is set it calls itself not ready, and goes on answering.
-    """
+def create_app(config: Config) -> Starlette:
+    """The service as an ASGI application; it needs a server with lifespan support."""
 
     metrics = Metrics(config, (route.path for route in ROUTES))
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[State]:
         try:
-            async with run_service(config, metrics, draining) as service:
+            async with run_service(config, metrics) as service:
                 _log_start(service)
                 yield State(service=service)
         except (StoreError, StartRefused) as refused:

@@ -7,7 +7,14 @@ of words, of configured names, of route templates. What is none of them is "othe
 
 from collections.abc import Iterable
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    disable_created_metrics,
+    generate_latest,
+)
 from prometheus_client.registry import Collector
 
 from facilitator import __version__
@@ -15,6 +22,7 @@ from facilitator.config import Config
 from facilitator.payments import TEMPORARY, Proof, Reason, Refusal
 from facilitator.store import Census
 
+disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each counter, which says when it began
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 OTHER = "other"
 MALFORMED = "malformed"

@@ -13,7 +13,6 @@ import signal
 import socket
 import sys
 from collections.abc import Sequence
-from functools import partial
 from typing import cast
 
 import uvloop
@@ -69,11 +68,10 @@ async def run(_: argparse.Namespace) -> int:
     if len(listeners) > 1:
         config = replace(config, metrics_port=listeners[1].getsockname()[1])
     server = server_config(config, [each.detach() for each in listeners])  # Hypercorn closes them
-    stopping = asyncio.Event()
-    app = cast(ASGIFramework, create_app(config, stopping))
+    app = cast(ASGIFramework, create_app(config))
     spare_the_collector()
     try:
-        await serve(app, server, shutdown_trigger=partial(stop_signal, stopping))
+        await serve(app, server, shutdown_trigger=stop_signal)
     except LifespanFailureError:
         return 1  # the application has logged why
     return 0
@@ -107,11 +105,10 @@ def server_config(config: Config, listeners: Sequence[int]) -> ServerConfig:
     return server
 
 
-async def stop_signal(stop: asyncio.Event) -> None:
-    """Set `stop` at the first SIGTERM or SIGINT and return; from then on they end the process as
-    usual.
-    """
+async def stop_signal() -> None:
+    """Return at the first SIGTERM or SIGINT; from then on they end the process as usual."""
     loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     await stop.wait()

@@ -4,7 +4,6 @@ One `Served` a network: its chain, its checks, and what settles on it where a ke
 there to settle with.
 """
 
-import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Callable
@@ -85,8 +84,7 @@ class Served:
 @dataclass(frozen=True, slots=True)
 class Service:
     """The running service. `signers` are those that take new payments; `writable` tells whether the
-    journal can be written; `draining` is set once it is about to stop; `clock` is in unix
-    milliseconds, `started_at` too.
+    journal can be written; `clock` is in unix milliseconds, `started_at` too.
     """
 
     config: Config
@@ -97,7 +95,6 @@ class Service:
     signers: tuple[bytes, ...]
     metrics: Metrics
     writable: Recent[bool]
-    draining: asyncio.Event
     clock: Callable[[], int]
     started_at: int
 
@@ -108,9 +105,7 @@ def unix_ms() -> int:
 
 
 @asynccontextmanager
-async def run_service(
-    config: Config, metrics: Metrics, draining: asyncio.Event
-) -> AsyncIterator[Service]:
+async def run_service(config: Config, metrics: Metrics) -> AsyncIterator[Service]:
     """The service with its loops running. Raises StoreError, StartRefused."""
     async with AsyncExitStack() as stack:
         opened = await SQLiteStore.open(config.database)
@@ -161,7 +156,6 @@ async def run_service(
             signers=tuple(each.address for each in signers if each.address not in retiring),
             metrics=metrics,
             writable=Recent(partial(_can_write, store), WRITABLE_FOR),
-            draining=draining,
             clock=unix_ms,
             started_at=unix_ms(),
         )

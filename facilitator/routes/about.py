@@ -98,8 +98,8 @@ async def health(request: Request) -> Response:
 
 async def ready(request: Request) -> Response:
     """GET /ready: key and contract of the primary network are there, and the journal can be
-    written, and the service is not about to stop. The state of the chain is told, but a node's
-    outage is no reason to take replicas away, unless READY_REQUIRES_RPC says so.
+    written. The state of the chain is told, but a node's outage is no reason to take replicas away,
+    unless READY_REQUIRES_RPC says so. A service that stops is not asked: nothing listens any more.
     """
     service = service_of(request)
     primary = service.networks[service.config.primary_network]
@@ -107,7 +107,7 @@ async def ready(request: Request) -> Response:
     journal, rpc = await service.writable.look(), await primary.reachable.look()
     now = service.clock()
     chain = rpc or not service.config.ready_requires_rpc
-    if wallet and contract and journal and chain and not service.draining.is_set():
+    if wallet and contract and journal and chain:
         return json_reply({"status": "ready", "rpc": rpc, "timestamp": now})
     missing = {
         "status": "not_ready",
@@ -115,7 +115,6 @@ async def ready(request: Request) -> Response:
         "facilitator": contract,
         "journal": journal,
         "rpc": rpc,
-        "draining": service.draining.is_set(),
         "timestamp": now,
     }
     return json_reply(missing, 503)

@@ -6,7 +6,6 @@ import asyncio
 import json
 import os
 import sys
-from functools import partial
 from typing import cast
 
 from hypercorn.asyncio import serve
@@ -41,9 +40,7 @@ async def main(size: int) -> None:
     spare_the_collector()
     started = {"event": "started", "listening": f"{host}:{port}"}
     print(json.dumps(started), file=sys.stderr, flush=True)
-    await serve(
-        cast(ASGIFramework, app), server, shutdown_trigger=partial(stop_signal, asyncio.Event())
-    )
+    await serve(cast(ASGIFramework, app), server, shutdown_trigger=stop_signal)
 
 
 if __name__ == "__main__":
