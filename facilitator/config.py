@@ -81,6 +81,9 @@ class Config(Struct, frozen=True, kw_only=True):
     log_level: str
     tracing: Tracing | None  # None: no spans
     trace_hosts: tuple[str, ...]  # of RPC endpoints that are told which trace they are asked in
+    metrics: bool  # off: nothing is measured
+    metrics_port: int | None  # None: /metrics is on `port`; 0: any free port
+    ready_requires_rpc: bool
 
     @property
     def primary(self) -> NetworkConfig:
@@ -166,6 +169,12 @@ def load_config(environ: Mapping[str, str]) -> Config:
         ),
         tracing=read_tracing(env),
         trace_hosts=env.hosts("TRACE_PROPAGATE_HOSTS"),
+        metrics=env.choice("METRICS", default="on", options=("on", "off")) == "on",
+        metrics_port=env.optional_integer("METRICS_PORT", low=0, high=65_535),
+        ready_requires_rpc=env.choice(
+            "READY_REQUIRES_RPC", default="false", options=("false", "true")
+        )
+        == "true",
     )
 
 

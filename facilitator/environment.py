@@ -70,6 +70,12 @@ class Environment:
         limit = str(high) if high < 2**64 else f"2^{high.bit_length()}-1"
         raise ConfigError(f"{name} must be a plain integer from {low} to {limit}")
 
+    def optional_integer(self, name: str, *, low: int, high: int) -> int | None:
+        """The same, or None where nothing was set."""
+        if self.text(name)[1] is None:
+            return None
+        return self.integer(name, default=low, low=low, high=high)
+
     def choice(self, *names: str, default: str, options: Collection[str]) -> str:
         """One of `options`, exactly as written there."""
         name, value = self.text(*names)

@@ -14,7 +14,7 @@ import resource
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import cast
 
@@ -60,14 +60,21 @@ async def run(_: argparse.Namespace) -> int:
         return 2
     _raise_descriptor_limit()
     start_logging(config)
-    try:
-        listener = listen(config.host, config.port)
-    except OSError as error:
-        where = f"{config.host}:{config.port}"
-        print(f"error: cannot listen on {where}: {error.strerror}", file=sys.stderr)
-        return 1
-    config = replace(config, port=listener.getsockname()[1])
-    server = server_config(config, listener.detach())  # Hypercorn closes it
+    ports = [config.port]
+    if config.metrics and config.metrics_port is not None:
+        ports.append(config.metrics_port)
+    listeners = []
+    for port in ports:
+        try:
+            listeners.append(listen(config.host, port))
+        except OSError as error:
+            where = f"{config.host}:{port}"
+            print(f"error: cannot listen on {where}: {error.strerror}", file=sys.stderr)
+            return 1
+    config = replace(config, port=listeners[0].getsockname()[1])
+    if len(listeners) > 1:
+        config = replace(config, metrics_port=listeners[1].getsockname()[1])
+    server = server_config(config, [each.detach() for each in listeners])  # Hypercorn closes them
     app = cast(ASGIFramework, create_app(config))
     async with _recording(config):
         spare_the_collector()
@@ -113,10 +120,10 @@ def listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-def server_config(config: Config, listener: int) -> ServerConfig:
-    """How Hypercorn serves; `listener` is the descriptor of a bound socket."""
+def server_config(config: Config, listeners: Sequence[int]) -> ServerConfig:
+    """How Hypercorn serves; `listeners` are the descriptors of bound sockets."""
     server = ServerConfig()
-    server.bind = [f"fd://{listener}"]
+    server.bind = [f"fd://{each}" for each in listeners]
     server.backlog = BACKLOG
     server.graceful_timeout = config.settle_timeout + GRACE_MARGIN
     server.shutdown_timeout = config.settle_timeout + 2 * GRACE_MARGIN

@@ -82,6 +82,8 @@ class SignerPool:
         self._policy = policy
         self._clock = clock
         self._queue: Queue[Any] = Queue(self._reserve, policy.batch_max)
+        self.signed = 0  # first attempts, for metrics
+        self.last_prepared: Prepared | None = None  # of a single payment
 
     @property
     def accounts(self) -> tuple[Account, ...]:
@@ -239,6 +241,8 @@ class SignerPool:
         if fees is None:
             return Refusal(Reason.FEES_ABOVE_CAP)
         prepared = Prepared(preparation.gas_limit, fees, l1_fee)
+        if call.calldata:
+            self.last_prepared = prepared
         # All that is in flight may cost as much again.
         if preparation.balance < prepared.most_cost * max(account.load, 1):
             self.unfit(address, Reason.OUT_OF_GAS_MONEY)
@@ -269,6 +273,7 @@ class SignerPool:
         asked = current()  # the journal signs in a thread of its own
 
         def sign(account_nonce: int) -> Attempt:
+            self.signed += 1
             with inside(asked):
                 return self._sign(
                     account.signer, account_nonce, call, prepared.gas_limit, prepared.fees

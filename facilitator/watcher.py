@@ -47,6 +47,7 @@ from facilitator.store import (
     StoreError,
     TransactionChange,
 )
+from facilitator.tally import Tally
 from facilitator.telemetry import event
 from facilitator.tracing import inside, span
 
@@ -89,6 +90,7 @@ class Watcher:
         self._listeners = listeners
         self._policy = policy
         self._clock = clock
+        self.tally = Tally()
         self._heads = Heads(chain)
         self._observer = Observer(chain=chain, heads=self._heads, policy=policy)
         self.investigator = Investigator(
@@ -147,6 +149,11 @@ class Watcher:
         return self._network
 
     @property
+    def gaps(self) -> frozenset[bytes]:
+        """The signers whose next account nonce nothing of ours has."""
+        return self._gaps.open
+
+    @property
     def settle_margin(self) -> int:
         """Seconds before its deadline after which a payment is not sent any more."""
         return max(self._policy.settle_margin, -(-2 * self._heads.interval_ms // 1000))
@@ -172,6 +179,7 @@ class Watcher:
         """Turn for ever; faults of the chain or the journal only delay the next turn."""
         backoff = 0.5
         while True:
+            self.tally.step()
             try:
                 pause = await self._take_part()
                 backoff = 0.5
@@ -181,6 +189,7 @@ class Watcher:
             except Exception as bug:  # one turn that is broken must not end all others
                 event(_log, logging.ERROR, "turn_broken", exc_info=bug, network=self._network)
                 pause, backoff = backoff, min(2 * backoff, MAX_BACKOFF_SECONDS)
+            self.tally.rest()
             with anyio.move_on_after(pause):
                 await self._woken.wait()
                 self._woken = anyio.Event()
@@ -220,7 +229,7 @@ class Watcher:
         if sight is Sight.REPLACED:
             self._reorgs.doubt()
         if self._reorgs.in_doubt and sight is not Sight.LAGGING:
-            for undone in await self._reorgs.look():
+            for undone in await self._reorgs.look(self.tally.step):
                 changed = () if undone.settlement is None else (undone.settlement,)
                 await self._record(undone.transactions, changed)
         now = self._clock()
@@ -245,7 +254,9 @@ class Watcher:
         }
         resolved, mined = await self._advance(tuple(pending.values()))
         for number in await self._conclude(work.rides, resolved):
-            self._signers.ended(pending.pop(number).signer)
+            signer = pending.pop(number).signer
+            self._signers.ended(signer)
+            self.tally.gas_spent[signer] += end_of(number, resolved[number]).gas_cost or 0
         self._looked_at = now
         await self._gaps.fill(tuple(pending.values()), mined)
         return await self._rest(busy=bool(pending or work.rides))
@@ -280,6 +291,7 @@ class Watcher:
                     added = await self._store.add_attempt(
                         transaction.id, attempt, self._policy.gas_budget, now
                     )
+                    self.tally.replacements += added
                     # Where the day's budget is spent, what was signed is all there will be today.
                     to_send.append((transaction, attempt if added else transaction.attempts[-1]))
         await asyncio.gather(*(self._send_again(*one) for one in to_send))
@@ -294,6 +306,7 @@ class Watcher:
         changes: list[SettlementChange] = []
         again: list[Settlement] = []
         for ride in rides:
+            self.tally.step()
             try:
                 with inside(ride.settlement.traceparent):
                     verdict = await self._judge.judge(ride, resolved, self.settle_margin)
@@ -321,6 +334,7 @@ class Watcher:
         if ended or changes:
             await self._record(ended, changes)
         for settlement in again:
+            self.tally.step()
             await self._resettler.settle_again(settlement)
         return [change.id for change in ended]
 
@@ -334,6 +348,7 @@ class Watcher:
             if transaction.state is TransactionState.SUPERSEDED:
                 self._event(logging.ERROR, "superseded", transaction_id=transaction.id)
         for settlement in changed:
+            self.tally.changes[settlement.state] += 1
             settlement_changed(self._network, settlement)
             if settlement.proof is not None:
                 self._reorgs.mined(settlement.proof.block_number)

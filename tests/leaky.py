@@ -108,7 +108,7 @@ async def main() -> None:
     listener = listen(config.host, 0)
     app = create_app(replace(config, port=listener.getsockname()[1]))
     app.router.routes.append(Route("/leak/{way}", leak, methods=["POST"]))
-    server = server_config(config, listener.detach())
+    server = server_config(config, [listener.detach()])
     await serve(cast(ASGIFramework, app), server, shutdown_trigger=stop_signal)
     raises(repr(os.environ))
 

@@ -26,17 +26,18 @@ MAP: Final = {
     "edge formats": ("strict_json", "dialects"),
     "adapters": (
         *("redaction", "tracing", "telemetry", "otlp"),
-        *("rpc", "node", "chain", "tokens", "store", "changes"),
+        *("rpc", "node", "chain", "tokens", "store", "changes", "metrics"),
     ),
     "settling": (
         *("heads", "observation", "examination", "investigation", "judgement", "listeners"),
         *("verifier", "accounts", "waiting", "data_fees", "signing", "gaps", "reorgs"),
-        *("resettlement", "leadership", "watcher"),
+        *("resettlement", "leadership", "tally", "watcher"),
         *("history", "orders", "claiming", "submission", "settler"),
     ),
     "shell": (
         *("checks", "mounts"),
-        *("middleware", "metrics", "recent", "service", "routes", "app", "server"),
+        *("middleware", "measured_store", "survey", "chain_metrics", "measurement", "recent"),
+        *("service", "routes", "app", "server"),
         *("agreement", "sending", "options", "check", "deploy", "migrate", "devnet"),
         "recover",
         *(

@@ -117,6 +117,14 @@ def test_without_a_gas_budget_there_is_no_limit() -> None:
     assert load_config({"MAX_GAS_SPEND_PER_DAY": "7"}).max_gas_spend_per_day == 7
 
 
+def test_metrics_are_on_the_services_own_port_unless_they_have_one() -> None:
+    config = load_config({})
+    assert (config.metrics, config.metrics_port, config.ready_requires_rpc) == (True, None, False)
+    told = {"METRICS": "off", "METRICS_PORT": "9464", "READY_REQUIRES_RPC": "true"}
+    config = load_config(told)
+    assert (config.metrics, config.metrics_port, config.ready_requires_rpc) == (False, 9464, True)
+
+
 def test_the_facilitators_own_name_goes_before_its_alias() -> None:
     assert load_config({"PORT": "4000"}).port == 4000
     assert load_config({"PORT": "4000", "FACILITATOR_PORT": "0"}).port == 0
@@ -139,6 +147,7 @@ def test_the_facilitators_own_name_goes_before_its_alias() -> None:
         ("MAX_FEE_PER_GAS_GWEI", 1, 1_000_000),
         ("JEJU_CONFIRMATIONS", 1, 64),
         ("MAX_GAS_SPEND_PER_DAY", 1, 2**256 - 1),
+        ("METRICS_PORT", 0, 65_535),
     ],
 )
 def test_integers_are_plain_decimals_within_their_range(name: str, low: int, high: int) -> None:
@@ -377,6 +386,7 @@ VARIABLES = [
     ),
     *("MAX_FEE_PER_GAS_GWEI", "LOG_FORMAT", "LOG_LEVEL", "MAX_GAS_SPEND_PER_DAY"),
     *("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_TRACES_SAMPLER", "TRACE_PROPAGATE_HOSTS"),
+    *("METRICS", "METRICS_PORT", "READY_REQUIRES_RPC"),
     "JEJU_CONFIRMATIONS",
 ]
 

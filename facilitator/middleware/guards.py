@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import nullcontext
 
 import msgspec
@@ -108,26 +108,6 @@ def _printable(path: str) -> str:
     return "".join(char if char.isprintable() else "?" for char in path)
 
 
-class CountRequests:
-    """Tell `count` the method and the status of every reply."""
-
-    def __init__(self, app: ASGIApp, *, count: Callable[[str, int], None]) -> None:
-        self.app = app
-        self.count = count
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
-
-        async def counting_send(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                self.count(scope["method"], message["status"])
-            await send(message)
-
-        await self.app(scope, receive, counting_send)
-
-
 # What clients of the standard dialect look for in a reply that is no 200, whatever it says.
 _IN_SHAPE: dict[str, dict[str, object]] = {
     "/verify": {"isValid": False, "invalidReason": "unexpected_verify_error", "payer": ""},
@@ -204,6 +184,12 @@ class CatchErrors:
                 "timestamp": _now_ms(),
             }
             await _send_json(send, 500, reply)
+
+
+async def send_not_found(scope: Scope, send: Send) -> None:
+    """The reply to an unknown path, for layers that let nobody through."""
+    error = {"error": "Not found", "path": scope["path"], "timestamp": _now_ms()}
+    await _send_json(send, 404, error)
 
 
 def _now_ms() -> int:

@@ -6,7 +6,7 @@ Endpoints are named "jeju#0": their URLs carry API keys and appear in no error a
 import asyncio
 import re
 from collections import Counter, deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import aiohttp
 from yarl import URL
@@ -34,7 +34,8 @@ _TOO_MANY_REQUESTS, _UNAVAILABLE, _CONTENT_TOO_LARGE = 429, 503, 413
 class Endpoint:
     """One node's HTTP interface. The session belongs to the caller.
 
-    For metrics: `posts` and `calls` made, `seconds` spent waiting for answers, `faults` by kind.
+    For metrics: `posts` and `calls` made, `faults` by kind; `observe` is told how many seconds each
+    POST took.
     `batch_limit` is the most calls of one POST, lowered for good where the endpoint refuses them.
     """
 
@@ -55,7 +56,7 @@ class Endpoint:
         self.batch_limit = batch_limit
         self.posts = 0
         self.calls = 0
-        self.seconds = 0.0
+        self.observe: Callable[[float], None] | None = None
         self.faults: Counter[FaultKind] = Counter()
         self.reconnects = 0  # times that a POST was repeated because its connection was closed
         self._url = URL(url)
@@ -138,7 +139,8 @@ class Endpoint:
             # ValueError), and the texts quote the URL: the class is what may be said.
             text, kind = _described(error, until - started)
         finally:
-            self.seconds += loop.time() - started
+            if self.observe is not None:
+                self.observe(loop.time() - started)
         # outside the except, so that no context carries the URL along
         raise TransportError(text, kind=kind)
 
