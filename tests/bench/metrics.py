@@ -1,8 +1,8 @@
-"""What telemetry costs a request: `python -m tests.bench.telemetry`.
+"""What measuring costs a request: `python -m tests.bench.metrics`.
 
 The service as it is by default and without each part take turns at the same two loads, a valid
 payment and one that is refused before any node is asked. What counts is the difference of
-neighbouring turns: the machine's speed drifts more than telemetry costs.
+neighbouring turns: the machine's speed drifts more than that.
 """
 
 import argparse
@@ -32,7 +32,7 @@ Costs = dict[str, list[float]]  # microseconds of CPU time a request, of each ro
 
 def main() -> int:
     """Measure and print; the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m tests.bench.telemetry", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tests.bench.metrics", description=__doc__)
     parser.add_argument("--rounds", type=int, default=9, help="turns of each contender (9)")
     parser.add_argument("--seconds", type=float, default=1.0, help="length of one turn (1)")
     options = parser.parse_args()
