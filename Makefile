@@ -29,6 +29,10 @@ demo: $(VENV) ## verify and settle payments on a chain of their own, and tell th
 bench: setup ## measure what a request costs, against a bare echo, on a chain of its own
 	@$(BIN)/python -m tests.bench
 
+.PHONY: bench-groups
+bench-groups: setup ## measure what payments that share a transaction save, in transactions and gas
+	@$(BIN)/python -m tests.bench.groups
+
 # what the tests start; Debian keeps the server's own programs out of PATH
 .PHONY: servers
 servers:

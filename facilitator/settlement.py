@@ -84,6 +84,7 @@ class Settlement(Struct, frozen=True, kw_only=True):
 
     `proof` is set in CONFIRMED, `refusal` in FAILED and LOST. `listener` is the one request that
     may be told of success, until `listener_until`; `replied_success_at` is when one was.
+    `traceparent` (W3C) is the place in a trace of the request that had it taken on.
     """
 
     id: str
@@ -101,6 +102,7 @@ class Settlement(Struct, frozen=True, kw_only=True):
     refusal: Refusal | None
     created_at: int
     updated_at: int
+    traceparent: str | None = None
 
 
 class Policy(Struct, frozen=True, kw_only=True):

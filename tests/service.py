@@ -113,13 +113,14 @@ def request(header: Mapping[str, Any], **changes: Any) -> dict[str, Any]:
 
 @asynccontextmanager
 async def launch(
-    environment: Mapping[str, str], *, tree: Path | None = None
+    environment: Mapping[str, str], *command: str, tree: Path | None = None
 ) -> AsyncIterator[Service]:
     """The service with exactly this environment, started or not; killed at the end if it lives.
-    `tree` is a folder whose `facilitator` runs instead of the one that is tested.
+    `command` starts it another way; `tree` is a folder whose `facilitator` runs instead of the one
+    that is tested.
     """
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "facilitator", "serve"),
+        *(command or (sys.executable, "-m", "facilitator", "serve")),
         env={"PATH": os.environ["PATH"], **environment, **({} if tree else _coverage())},
         cwd=tree,
         stderr=asyncio.subprocess.PIPE,
