@@ -16,7 +16,7 @@ CLIENTS := .tools/clients/node_modules/.package-lock.json
 
 .PHONY: help
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: setup
 setup: $(VENV) $(TOOLS) $(CLIENTS) ## install what is locked: Python packages in .venv, the rest in .tools
@@ -109,6 +109,10 @@ test-image: setup $(OPS) ## build the image for real and run it: PID 1, SIGTERM,
 	@.ci/need buildah=buildah mmdebstrap=mmdebstrap unshare=util-linux
 	@$(OPS_BIN)/hadolint Containerfile
 	@$(BIN)/python -m pytest tests/image
+
+.PHONY: test-rollback
+test-rollback: setup servers ## upgrade, take payments, roll back, on one journal of each engine, and tell the story
+	@$(BIN)/python -m pytest -s tests/test_rollback.py
 
 .PHONY: test-alerts
 test-alerts: setup ## evaluate each alert with promtool, and fire some through a real Prometheus
