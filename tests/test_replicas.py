@@ -108,6 +108,21 @@ async def test_a_watcher_that_stops_leaves_at_once(devnet: Devnet, replicas: lis
     assert time.monotonic() - stopped < 3
 
 
+async def test_a_replica_that_follows_counts_what_is_in_flight_and_no_more(
+    devnet: Devnet, replicas: list[Service]
+) -> None:
+    """What it has claimed itself is counted until it is mined: a signer has places for 64, and all
+    of these take one each.
+    """
+    first = await watching(replicas)
+    follower = next(replica for replica in replicas if replica is not first)
+    for _ in range(3):
+        headers = [devnet_payment(devnet) for _ in range(60)]
+        replies = await asyncio.gather(*(follower.settle(header) for header in headers))
+        assert [reply["error"] for reply in replies] == [None] * 60
+    assert len(await settled_logs(devnet)) == 180
+
+
 class Seller:
     """Asks for one payment until it knows how it ended, at one replica after the other."""
 
