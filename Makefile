@@ -29,6 +29,10 @@ demo: $(VENV) ## verify and settle payments on a chain of their own, and tell th
 bench: setup ## measure what a request costs, against a bare echo, on a chain of its own
 	@$(BIN)/python -m tests.bench
 
+.PHONY: bench-store
+bench-store: setup servers ## measure the journal: each engine, several replicas, a million finished settlements
+	@$(BIN)/python -m tests.bench.store
+
 # what the tests start; Debian keeps the server's own programs out of PATH
 .PHONY: servers
 servers:
@@ -105,6 +109,10 @@ test-image: setup $(OPS) ## build the image for real and run it: PID 1, SIGTERM,
 	@.ci/need buildah=buildah mmdebstrap=mmdebstrap unshare=util-linux
 	@$(OPS_BIN)/hadolint Containerfile
 	@$(BIN)/python -m pytest tests/image
+
+.PHONY: test-replicas
+test-replicas: setup servers ## settle 800 requests on three replicas while they and PostgreSQL fall over
+	@$(BIN)/python -m pytest -s tests/replicas
 
 .PHONY: test-alerts
 test-alerts: setup ## evaluate each alert with promtool, and fire some through a real Prometheus
