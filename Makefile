@@ -33,6 +33,10 @@ bench: setup ## measure what a request costs, against a bare echo, on a chain of
 bench-groups: setup ## measure what payments that share a transaction save, in transactions and gas
 	@$(BIN)/python -m tests.bench.groups
 
+.PHONY: bench-store
+bench-store: setup servers ## measure the journal: each engine, several replicas, a million finished settlements
+	@$(BIN)/python -m tests.bench.store
+
 # what the tests start; Debian keeps the server's own programs out of PATH
 .PHONY: servers
 servers:
@@ -113,6 +117,10 @@ test-image: setup $(OPS) ## build the image for real and run it: PID 1, SIGTERM,
 .PHONY: test-rollback
 test-rollback: setup servers ## upgrade, take payments, roll back, on one journal of each engine, and tell the story
 	@$(BIN)/python -m pytest -s tests/test_rollback.py
+
+.PHONY: test-replicas
+test-replicas: setup servers ## settle 800 requests on three replicas while they and PostgreSQL fall over
+	@$(BIN)/python -m pytest -s tests/replicas
 
 .PHONY: test-alerts
 test-alerts: setup ## evaluate each alert with promtool, and fire some through a real Prometheus

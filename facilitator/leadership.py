@@ -56,6 +56,7 @@ class Leadership:
             self._idle = pause is None
             return FOLLOW_EVERY if pause is None else pause
         # Others sign as well: what they have claimed is seen here.
+        self._signers.about_to_observe()
         in_flight = await self._shared.in_flight(self._chain_id)
         for signer in self._signers.addresses:
             self._signers.observe(signer, in_flight.get(signer, 0))

@@ -122,6 +122,7 @@ class Watcher:
         )
         self._leadership = leadership
         self._broadcast_at: dict[int, int] = {}
+        self._at_cap: set[int] = set()  # transactions of which that was told
         # What each transaction is a part of, as of the last turn (W3C traceparent).
         self._traces: dict[int, str | None] = {}
         self._confirmed: set[tuple[int, bytes]] = set()  # blocks that this turn looked at twice
@@ -279,8 +280,13 @@ class Watcher:
             match decide(transaction, seen, now, self._policy):
                 case Mined() | Superseded() as end:
                     resolved[transaction.id] = end
-                case Broadcast(attempt):
+                case Broadcast(attempt, at_cap):
                     to_send.append((transaction, attempt))
+                    if at_cap and transaction.id not in self._at_cap:
+                        self._at_cap.add(transaction.id)
+                        self._event(
+                            logging.ERROR, "stuck_at_fee_cap", transaction=to_hex(attempt.hash)
+                        )
                 case Replace(fees):
                     if not self._signers.allows(transaction.call, transaction.signer):
                         # Its contract is configured no more: what was signed is all there will be.
@@ -344,6 +350,7 @@ class Watcher:
         changed = await self._store.record(ended, changes, self._clock())
         for transaction in ended:
             self._broadcast_at.pop(transaction.id, None)
+            self._at_cap.discard(transaction.id)
             self._reorgs.mined(transaction.block_number)
             if transaction.state is TransactionState.SUPERSEDED:
                 self._event(logging.ERROR, "superseded", transaction_id=transaction.id)

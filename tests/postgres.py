@@ -67,7 +67,7 @@ class Server:
 
     def start(self, *, durable: bool = False) -> None:
         """Start it and wait until it takes connections; again after `stop` or `kill`."""
-        options = ["-c", "fsync=on"] if durable else []
+        options = ["-c", "fsync=on", "-c", "full_page_writes=on"] if durable else []
         self.process = spawn(
             [find("postgres"), "-D", str(self.folder / "data"), "-p", str(self.port), *options],
             self.folder / "log",

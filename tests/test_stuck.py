@@ -71,10 +71,12 @@ async def test_above_the_cap_it_stays_pending_and_is_mined_when_the_fees_fall(
         assert (pending["success"], pending["error"]) == (False, "Settlement pending")
         assert await settled_logs(devnet) == []
         assert_bumped(await attempts_of(service, submitted["transaction"]), 10)
+        await service.wait_for("stuck_at_fee_cap")
         await raise_base_fee(devnet, 1)
         await resume_mining(devnet)
         reply = await service.settle(header)
         attempts = await attempts_of(service, submitted["transaction"])
+        assert len(service.logged("stuck_at_fee_cap")) == 1
     [log] = await settled_logs(devnet)
     assert (reply["success"], reply["txHash"]) == (True, log.transaction_hash)
     assert_bumped(attempts, 10)

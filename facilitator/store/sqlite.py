@@ -247,7 +247,8 @@ def _lock(path: Path) -> int:
         os.close(lock)
         raise StoreLocked(
             f"another process uses the journal {path}; stop it first, or give this one a file of"
-            " its own (DATABASE_URL) and signing keys of its own"
+            " its own (DATABASE_URL) and signing keys of its own; several processes share a journal"
+            " and keys with DATABASE_URL=postgresql://..."
         ) from None
     return lock
 
