@@ -183,7 +183,7 @@ async def test_a_newer_journal_is_not_copied(tmp_path: Path, target: str) -> Non
 async def test_what_is_in_flight_is_settled_from_the_new_journal(
     devnet: Devnet, tmp_path: Path, target: str
 ) -> None:
-    """Sent on SQLite, confirmed on PostgreSQL: the same transactions, each payment once."""
+    """Sent on SQLite, confirmed on PostgreSQL: each payment once, with the next one after them."""
     await approve(devnet)
     headers = [devnet_payment(devnet) for _ in range(4)]
     async with serve(devnet, tmp_path, SETTLE_TIMEOUT_SECONDS="2") as old:
@@ -202,5 +202,4 @@ async def test_what_is_in_flight_is_settled_from_the_new_journal(
         replies = await asyncio.gather(*(new.post("/settle", request(each)) for each in headers))
     assert [reply["success"] for _, reply in replies] == [True] * 5
     hashes = [reply["txHash"] for _, reply in replies]
-    assert hashes[:4] == [reply["txHash"] for reply in pending]
     assert sorted(log.transaction_hash for log in await settled_logs(devnet)) == sorted(hashes)
