@@ -16,7 +16,7 @@ CLIENTS := .tools/clients/node_modules/.package-lock.json
 
 .PHONY: help
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: setup
 setup: $(VENV) $(TOOLS) $(CLIENTS) ## install what is locked: Python packages in .venv, the rest in .tools
@@ -28,6 +28,10 @@ demo: $(VENV) ## verify and settle payments on a chain of their own, and tell th
 .PHONY: bench
 bench: setup ## measure what a request costs, against a bare echo, on a chain of its own
 	@$(BIN)/python -m tests.bench
+
+.PHONY: bench-groups
+bench-groups: setup ## measure what payments that share a transaction save, in transactions and gas
+	@$(BIN)/python -m tests.bench.groups
 
 .PHONY: bench-store
 bench-store: setup servers ## measure the journal: each engine, several replicas, a million finished settlements
@@ -109,6 +113,10 @@ test-image: setup $(OPS) ## build the image for real and run it: PID 1, SIGTERM,
 	@.ci/need buildah=buildah mmdebstrap=mmdebstrap unshare=util-linux
 	@$(OPS_BIN)/hadolint Containerfile
 	@$(BIN)/python -m pytest tests/image
+
+.PHONY: test-rollback
+test-rollback: setup servers ## upgrade, take payments, roll back, on one journal of each engine, and tell the story
+	@$(BIN)/python -m pytest -s tests/test_rollback.py
 
 .PHONY: test-replicas
 test-replicas: setup servers ## settle 800 requests on three replicas while they and PostgreSQL fall over

@@ -13,7 +13,7 @@ from facilitator import __version__
 from facilitator.config import Config
 from facilitator.ethereum.addresses import checksum
 from facilitator.metrics import Metrics
-from facilitator.middleware import CountRequests, layers
+from facilitator.middleware import MeasureRequests, OwnListener, layers
 from facilitator.mounts import is_fleeting
 from facilitator.routes import ROUTES, not_found
 from facilitator.service import Service, StartRefused, run_service
@@ -34,7 +34,7 @@ class State(TypedDict):
 def create_app(config: Config) -> Starlette:
     """The service as an ASGI application; it needs a server with lifespan support."""
 
-    metrics = Metrics(config)
+    metrics = Metrics(config, (route.path for route in ROUTES))
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[State]:
@@ -48,15 +48,24 @@ def create_app(config: Config) -> Starlette:
 
     app = Starlette(
         routes=ROUTES,
-        middleware=[
-            Middleware(CountRequests, count=metrics.count_request),
-            *layers(concurrency=CONCURRENCY),
-        ],
+        middleware=[*_measuring(config, metrics), *layers(concurrency=CONCURRENCY)],
         exception_handlers={404: not_found, 405: not_found},
         lifespan=lifespan,
     )
     app.router.redirect_slashes = False  # a trailing slash is another path
     return app
+
+
+def _measuring(config: Config, metrics: Metrics) -> list[Middleware]:
+    """The outermost layers, where anything is measured."""
+    if not config.metrics:
+        return []
+    measured = Middleware(
+        MeasureRequests, count=metrics.count_request, observe=metrics.time_request
+    )
+    if config.metrics_port is None:
+        return [measured]
+    return [measured, Middleware(OwnListener, port=config.metrics_port)]
 
 
 def _log_start(service: Service) -> None:
@@ -70,6 +79,7 @@ def _log_start(service: Service) -> None:
         version=__version__,
         mode=config.mode,
         listening=f"{config.host}:{config.port}",
+        metrics_port=config.metrics_port,
         networks=list(service.networks),
         settling=[name for name, served in service.networks.items() if served.settler],
         unserved={each.network: each.reason for each in config.unserved},

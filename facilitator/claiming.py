@@ -5,7 +5,6 @@ sent, even if who asked for it goes away in between.
 """
 
 import asyncio
-import logging
 from collections.abc import Callable, Sequence
 
 import anyio
@@ -14,7 +13,7 @@ from msgspec.structs import replace
 
 from facilitator import groups
 from facilitator.chain import Chain, Reverted
-from facilitator.ethereum.addresses import checksum
+from facilitator.changes import settlement_submitted
 from facilitator.ethereum.calls import Call, CodeOf
 from facilitator.ethereum.multicall3 import MULTICALL3
 from facilitator.examination import Examiner
@@ -22,7 +21,7 @@ from facilitator.node import ChainUnavailable
 from facilitator.orders import SettleReply
 from facilitator.payments import Reason, Refusal
 from facilitator.schemes import AnyPayment, scheme_of
-from facilitator.settlement import Settlement, TransactionKind
+from facilitator.settlement import Settlement, Transaction, TransactionKind
 from facilitator.signing import Prepared, SignerPool
 from facilitator.store import (
     BudgetSpent,
@@ -36,11 +35,8 @@ from facilitator.store import (
     StoreError,
     Taken,
 )
-from facilitator.telemetry import event, get_logger
 from facilitator.waiting import Member, Place
 from facilitator.watcher import Watcher
-
-_log = get_logger(__name__)
 
 Submitted = SettleReply | Ride | Settlement
 
@@ -104,7 +100,8 @@ class Claimer:
         with anyio.CancelScope(shield=True):
             claimed = await self._store.claim(new, transaction, self._clock())
             if isinstance(claimed, Claimed):
-                await self._send([claimed], place)
+                settlement_submitted(self._watcher.network, claimed)
+                await self._send(claimed.transaction, place)
         if isinstance(claimed, BudgetSpent):
             self._signers.unfit(place.signer, Reason.BUDGET_SPENT)
             return SettleReply(refusal=Refusal(Reason.BUDGET_SPENT))
@@ -143,7 +140,14 @@ class Claimer:
         payers = [CodeOf(member.new.payment.payer) for member in members]
         codes, ready = await asyncio.gather(
             self._chain.read(payers),
-            asyncio.gather(*(self._simulate(member, place.signer) for member in members)),
+            asyncio.gather(
+                *(
+                    asyncio.create_task(
+                        self._simulate(member, place.signer), context=member.context
+                    )
+                    for member in members
+                )
+            ),
         )
         # A payer's own code could use up the gas of all others.
         fit = [
@@ -191,28 +195,20 @@ class Claimer:
         told = await self._store.claim_group(group, transaction, self._clock())
         if isinstance(told, BudgetSpent):
             return
-        claimed = [each for each in told if isinstance(each, Claimed)]
-        if claimed:
-            await self._send(claimed, place)
+        sent = None
+        for one, each in zip(ready, told, strict=True):
+            if isinstance(each, Claimed):
+                one.member.context.run(settlement_submitted, self._watcher.network, each)
+                sent = each.transaction
+        if sent is not None:
+            await self._send(sent, place)
         for one, each in zip(ready, told, strict=True):
             one.member.tell(_told(each, one.member.new, one.member.limit))
 
-    async def _send(self, claimed: Sequence[Claimed], place: Place[Submitted]) -> None:
-        """What was claimed with one transaction."""
-        sent = claimed[0].transaction
-        attempt = sent.attempts[-1]
+    async def _send(self, sent: Transaction, place: Place[Submitted]) -> None:
+        """What payments were claimed with."""
         self._signers.claimed(place)
-        for each in claimed:
-            event(
-                _log,
-                logging.INFO,
-                "settlement_submitted",
-                settlement=each.settlement.id,
-                transaction=attempt.hash,
-                signer=checksum(sent.signer),
-                account_nonce=sent.account_nonce,
-            )
-        await self._watcher.send(sent, attempt)
+        await self._watcher.send(sent, sent.attempts[-1])
 
 
 def _told(

@@ -13,6 +13,7 @@ from facilitator.config_file import VARIABLE as FILE_VARIABLE
 from facilitator.database import PostgreSQL
 from facilitator.environment import ConfigError, Environment, Key
 from facilitator.networks import Network, Token
+from facilitator.otel_settings import Tracing, read_tracing
 
 __all__ = ["Config", "ConfigError", "Key", "NetworkConfig", "Unserved", "load_config"]
 
@@ -78,6 +79,11 @@ class Config(Struct, frozen=True, kw_only=True):
     max_gas_spend_per_day: int | None  # wei a signer and UTC day on each network; None: no limit
     log_format: Literal["text", "json"]
     log_level: str
+    tracing: Tracing | None  # None: no spans
+    trace_hosts: tuple[str, ...]  # of RPC endpoints that are told which trace they are asked in
+    metrics: bool  # off: nothing is measured
+    metrics_port: int | None  # None: /metrics is on `port`; 0: any free port
+    ready_requires_rpc: bool
 
     @property
     def primary(self) -> NetworkConfig:
@@ -161,6 +167,14 @@ def load_config(environ: Mapping[str, str]) -> Config:
             default="INFO",
             options=("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"),
         ),
+        tracing=read_tracing(env),
+        trace_hosts=env.hosts("TRACE_PROPAGATE_HOSTS"),
+        metrics=env.choice("METRICS", default="on", options=("on", "off")) == "on",
+        metrics_port=env.optional_integer("METRICS_PORT", low=0, high=65_535),
+        ready_requires_rpc=env.choice(
+            "READY_REQUIRES_RPC", default="false", options=("false", "true")
+        )
+        == "true",
     )
 
 

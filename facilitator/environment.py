@@ -70,6 +70,12 @@ class Environment:
         limit = str(high) if high < 2**64 else f"2^{high.bit_length()}-1"
         raise ConfigError(f"{name} must be a plain integer from {low} to {limit}")
 
+    def optional_integer(self, name: str, *, low: int, high: int) -> int | None:
+        """The same, or None where nothing was set."""
+        if self.text(name)[1] is None:
+            return None
+        return self.integer(name, default=low, low=low, high=high)
+
     def choice(self, *names: str, default: str, options: Collection[str]) -> str:
         """One of `options`, exactly as written there."""
         name, value = self.text(*names)
@@ -93,12 +99,18 @@ class Environment:
         value = self.text(name)[1]
         if value is None:
             return default
-        try:
-            return str(ipaddress.ip_address(value))
-        except ValueError:
-            if _HOST_NAME.match(value):
-                return value
-        raise ConfigError(f"{name} must be an IP address or a host name")
+        host = _host(value)
+        if host is None:
+            raise ConfigError(f"{name} must be an IP address or a host name")
+        return host
+
+    def hosts(self, name: str) -> tuple[str, ...]:
+        """Host names and IP addresses separated by commas, each once, in lower case."""
+        items = [_host(item) for item in _items(name, self.text(name)[1])]
+        found = [item.lower() for item in items if item is not None]
+        if len(found) < len(items):
+            raise ConfigError(f"{name} must hold IP addresses and host names, without ports")
+        return distinct(name, "host", found)
 
     def address(self, name: str) -> bytes | None:
         """A 20-byte address other than zero, its checksum right where it has one (EIP-55)."""
@@ -169,6 +181,13 @@ class Environment:
         if len({key.secret for key in found}) < len(found):
             raise ConfigError(f"{name} holds the same key twice")
         return found
+
+
+def _host(value: str) -> str | None:
+    try:
+        return str(ipaddress.ip_address(value))
+    except ValueError:
+        return value if _HOST_NAME.match(value) else None
 
 
 def _items(name: str, value: str | None) -> list[str]:

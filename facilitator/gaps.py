@@ -57,6 +57,11 @@ class Gaps:
         self._seen: dict[bytes, tuple[int, int, int]] = {}
         self._alerted: set[tuple[bytes, int]] = set()
 
+    @property
+    def open(self) -> frozenset[bytes]:
+        """The signers whose next account nonce nothing of ours has, as far as was seen."""
+        return frozenset(self._seen)
+
     async def fill(self, pending: Sequence[Transaction], mined: Mapping[bytes, int]) -> None:
         """Look at every signer's pending transactions; `mined` counts those that the chain has.
         Raises ChainUnavailable and StoreError.

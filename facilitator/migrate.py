@@ -1,21 +1,34 @@
-"""The command `migrate`: bring the journal's tables up to date."""
+"""The command `migrate`: bring the journal's tables up to date, or copy a journal from a SQLite
+file into PostgreSQL.
+"""
 
 import argparse
 import os
 import sys
+from pathlib import Path
 
 from facilitator.config import ConfigError, load_config
+from facilitator.database import PostgreSQL, parse_sqlite
 from facilitator.store import StoreError
+from facilitator.store.copying import copy_journal
 from facilitator.store.migrating import migrate, schema_version
 from facilitator.store.schema import MIGRATIONS
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the command `migrate`."""
-    parser.add_argument(
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument(
         "--check",
         action="store_true",
         help="change nothing; exit code 1 where something would have to be done",
+    )
+    what.add_argument(
+        "--from",
+        dest="source",
+        metavar="sqlite:///PATH",
+        help="copy the journal in this file into the empty PostgreSQL database that DATABASE_URL"
+        " names, while no service runs on either",
     )
 
 
@@ -23,6 +36,8 @@ async def run(options: argparse.Namespace) -> int:
     """Migrate what the environment configures: 0 when the tables are as they should be."""
     try:
         database = load_config(os.environ).database
+        if options.source is not None:
+            return await _copy(parse_sqlite("--from", options.source), database)
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -43,4 +58,21 @@ async def run(options: argparse.Namespace) -> int:
     except StoreError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    return 0
+
+
+async def _copy(source: Path, target: Path | PostgreSQL) -> int:
+    if isinstance(target, Path):
+        raise ConfigError("DATABASE_URL must name a PostgreSQL database to copy a journal into")
+    try:
+        rows = await copy_journal(source, target)
+    except StoreError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(f"copied {source} to {target}:")
+    for name, count in rows.items():
+        print(f"  {name} {count}")
+    print(
+        f"never start a service on {source} again: two journals would use one account nonce twice"
+    )
     return 0

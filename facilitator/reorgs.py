@@ -5,7 +5,7 @@ same, so nothing counts as undone until two looks in a row agree on it, and noth
 that lies above the head.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from msgspec import Struct
 
@@ -61,8 +61,10 @@ class ReorgWatch:
         """Something of ours was mined there."""
         self._mined_until = max(self._mined_until, -1 if block_number is None else block_number)
 
-    async def look(self) -> list[Undone]:
-        """What a reorg has undone or moved. Raises ChainUnavailable and StoreError."""
+    async def look(self, step: Callable[[], None]) -> list[Undone]:
+        """What a reorg has undone or moved; `step` is called before each settlement. Raises
+        ChainUnavailable and StoreError.
+        """
         head = self._heads.head
         assert head is not None
         horizon = head.number - self._policy.reorg_watch_blocks
@@ -72,6 +74,7 @@ class ReorgWatch:
         found: dict[str, Undone] = {}
         open_questions = False
         for ride in work.rides:
+            step()
             if max(_blocks_of(ride), default=-1) > head.number:
                 open_questions = True
                 continue

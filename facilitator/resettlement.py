@@ -3,7 +3,9 @@
 import logging
 from collections.abc import Awaitable, Callable
 
+from facilitator import tracing
 from facilitator.chain import Reverted
+from facilitator.changes import settled_again
 from facilitator.node import ChainUnavailable
 from facilitator.payments import Reason, Refusal
 from facilitator.schemes import scheme_of
@@ -37,6 +39,10 @@ class Resettler:
         """Sign a further transaction, unless something speaks against it by now: then the next turn
         finds out what. Raises StoreError.
         """
+        with tracing.inside(settlement.traceparent), tracing.span("settle again"):
+            await self._settle_again(settlement)
+
+    async def _settle_again(self, settlement: Settlement) -> None:
         scheme = scheme_of(settlement.payment)
         call = scheme.settlement_call(settlement.payment)
         try:
@@ -57,8 +63,9 @@ class Resettler:
         if isinstance(transaction, BudgetSpent):
             self._signers.unfit(signer, Reason.BUDGET_SPENT)
         elif transaction is not None:
-            self._event(logging.WARNING, "settled_again", settlement)
-            await self._send(transaction, transaction.attempts[-1])
+            attempt = transaction.attempts[-1]
+            settled_again(self._network, settlement, attempt.hash)
+            await self._send(transaction, attempt)
 
     def _event(self, level: int, name: str, settlement: Settlement) -> None:
         event(_log, level, name, network=self._network, settlement=settlement.id)

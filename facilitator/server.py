@@ -7,11 +7,15 @@ time of 5 s closes connections that a load balancer is about to use.
 import argparse
 import asyncio
 import gc
+import importlib.util
+import logging
 import os
 import resource
 import signal
 import socket
 import sys
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from typing import cast
 
 import uvloop
@@ -24,7 +28,11 @@ from msgspec.structs import replace
 from facilitator.app import create_app
 from facilitator.config import Config, ConfigError, load_config
 from facilitator.database import PostgreSQL
-from facilitator.telemetry import add_secret, configure_logging, get_logger
+from facilitator.redaction import add_secret
+from facilitator.telemetry import configure_logging, event, get_logger, log_uncaught
+from facilitator.tracing import configure_tracing
+
+_log = get_logger(__name__)
 
 # Seconds; above the settle timeout, so that what was settled is still told.
 GRACE_MARGIN = 5
@@ -51,23 +59,52 @@ async def run(_: argparse.Namespace) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     _raise_descriptor_limit()
-    _keep_secrets(config)
-    configure_logging(config.log_format, config.log_level)
-    try:
-        listener = listen(config.host, config.port)
-    except OSError as error:
-        where = f"{config.host}:{config.port}"
-        print(f"error: cannot listen on {where}: {error.strerror}", file=sys.stderr)
-        return 1
-    config = replace(config, port=listener.getsockname()[1])
-    server = server_config(config, listener.detach())  # Hypercorn closes it
+    start_logging(config)
+    ports = [config.port]
+    if config.metrics and config.metrics_port is not None:
+        ports.append(config.metrics_port)
+    listeners = []
+    for port in ports:
+        try:
+            listeners.append(listen(config.host, port))
+        except OSError as error:
+            where = f"{config.host}:{port}"
+            print(f"error: cannot listen on {where}: {error.strerror}", file=sys.stderr)
+            return 1
+    config = replace(config, port=listeners[0].getsockname()[1])
+    if len(listeners) > 1:
+        config = replace(config, metrics_port=listeners[1].getsockname()[1])
+    server = server_config(config, [each.detach() for each in listeners])  # Hypercorn closes them
     app = cast(ASGIFramework, create_app(config))
-    spare_the_collector()
-    try:
-        await serve(app, server, shutdown_trigger=stop_signal)
-    except LifespanFailureError:
-        return 1  # the application has logged why
+    async with _recording(config):
+        spare_the_collector()
+        try:
+            await serve(app, server, shutdown_trigger=stop_signal)
+        except LifespanFailureError:
+            return 1  # the application has logged why
     return 0
+
+
+@asynccontextmanager
+async def _recording(config: Config) -> AsyncIterator[None]:
+    """Spans go to a collector meanwhile, where one is configured."""
+    if config.tracing is None:
+        yield
+        return
+    if importlib.util.find_spec("opentelemetry") is None:
+        event(_log, logging.WARNING, "traces_off", why="the extra `otel` is not installed")
+        yield
+        return
+    # Only now: it takes a third of a second, and is an extra.
+    from facilitator.otlp import OTLPTracer  # noqa: PLC0415
+
+    tracer = OTLPTracer(config.tracing)
+    configure_tracing(tracer)
+    try:
+        yield
+    finally:
+        configure_tracing(None)
+        await asyncio.to_thread(tracer.close)
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -83,10 +120,10 @@ def listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-def server_config(config: Config, listener: int) -> ServerConfig:
-    """How Hypercorn serves; `listener` is the descriptor of a bound socket."""
+def server_config(config: Config, listeners: Sequence[int]) -> ServerConfig:
+    """How Hypercorn serves; `listeners` are the descriptors of bound sockets."""
     server = ServerConfig()
-    server.bind = [f"fd://{listener}"]
+    server.bind = [f"fd://{each}" for each in listeners]
     server.backlog = BACKLOG
     server.graceful_timeout = config.settle_timeout + GRACE_MARGIN
     server.shutdown_timeout = config.settle_timeout + 2 * GRACE_MARGIN
@@ -126,8 +163,10 @@ def _raise_descriptor_limit() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
-def _keep_secrets(config: Config) -> None:
-    """Have the log blank what is secret, should anything ever quote it."""
+def start_logging(config: Config) -> None:
+    """Whatever this process says from here on is a line of the log, in which what is secret is
+    blanked, should anything ever quote it.
+    """
     for key in config.keys:
         add_secret(key.secret.hex())
     if isinstance(config.database, PostgreSQL):
@@ -138,3 +177,7 @@ def _keep_secrets(config: Config) -> None:
         for url in network.rpc_urls:
             if network.explicit_rpc:
                 add_secret(url)
+    for secret in () if config.tracing is None else config.tracing.secrets:
+        add_secret(secret)
+    configure_logging(config.log_format, config.log_level)
+    log_uncaught()

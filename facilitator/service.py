@@ -6,7 +6,7 @@ there to settle with.
 
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -15,6 +15,7 @@ import aiohttp
 import anyio
 
 from facilitator.chain import Chain
+from facilitator.chain_metrics import ChainMetrics
 from facilitator.config import Config, NetworkConfig
 from facilitator.dialects import jeju as jeju_dialect
 from facilitator.dialects import x402 as x402_dialect
@@ -26,6 +27,8 @@ from facilitator.examination import Examiner
 from facilitator.history import History
 from facilitator.leadership import Leadership
 from facilitator.listeners import Listeners
+from facilitator.measured_store import MeasuredStore
+from facilitator.measurement import observe, watch_event_loop
 from facilitator.metrics import Metrics
 from facilitator.networks import Unit
 from facilitator.node import ChainUnavailable, blames_endpoint
@@ -35,7 +38,7 @@ from facilitator.schemes import eip3009, jeju
 from facilitator.settlement import Policy
 from facilitator.settler import Settler
 from facilitator.signing import SignerPool
-from facilitator.store import Counts, SharedStore, Store, StoreError
+from facilitator.store import SharedStore, Store, StoreError
 from facilitator.store.opening import open_store
 from facilitator.submission import Submitter
 from facilitator.telemetry import event, get_logger
@@ -50,10 +53,9 @@ _log = get_logger(__name__)
 RPC_CONNECTIONS = 100
 
 
-# Seconds for which a look counts: everybody may ask for `/`, /ready and /metrics.
+# Seconds for which a look counts: everybody may ask for `/` and /ready.
 REACHABLE_FOR = 2.0
 WRITABLE_FOR = 2.0
-COUNTS_FOR = 5.0  # counting reads the index of all that was ever settled
 REACHABLE_TIMEOUT = 2.0
 
 
@@ -83,8 +85,7 @@ class Served:
 @dataclass(frozen=True, slots=True)
 class Service:
     """The running service. `signers` are those that take new payments; `writable` tells whether the
-    journal can be written, `counts` what it holds of each network that /metrics tells
-    about; `clock` is in unix milliseconds, `started_at` too.
+    journal can be written; `clock` is in unix milliseconds, `started_at` too.
     """
 
     config: Config
@@ -95,7 +96,6 @@ class Service:
     signers: tuple[bytes, ...]
     metrics: Metrics
     writable: Recent[bool]
-    counts: Recent[dict[str, Counts]]
     clock: Callable[[], int]
     started_at: int
 
@@ -109,8 +109,13 @@ def unix_ms() -> int:
 async def run_service(config: Config, metrics: Metrics) -> AsyncIterator[Service]:
     """The service with its loops running. Raises StoreError, StartRefused."""
     async with AsyncExitStack() as stack:
-        store = await open_store(config.database)
-        stack.push_async_callback(store.close)
+        opened = await open_store(config.database)
+        stack.push_async_callback(opened.close)
+
+        def measured(journal: Store) -> Store:
+            return MeasuredStore.before(journal, metrics) if config.metrics else journal
+
+        store = measured(opened)
         connector = aiohttp.TCPConnector(limit=RPC_CONNECTIONS)
         session = await stack.enter_async_context(aiohttp.ClientSession(connector=connector))
         signers = tuple(Signer(key.secret) for key in config.keys)
@@ -118,7 +123,7 @@ async def run_service(config: Config, metrics: Metrics) -> AsyncIterator[Service
             signer.address for signer, key in zip(signers, config.keys, strict=True) if key.retires
         )
         networks = {
-            name: _serve(config, network, signers, retiring, store, session)
+            name: _serve(config, network, signers, retiring, opened, measured, session)
             for name, network in config.networks.items()
         }
         for served in networks.values():
@@ -130,6 +135,21 @@ async def run_service(config: Config, metrics: Metrics) -> AsyncIterator[Service
         stack.callback(tasks.cancel_scope.cancel)
         for watcher in watchers:
             tasks.start_soon(watcher.run)
+        if config.metrics:
+            tasks.start_soon(watch_event_loop, metrics)
+            observed = [
+                observe(
+                    *(tasks, served.config),
+                    chain=served.chain,
+                    signers=served.signers,
+                    watcher=served.watcher,
+                    store=store,
+                    metrics=metrics,
+                    max_fee_per_gas=config.max_fee_per_gas,
+                )
+                for served in networks.values()
+            ]
+            metrics.add(ChainMetrics(observed, unix_ms))
         yield Service(
             config=config,
             store=store,
@@ -143,7 +163,6 @@ async def run_service(config: Config, metrics: Metrics) -> AsyncIterator[Service
             signers=tuple(each.address for each in signers if each.address not in retiring),
             metrics=metrics,
             writable=Recent(partial(_can_write, store), WRITABLE_FOR),
-            counts=Recent(partial(_count, store, metrics.networks), COUNTS_FOR),
             clock=unix_ms,
             started_at=unix_ms(),
         )
@@ -154,9 +173,11 @@ def _serve(
     network: NetworkConfig,
     signers: tuple[Signer, ...],
     retiring: frozenset[bytes],
-    store: Store,
+    opened: Store,
+    measured: Callable[[Store], Store],
     session: aiohttp.ClientSession,
 ) -> Served:
+    store = measured(opened)
     contract, chain_id = network.contract, network.network.chain_id
     rpc = RPC(
         network.rpc_urls,
@@ -165,6 +186,7 @@ def _serve(
         chain_id=chain_id,
         elsewhere=blames_endpoint,
         on_change=_tell_endpoint,
+        trace_hosts=config.trace_hosts,
     )
     chain = Chain(rpc)
     reachable = Recent(partial(_is_reachable, chain, chain_id), REACHABLE_FOR)
@@ -219,14 +241,14 @@ def _serve(
     )
     listeners = Listeners()
     leadership = None
-    if isinstance(store, SharedStore):
-        leadership = Leadership(store=store, chain_id=chain_id, signers=pool, listeners=listeners)
+    if isinstance(opened, SharedStore):
+        leadership = Leadership(store=opened, chain_id=chain_id, signers=pool, listeners=listeners)
     watcher = Watcher(
         network=network.network.name,
         chain_id=chain_id,
         chain=chain,
         examiner=examiner,
-        store=store if leadership is None else leadership.store,
+        store=store if leadership is None else measured(leadership.store),
         signers=pool,
         listeners=listeners,
         policy=policy,
@@ -298,10 +320,6 @@ async def _can_write(store: Store) -> bool:
     except StoreError:
         return False
     return True
-
-
-async def _count(store: Store, networks: Mapping[str, int]) -> dict[str, Counts]:
-    return {name: await store.counts(chain_id) for name, chain_id in networks.items()}
 
 
 async def _check_keys(store: Store, served: Served, signers: tuple[Signer, ...]) -> None:

@@ -84,6 +84,7 @@ class Settlement(Struct, frozen=True, kw_only=True):
 
     `proof` is set in CONFIRMED, `refusal` in FAILED and LOST. `listener` is the one request that
     may be told of success, until `listener_until`; `replied_success_at` is when one was.
+    `traceparent` (W3C) is the place in a trace of the request that had it taken on.
     """
 
     id: str
@@ -101,6 +102,7 @@ class Settlement(Struct, frozen=True, kw_only=True):
     refusal: Refusal | None
     created_at: int
     updated_at: int
+    traceparent: str | None = None
 
 
 class Policy(Struct, frozen=True, kw_only=True):
@@ -165,9 +167,12 @@ class Replace(Struct, frozen=True):
 
 
 class Broadcast(Struct, frozen=True):
-    """Send these bytes, maybe again; a node that has them already is as good."""
+    """Send these bytes, maybe again; a node that has them already is as good. `at_cap`: the
+    next block asks for more than they offer, and more they may not offer.
+    """
 
     attempt: Attempt
+    at_cap: bool = False
 
 
 Action = Wait | Mined | Superseded | Replace | Broadcast
@@ -183,15 +188,17 @@ def decide(transaction: Transaction, observation: Observation, now: int, policy:
             return Mined(attempt, receipt) if depth >= policy.confirmations else Wait()
     if seen.buried_account_nonce > transaction.account_nonce:
         return Superseded()
-    last = transaction.attempts[-1]
+    last, at_cap = transaction.attempts[-1], False
     if seen.account_nonce == transaction.account_nonce and seen.market is not None:
         # Only the next nonce in line can be stuck on its fees; all others wait for it.
         patience = max(policy.replace_after_ms, 2 * seen.block_interval_ms)
         fees = bumped_fees(last.fees, seen.market, policy.max_fee_per_gas)
-        if now - last.signed_at >= patience and fees is not None:
-            return Replace(fees)
+        if now - last.signed_at >= patience:
+            if fees is not None:
+                return Replace(fees)
+            at_cap = seen.market.base_fee > last.fees.max_fee_per_gas
     if seen.broadcast_at is None or now - seen.broadcast_at >= policy.rebroadcast_every_ms:
-        return Broadcast(last)
+        return Broadcast(last, at_cap)
     return Wait()
 
 

@@ -28,6 +28,7 @@ from facilitator.schemes import scheme_of
 from facilitator.settlement import Settlement
 from facilitator.store import Ride, Store, StoreError
 from facilitator.submission import LEASE_MS, Submitter
+from facilitator.tracing import span
 
 __all__ = ["Order", "Repetition", "SettleReply", "Settler"]
 
@@ -107,7 +108,8 @@ class Settler:
         self._listeners.add(settlement.id, listener)
         told = False
         try:
-            ride = await self._outcome(settlement.id, listener, until)
+            with span("wait", settlement=settlement.id):
+                ride = await self._outcome(settlement.id, listener, until)
             reply = reply_of(ride)
             if order.repetition and order.repetition.key == settlement.idempotency_key:
                 reply = replace(reply, body=await order.encode(reply))

@@ -27,6 +27,7 @@ from facilitator.payments import Reason, Refusal
 from facilitator.settlement import Attempt, Policy, Transaction, TransactionKind
 from facilitator.store import NewTransaction, Store
 from facilitator.telemetry import event
+from facilitator.tracing import current, inside, span
 from facilitator.waiting import Member, Place, Queue, QueueFull
 
 __all__ = ["UNFIT", "Prepared", "QueueFull", "SignerPool"]
@@ -81,6 +82,8 @@ class SignerPool:
         self._policy = policy
         self._clock = clock
         self._queue: Queue[Any] = Queue(self._reserve, policy.batch_max)
+        self.signed = 0  # first attempts, for metrics
+        self.last_prepared: Prepared | None = None  # of a single payment
 
     @property
     def accounts(self) -> tuple[Account, ...]:
@@ -238,6 +241,8 @@ class SignerPool:
         if fees is None:
             return Refusal(Reason.FEES_ABOVE_CAP)
         prepared = Prepared(preparation.gas_limit, fees, l1_fee)
+        if call.calldata:
+            self.last_prepared = prepared
         # All that is in flight may cost as much again.
         if preparation.balance < prepared.most_cost * max(account.load, 1):
             self.unfit(address, Reason.OUT_OF_GAS_MONEY)
@@ -265,11 +270,14 @@ class SignerPool:
     ) -> NewTransaction:
         """What the store needs to hand out an account nonce and have the call signed with it."""
         account = self._accounts[address]
+        asked = current()  # the journal signs in a thread of its own
 
         def sign(account_nonce: int) -> Attempt:
-            return self._sign(
-                account.signer, account_nonce, call, prepared.gas_limit, prepared.fees
-            )
+            self.signed += 1
+            with inside(asked):
+                return self._sign(
+                    account.signer, account_nonce, call, prepared.gas_limit, prepared.fees
+                )
 
         return NewTransaction(
             chain_id=self._chain_id,
@@ -301,7 +309,8 @@ class SignerPool:
     def _sign(
         self, signer: Signer, account_nonce: int, call: Call, gas_limit: int, fees: Fees
     ) -> Attempt:
-        signed = self._builder.sign(
-            signer, account_nonce=account_nonce, call=call, gas_limit=gas_limit, fees=fees
-        )
+        with span("sign", chain_id=self._chain_id, account_nonce=account_nonce):
+            signed = self._builder.sign(
+                signer, account_nonce=account_nonce, call=call, gas_limit=gas_limit, fees=fees
+            )
         return Attempt(hash=signed.hash, raw=signed.raw, fees=fees, signed_at=self._clock())

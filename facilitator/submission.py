@@ -18,6 +18,7 @@ from facilitator.schemes import AnyPayment, scheme_of
 from facilitator.signing import UNFIT, QueueFull, SignerPool
 from facilitator.store import NewSettlement, Store
 from facilitator.telemetry import event, get_logger
+from facilitator.tracing import current_traceparent, span
 from facilitator.verification import check_time
 from facilitator.watcher import Watcher
 
@@ -76,7 +77,8 @@ class Submitter:
         await self._claimer.ready()
         until = min(until, self._deadline(looked[0].payment))
         try:
-            return await self._claim_with_any(*looked, until)
+            with span("claim"):
+                return await self._claim_with_any(*looked, until)
         except (QueueFull, TimeoutError):
             refused = SettleReply(refusal=Refusal(Reason.OVERLOADED))
             return self._too_late(order.payment) or refused
@@ -86,8 +88,10 @@ class Submitter:
     ) -> tuple[NewSettlement, Reason] | SettleReply:
         """What is to be claimed, and what to say where other payments have taken the money."""
         paid = order.payment
-        others = await self._store.outstanding(paid.chain_id, paid.asset, paid.payer)
-        examined, used = await self._examiner.look_beside(paid, [each.payment for each in others])
+        with span("verify"):
+            others = await self._store.outstanding(paid.chain_id, paid.asset, paid.payer)
+            beside = [each.payment for each in others]
+            examined, used = await self._examiner.look_beside(paid, beside)
         payment, facts = examined.payment, examined.facts
         if facts.refusal is not None:
             return await self._refused(payment, facts.refusal)
@@ -107,6 +111,7 @@ class Submitter:
             listener_until=self._clock() + LEASE_MS,
             idempotency_key=None if order.repetition is None else order.repetition.key,
             body_digest=None if order.repetition is None else order.repetition.body_digest,
+            traceparent=current_traceparent(),
         )
         return new, facts.limit
 

@@ -2,42 +2,31 @@
 
 `event(log, logging.INFO, "settled", network="jeju", transaction=...)` is the one way to log. Other
 people's loggers (hypercorn, aiohttp, asyncio, warnings) leave through the same formatter. Nothing
-here decides what may be logged: callers do not log keys, signatures or RPC URLs. The redaction is
-for the day on which somebody else's exception quotes one.
+here decides what may be logged: callers do not log keys, signatures or RPC URLs; `redaction` looks
+at every line all the same, whole as it is written, with the traceback in it.
 """
 
 import logging
 import re
 import sys
+import threading
 from collections.abc import Mapping
 from contextvars import ContextVar
 from datetime import UTC, datetime
-from typing import Literal
-from urllib.parse import parse_qsl, unquote, urlsplit
+from types import TracebackType
+from typing import Literal, TextIO
 
 import msgspec
 
-REDACTED = "[redacted]"
-SECRET_MIN_LENGTH = 8  # of what was given as a secret; redacting less would redact the language
-URL_KEY_MIN_LENGTH = 16  # of an API key in a path or query; "ethereum" and "v3" are no keys
+from facilitator.redaction import redact
+from facilitator.tracing import current
 
 request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
+_request: ContextVar[dict[str, object] | None] = ContextVar("request", default=None)
 
+_log = logging.getLogger(__name__)
 _JSON_SAFE_INTEGER = 2**53 - 1  # larger ones lose digits in most readers of JSON (RFC 8259, 6)
 _PLAIN_WORD = re.compile(r'[^\s"=\\\x00-\x1f\x7f]+')
-
-# 64-byte (EIP-2098) and 65-byte signatures, and the calldata and raw transactions that carry one.
-# The look-behind keeps the search linear: no second try inside one run of digits.
-_SIGNATURE = re.compile(r"(?<![0-9a-fA-F])(?:0[xX])?[0-9a-fA-F]{128,}")
-# 32 bytes that are called a key. Hashes look the same and are what one needs to read in a log.
-_KEY_WORDS = ("key", "private", "secret")
-_NAMED_KEY = re.compile(
-    rf"({'|'.join(_KEY_WORDS)})([\w \"':=]{{1,16}}?)(?:0x)?[0-9a-f]{{64}}(?![0-9a-f])",
-    re.IGNORECASE,
-)
-_USER_INFO = re.compile(r"(?<=://)[^\s/@\"']+@")
-
-_secrets: dict[str, re.Pattern[str]] = {}  # by lower case
 
 
 def get_logger(name: str) -> logging.Logger:
@@ -68,7 +57,7 @@ def configure_logging(format: Literal["text", "json"], level: str) -> None:
 
     Hypercorn puts a handler of its own on its loggers, unless its `errorlog` is a Logger.
     """
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _Handler(sys.stderr)
     handler.setFormatter(JSONFormatter() if format == "json" else TextFormatter())
     root = logging.getLogger()
     for old in root.handlers[:]:
@@ -78,8 +67,61 @@ def configure_logging(format: Literal["text", "json"], level: str) -> None:
     logging.captureWarnings(True)
 
 
+def log_uncaught() -> None:
+    """Have what nobody catches, in whichever thread, leave as one line of the log as well. What
+    ends a task of asyncio, it tells its own logger.
+    """
+
+    def uncaught(
+        kind: type[BaseException], error: BaseException | None, _: TracebackType | None
+    ) -> None:
+        if issubclass(kind, KeyboardInterrupt | SystemExit):  # meant
+            return
+        event(_log, logging.CRITICAL, "uncaught", exc_info=error, error=kind.__name__)
+
+    sys.excepthook = uncaught
+    threading.excepthook = lambda told: uncaught(told.exc_type, told.exc_value, told.exc_traceback)
+    sys.unraisablehook = lambda told: uncaught(told.exc_type, told.exc_value, told.exc_traceback)
+
+
+def begin_request() -> dict[str, object]:
+    """What is said of the request that is answered in this context: `describe` adds to it."""
+    fields: dict[str, object] = {}
+    _request.set(fields)  # never reset: a request has a task, and so a context, of its own
+    return fields
+
+
+def describe(**fields: object) -> None:
+    """Say more of the request that is being answered, for its line in the log and its span. What is
+    None is left out.
+    """
+    known = _request.get()
+    if known is not None:
+        known.update((name, value) for name, value in fields.items() if value is not None)
+
+
+class _Handler(logging.StreamHandler[TextIO]):
+    """A record that cannot be written is told of without what it says: `logging` would print its
+    arguments as they are.
+    """
+
+    def format(self, record: logging.LogRecord) -> str:
+        try:
+            return super().format(record)
+        except Exception as error:
+            where = {"source": f"{record.name}:{record.lineno}", "error": type(error).__name__}
+            told = _log.makeRecord(_log.name, logging.ERROR, "", 0, "unloggable", (), None)
+            told.fields = where
+            return super().format(told)
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Nobody reads the stream any more."""
+
+
 class JSONFormatter(logging.Formatter):
-    """{"time": ISO 8601 UTC with ms, "level", "event", "logger", "request_id", fields..}."""
+    """{"time": ISO 8601 UTC with ms, "level", "event", "logger", "request_id", "trace_id",
+    fields..}.
+    """
 
     def format(self, record: logging.LogRecord) -> str:
         line = msgspec.json.encode(self.entry(record), enc_hook=str)
@@ -96,6 +138,8 @@ class JSONFormatter(logging.Formatter):
         }
         if identity := request_id.get():
             entry["request_id"] = identity
+        if place := current():
+            entry["trace_id"] = place.trace_id
         for key, value in getattr(record, "fields", {}).items():
             entry[f"{key}_" if key in entry else key] = _plain(value)
         if record.exc_info:
@@ -145,46 +189,3 @@ def _one_line(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
-
-
-def add_secret(text: str) -> None:
-    """Never show `text` (a configured key or URL) in a log, nor the telling parts of a URL."""
-    for secret in [*url_secrets(text), text.removeprefix("0x")]:
-        if len(secret) >= SECRET_MIN_LENGTH:
-            inside_json = msgspec.json.encode(secret).decode()[1:-1]
-            for form in (secret, inside_json):
-                _secrets[form.lower()] = re.compile(re.escape(form), re.IGNORECASE)
-
-
-def url_secrets(url: str) -> list[str]:
-    """The URL itself and the parts of it that open a door, the longest first; [] for no URL.
-
-    These are user, password, and every path segment and query value that looks like an API key:
-    a long one with a digit in it.
-    """
-    if "://" not in url:
-        return []
-    parts = urlsplit(url)
-    login = [part for part in (parts.username, parts.password) if part]
-    words = [*parts.path.split("/"), *(value for _, value in parse_qsl(parts.query))]
-    keys = [
-        word
-        for word in words
-        if len(word) >= URL_KEY_MIN_LENGTH and any(char.isdigit() for char in word)
-    ]
-    both = {form for part in (*login, *keys) for form in (part, unquote(part))}
-    return sorted(
-        {url, *(part for part in both if len(part) >= SECRET_MIN_LENGTH)}, key=len, reverse=True
-    )
-
-
-def redact(text: str) -> str:
-    """`text` without known secrets, signatures, named keys and the credentials in URLs."""
-    lower = text.lower()
-    for secret, pattern in _secrets.items():
-        if secret in lower:  # much faster than the pattern, and almost always the end of it
-            text = pattern.sub(REDACTED, text)
-    text = _SIGNATURE.sub(REDACTED, text)
-    if any(word in lower for word in _KEY_WORDS):
-        text = _NAMED_KEY.sub(rf"\1\2{REDACTED}", text)
-    return _USER_INFO.sub(f"{REDACTED}@", text) if "://" in text else text

@@ -11,6 +11,7 @@ from facilitator.schemes.eip3009 import Eip3009Payment
 from facilitator.schemes.jeju import JejuPayment
 from facilitator.settlement import Settlement, SettlementState
 from facilitator.store import Store
+from facilitator.tracing import span
 from facilitator.verification import (
     Terms,
     check_authorization,
@@ -93,18 +94,20 @@ class Verifier:
         self, payment: JejuPayment, claimed_payer: bytes | None, quote: Quote
     ) -> AnyPayment | Refusal:
         """All checks, in the order of their words. Raises ChainUnavailable and StoreError."""
-        late = check_time(payment, self._clock() // 1000)
-        if late is not None:
-            return late
-        signed = self.check_jeju(payment, claimed_payer, quote)
-        return signed if isinstance(signed, Refusal) else await self._verify(signed)
+        with span("verify"):
+            late = check_time(payment, self._clock() // 1000)
+            if late is not None:
+                return late
+            signed = self.check_jeju(payment, claimed_payer, quote)
+            return signed if isinstance(signed, Refusal) else await self._verify(signed)
 
     async def verify_exact(
         self, payment: Eip3009Payment, accepted: Quote, quote: Quote
     ) -> AnyPayment | Refusal:
         """All checks, in the order of their words. Raises ChainUnavailable and StoreError."""
-        signed = await self.check_exact(payment, accepted, quote, self._clock() // 1000)
-        return signed if isinstance(signed, Refusal) else await self._verify(signed)
+        with span("verify"):
+            signed = await self.check_exact(payment, accepted, quote, self._clock() // 1000)
+            return signed if isinstance(signed, Refusal) else await self._verify(signed)
 
     async def _verify(self, payment: AnyPayment) -> AnyPayment | Refusal:
         """What the journal and the chain say about a payment that passed the checks before."""

@@ -3,6 +3,7 @@
 Whose turn it is takes along who waits behind him, where their payments can share a transaction.
 """
 
+import contextvars
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -31,6 +32,8 @@ class Member(Generic[T]):
         self.new = new
         self.limit = limit
         self.withdrawn = False
+        # Who asked for it, for logs and traces: others work for it as well.
+        self.context = contextvars.copy_context()
         self._told: T | Exception | None = None
         self._answered = anyio.Event()
 

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 import anyio
 
 from facilitator.chain import Chain
+from facilitator.changes import settlement_changed
 from facilitator.examination import Examiner
 from facilitator.gaps import Gaps
 from facilitator.heads import Heads, Sight
@@ -33,7 +34,6 @@ from facilitator.settlement import (
     Replace,
     SettleAgain,
     Settlement,
-    SettlementState,
     Superseded,
     Transaction,
     TransactionState,
@@ -47,7 +47,9 @@ from facilitator.store import (
     StoreError,
     TransactionChange,
 )
+from facilitator.tally import Tally
 from facilitator.telemetry import event
+from facilitator.tracing import inside, span
 
 _log = logging.getLogger(__name__)
 
@@ -88,6 +90,7 @@ class Watcher:
         self._listeners = listeners
         self._policy = policy
         self._clock = clock
+        self.tally = Tally()
         self._heads = Heads(chain)
         self._observer = Observer(chain=chain, heads=self._heads, policy=policy)
         self.investigator = Investigator(
@@ -119,6 +122,9 @@ class Watcher:
         )
         self._leadership = leadership
         self._broadcast_at: dict[int, int] = {}
+        self._at_cap: set[int] = set()  # transactions of which that was told
+        # What each transaction is a part of, as of the last turn (W3C traceparent).
+        self._traces: dict[int, str | None] = {}
         self._confirmed: set[tuple[int, bytes]] = set()  # blocks that this turn looked at twice
         self._looked_at = 0
         self._woken = anyio.Event()
@@ -139,6 +145,16 @@ class Watcher:
         return holds
 
     @property
+    def network(self) -> str:
+        """The chain's name."""
+        return self._network
+
+    @property
+    def gaps(self) -> frozenset[bytes]:
+        """The signers whose next account nonce nothing of ours has."""
+        return self._gaps.open
+
+    @property
     def settle_margin(self) -> int:
         """Seconds before its deadline after which a payment is not sent any more."""
         return max(self._policy.settle_margin, -(-2 * self._heads.interval_ms // 1000))
@@ -147,19 +163,24 @@ class Watcher:
         """Broadcast what the journal holds already, and have the loop follow it."""
         self._broadcast_at[transaction.id] = self._clock()
         self._woken.set()
-        fault = await self._chain.broadcast(attempt.raw)
+        name = to_hex(attempt.hash)
+        with span("send", network=self._network, transaction=name):
+            fault = await self._chain.broadcast(attempt.raw)
         if fault is not None:
             # Possibly sent all the same: the next turns read what the chain shows.
             if fault is NodeFault.NONCE_TOO_LOW:
                 self._signers.doubt(transaction.signer)
-            self._event(
-                logging.WARNING, "broadcast_refused", transaction=to_hex(attempt.hash), fault=fault
-            )
+            self._event(logging.WARNING, "broadcast_refused", transaction=name, fault=fault)
+
+    async def _send_again(self, transaction: Transaction, attempt: Attempt) -> None:
+        with inside(self._traces.get(transaction.id)):
+            await self.send(transaction, attempt)
 
     async def run(self) -> None:
         """Turn for ever; faults of the chain or the journal only delay the next turn."""
         backoff = 0.5
         while True:
+            self.tally.step()
             try:
                 pause = await self._take_part()
                 backoff = 0.5
@@ -169,6 +190,7 @@ class Watcher:
             except Exception as bug:  # one turn that is broken must not end all others
                 event(_log, logging.ERROR, "turn_broken", exc_info=bug, network=self._network)
                 pause, backoff = backoff, min(2 * backoff, MAX_BACKOFF_SECONDS)
+            self.tally.rest()
             with anyio.move_on_after(pause):
                 await self._woken.wait()
                 self._woken = anyio.Event()
@@ -208,7 +230,7 @@ class Watcher:
         if sight is Sight.REPLACED:
             self._reorgs.doubt()
         if self._reorgs.in_doubt and sight is not Sight.LAGGING:
-            for undone in await self._reorgs.look():
+            for undone in await self._reorgs.look(self.tally.step):
                 changed = () if undone.settlement is None else (undone.settlement,)
                 await self._record(undone.transactions, changed)
         now = self._clock()
@@ -226,9 +248,16 @@ class Watcher:
             if transaction.state is TransactionState.PENDING
         }
         pending.update((filler.id, filler) for filler in work.fillers)
+        self._traces = {
+            transaction.id: ride.settlement.traceparent
+            for ride in work.rides
+            for transaction in ride.transactions
+        }
         resolved, mined = await self._advance(tuple(pending.values()))
         for number in await self._conclude(work.rides, resolved):
-            self._signers.ended(pending.pop(number).signer)
+            signer = pending.pop(number).signer
+            self._signers.ended(signer)
+            self.tally.gas_spent[signer] += end_of(number, resolved[number]).gas_cost or 0
         self._looked_at = now
         await self._gaps.fill(tuple(pending.values()), mined)
         return await self._rest(busy=bool(pending or work.rides))
@@ -251,20 +280,27 @@ class Watcher:
             match decide(transaction, seen, now, self._policy):
                 case Mined() | Superseded() as end:
                     resolved[transaction.id] = end
-                case Broadcast(attempt):
+                case Broadcast(attempt, at_cap):
                     to_send.append((transaction, attempt))
+                    if at_cap and transaction.id not in self._at_cap:
+                        self._at_cap.add(transaction.id)
+                        self._event(
+                            logging.ERROR, "stuck_at_fee_cap", transaction=to_hex(attempt.hash)
+                        )
                 case Replace(fees):
                     if not self._signers.allows(transaction.call, transaction.signer):
                         # Its contract is configured no more: what was signed is all there will be.
                         to_send.append((transaction, transaction.attempts[-1]))
                         continue
-                    attempt = self._signers.replacement(transaction, fees)
+                    with inside(self._traces.get(transaction.id)):
+                        attempt = self._signers.replacement(transaction, fees)
                     added = await self._store.add_attempt(
                         transaction.id, attempt, self._policy.gas_budget, now
                     )
+                    self.tally.replacements += added
                     # Where the day's budget is spent, what was signed is all there will be today.
                     to_send.append((transaction, attempt if added else transaction.attempts[-1]))
-        await asyncio.gather(*(self.send(*one) for one in to_send))
+        await asyncio.gather(*(self._send_again(*one) for one in to_send))
         mined = {each.signer: observations[each.id].account_nonce for each in transactions}
         return resolved, mined
 
@@ -276,8 +312,10 @@ class Watcher:
         changes: list[SettlementChange] = []
         again: list[Settlement] = []
         for ride in rides:
+            self.tally.step()
             try:
-                verdict = await self._judge.judge(ride, resolved, self.settle_margin)
+                with inside(ride.settlement.traceparent):
+                    verdict = await self._judge.judge(ride, resolved, self.settle_margin)
             except Exception as fault:
                 # Its transactions stay pending in the journal, so that the next turn sees it anew;
                 # one that breaks something must not hold up all others.
@@ -289,7 +327,7 @@ class Watcher:
                     "undecided",
                     exc_info=None if known else fault,
                     network=self._network,
-                    **_described(ride.settlement),
+                    settlement=ride.settlement.id,
                     fault=str(fault) if known else type(fault).__name__,
                 )
                 continue
@@ -302,6 +340,7 @@ class Watcher:
         if ended or changes:
             await self._record(ended, changes)
         for settlement in again:
+            self.tally.step()
             await self._resettler.settle_again(settlement)
         return [change.id for change in ended]
 
@@ -311,12 +350,13 @@ class Watcher:
         changed = await self._store.record(ended, changes, self._clock())
         for transaction in ended:
             self._broadcast_at.pop(transaction.id, None)
+            self._at_cap.discard(transaction.id)
             self._reorgs.mined(transaction.block_number)
             if transaction.state is TransactionState.SUPERSEDED:
                 self._event(logging.ERROR, "superseded", transaction_id=transaction.id)
         for settlement in changed:
-            level = logging.CRITICAL if settlement.state in _ALARMING else logging.INFO
-            self._event(level, f"settlement_{settlement.state}", **_described(settlement))
+            self.tally.changes[settlement.state] += 1
+            settlement_changed(self._network, settlement)
             if settlement.proof is not None:
                 self._reorgs.mined(settlement.proof.block_number)
             self._listeners.wake(settlement.id)
@@ -333,16 +373,3 @@ class Watcher:
 
     def _event(self, level: int, name: str, **fields: str | int) -> None:
         event(_log, level, name, exc_info=None, network=self._network, **fields)
-
-
-_ALARMING = frozenset({SettlementState.REORGED, SettlementState.LOST})
-
-
-def _described(settlement: Settlement) -> dict[str, str]:
-    """A settlement's log fields: nothing that was signed."""
-    described = {"settlement": settlement.id}
-    if settlement.proof is not None:
-        described["transaction"] = to_hex(settlement.proof.transaction_hash)
-    if settlement.refusal is not None:
-        described["reason"] = str(settlement.refusal.reason)
-    return described

@@ -45,6 +45,7 @@ class FaultProxy:
         self.raw: bytes | None = None  # answers every POST, when set
         self.calls: dict[str, int] = {}
         self.posts = 0
+        self.traceparents: list[str | None] = []  # of each POST
         self.drawn: Counter[str] = Counter()
 
     def mix(self, seed: int, faults: Mapping[str, PostFault], share: float) -> None:
@@ -69,6 +70,7 @@ class FaultProxy:
     async def handle(self, request: web.Request) -> web.StreamResponse:
         body = await request.json()
         self.posts += 1
+        self.traceparents.append(request.headers.get("traceparent"))
         if self.raw is not None:
             return web.Response(body=self.raw, content_type="application/json")
         calls: list[Call] = body if isinstance(body, list) else [body]
@@ -115,7 +117,7 @@ async def fault_proxy(upstream: str) -> AsyncIterator[FaultProxy]:
     async with aiohttp.ClientSession() as session:
         proxy = FaultProxy(upstream, session)
         app = web.Application()
-        app.router.add_post("/", proxy.handle)
+        app.router.add_post("/{key:.*}", proxy.handle)
         runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
         await runner.setup()
         site = web.TCPSite(runner, "127.0.0.1", 0)
@@ -252,6 +254,23 @@ def stale_by(blocks: int) -> Fault:
                 return await refuse_with(-32000, "header not found")(call, forward)
         answer = await forward({**call, "params": params})
         return _unless_newer(call, answer, seen)
+
+    return fault
+
+
+def head_ahead(by: int) -> Fault:
+    """For eth_getBlockByNumber: a newest block that nobody has made, so many above the real one, as
+    far in the future as an honest clock may be wrong.
+    """
+
+    async def fault(call: Call, forward: Forward) -> Answer | None:
+        answer = await forward(call)
+        if call["params"][0] != "latest":
+            return answer
+        block = answer["result"]
+        number, timestamp = (int(block[name], 16) for name in ("number", "timestamp"))
+        made_up = {"number": hex(number + by), "timestamp": hex(timestamp + 50)}
+        return _result(call, {**block, **made_up, "hash": "0x" + "ee" * 32})
 
     return fault
 

@@ -26,6 +26,7 @@ class Node:
         self.name = name
         self.chain_id = CHAIN_ID
         self.number = 1_000
+        self.age = 0  # seconds that have passed since its head
         self.answers: dict[str, JSON] = {}  # an answer's object, without the id
         self.fault: Reply | None = None
         self.hang_ups = 0  # POSTs to come that are closed without an answer
@@ -56,7 +57,7 @@ class Node:
             "number": hex(self.number),
             "hash": HASH,
             "parentHash": HASH,
-            "timestamp": hex(int(time.time())),
+            "timestamp": hex(int(time.time()) - self.age),
         }
 
     @property

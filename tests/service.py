@@ -112,11 +112,17 @@ def request(header: Mapping[str, Any], **changes: Any) -> dict[str, Any]:
 
 
 @asynccontextmanager
-async def launch(environment: Mapping[str, str]) -> AsyncIterator[Service]:
-    """The service with exactly this environment, started or not; killed at the end if it lives."""
+async def launch(
+    environment: Mapping[str, str], *command: str, tree: Path | None = None
+) -> AsyncIterator[Service]:
+    """The service with exactly this environment, started or not; killed at the end if it lives.
+    `command` starts it another way; `tree` is a folder whose `facilitator` runs instead of the one
+    that is tested.
+    """
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "facilitator", "serve"),
-        env={"PATH": os.environ["PATH"], **environment, **_coverage()},
+        *(command or (sys.executable, "-m", "facilitator", "serve")),
+        env={"PATH": os.environ["PATH"], **environment, **({} if tree else _coverage())},
+        cwd=tree,
         stderr=asyncio.subprocess.PIPE,
     )
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:

@@ -19,21 +19,25 @@ PACKAGE: Final = ROOT / "facilitator"
 # A module may import what stands above it, never what stands below it.
 MAP: Final = {
     "words": (
-        *("ethereum", "networks", "values", "database", "environment", "config_file", "config"),
-        "contracts",
+        *("ethereum", "networks", "values", "database", "environment", "config_file"),
+        *("otel_settings", "config", "contracts"),
     ),
     "core": ("payments", "schemes", "verification", "settlement", "nonces", "budget", "groups"),
     "edge formats": ("strict_json", "dialects"),
-    "adapters": ("telemetry", "rpc", "node", "chain", "tokens", "store"),
+    "adapters": (
+        *("redaction", "tracing", "telemetry", "otlp"),
+        *("rpc", "node", "chain", "tokens", "store", "changes", "metrics"),
+    ),
     "settling": (
         *("heads", "observation", "examination", "investigation", "judgement", "listeners"),
         *("verifier", "accounts", "waiting", "data_fees", "signing", "gaps", "reorgs"),
-        *("resettlement", "leadership", "watcher"),
+        *("resettlement", "leadership", "tally", "watcher"),
         *("history", "orders", "claiming", "submission", "settler"),
     ),
     "shell": (
         *("checks", "mounts"),
-        *("middleware", "metrics", "recent", "service", "routes", "app", "server"),
+        *("middleware", "measured_store", "survey", "chain_metrics", "measurement", "recent"),
+        *("service", "routes", "app", "server"),
         *("agreement", "sending", "options", "check", "deploy", "migrate", "devnet"),
         "recover",
         *(

@@ -13,6 +13,7 @@ from tests.bench.bodies import Expected, payments
 from tests.bench.load import run_load
 from tests.bench.processes import BenchFailed, serve
 from tests.bench.report import Report, Settlement, Spread, Verification, markdown
+from tests.bench.telemetry import contenders
 from tests.service import environment
 
 pytestmark = pytest.mark.anyio
@@ -50,9 +51,59 @@ async def test_the_benchmark_measures_everything_it_tells() -> None:
     assert settlement["p50_seconds"] <= settlement["p99_seconds"]
 
 
-async def test_bad_options_are_a_usage_error() -> None:
+async def test_what_telemetry_costs_is_measured_of_every_kind() -> None:
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "tests.bench", "--rounds", "0"), stderr=asyncio.subprocess.PIPE
+        *(sys.executable, "-m", "tests.bench.telemetry", "--rounds", "1", "--seconds", "0.1"),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    output, progress = await asyncio.wait_for(process.communicate(), 90)
+    assert process.returncode == 0, progress.decode()
+    _, _, *rows = output.decode().splitlines()
+    assert [row.split("|")[1].strip() for row in rows] == [*contenders("")]
+
+
+async def test_the_benchmark_of_groups_tells_what_the_chain_shows() -> None:
+    """Without groups a transaction a payment, with them fewer and less gas; and in a group only
+    what fails fails.
+    """
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "tests.bench.groups", "--payments", "128"),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    output, progress = await asyncio.wait_for(process.communicate(), 180)
+    assert process.returncode == 0, progress.decode()
+    bursts, groups = ([*map(cells, table.splitlines()[2:])] for table in told(output))
+    for single, batched in (bursts[:2], bursts[2:]):
+        assert single[:4] == [batched[0], "1", "128", "128"]
+        assert batched[1:3] == ["32", "128"]
+        assert int(batched[3]) < 128
+        assert gas(batched) < gas(single)
+    assert [each[:4] for each in groups] == [
+        ["Jeju", "32", "31", "1"],
+        ["standard", "32", "31", "1"],
+    ]
+
+
+def told(output: bytes) -> list[str]:
+    return output.decode().strip().split("\n\n")
+
+
+def cells(row: str) -> list[str]:
+    return [cell.strip() for cell in row.strip("|").split("|")]
+
+
+def gas(row: list[str]) -> int:
+    return int(row[5].replace(",", ""))
+
+
+@pytest.mark.parametrize(
+    "options", [("tests.bench", "--rounds", "0"), ("tests.bench.groups", "--payments", "0")]
+)
+async def test_bad_options_are_a_usage_error(options: tuple[str, ...]) -> None:
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", *options), stderr=asyncio.subprocess.PIPE
     )
     _, said = await process.communicate()
     assert process.returncode == 2

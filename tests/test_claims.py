@@ -134,6 +134,7 @@ async def test_what_was_claimed_is_read_back_unchanged(store: Store, amount: int
         refusal=None,
         created_at=NOW,
         updated_at=NOW,
+        traceparent=new.traceparent,
     )
     assert result.transaction == Transaction(
         id=result.transaction.id,

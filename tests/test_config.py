@@ -71,6 +71,9 @@ def test_every_variable_reaches_the_field_that_it_names() -> None:
             "MAX_FEE_PER_GAS_GWEI": "1",
             "LOG_FORMAT": "text",
             "LOG_LEVEL": "DEBUG",
+            "OTEL_EXPORTER_OTLP_ENDPOINT": "https://team:pass@collector.example",
+            "OTEL_EXPORTER_OTLP_HEADERS": "x-key=one%20two,x-team=three",
+            "TRACE_PROPAGATE_HOSTS": "One.example, ::0001",
         }
     )
     assert (config.mode, config.host, config.port) == ("production", "::1", 8080)
@@ -93,6 +96,12 @@ def test_every_variable_reaches_the_field_that_it_names() -> None:
         10**9,
     )
     assert (config.log_format, config.log_level) == ("text", "DEBUG")
+    assert config.tracing is not None
+    assert set(config.tracing.secrets) == {
+        *("https://team:pass@collector.example", "one%20two", "one two", "three"),
+    }
+    assert not any(secret in repr(config) for secret in config.tracing.secrets)
+    assert config.trace_hosts == ("one.example", "::1")
     assert config.missing == ()
 
 
@@ -106,6 +115,14 @@ def test_a_network_may_have_confirmations_of_its_own() -> None:
 def test_without_a_gas_budget_there_is_no_limit() -> None:
     assert load_config({}).max_gas_spend_per_day is None
     assert load_config({"MAX_GAS_SPEND_PER_DAY": "7"}).max_gas_spend_per_day == 7
+
+
+def test_metrics_are_on_the_services_own_port_unless_they_have_one() -> None:
+    config = load_config({})
+    assert (config.metrics, config.metrics_port, config.ready_requires_rpc) == (True, None, False)
+    told = {"METRICS": "off", "METRICS_PORT": "9464", "READY_REQUIRES_RPC": "true"}
+    config = load_config(told)
+    assert (config.metrics, config.metrics_port, config.ready_requires_rpc) == (False, 9464, True)
 
 
 def test_the_facilitators_own_name_goes_before_its_alias() -> None:
@@ -130,6 +147,7 @@ def test_the_facilitators_own_name_goes_before_its_alias() -> None:
         ("MAX_FEE_PER_GAS_GWEI", 1, 1_000_000),
         ("JEJU_CONFIRMATIONS", 1, 64),
         ("MAX_GAS_SPEND_PER_DAY", 1, 2**256 - 1),
+        ("METRICS_PORT", 0, 65_535),
     ],
 )
 def test_integers_are_plain_decimals_within_their_range(name: str, low: int, high: int) -> None:
@@ -269,6 +287,16 @@ def test_any_other_database_is_refused(bad: str) -> None:
         ("X402_PRIMARY_NETWORK", "Jeju"),
         ("LOG_FORMAT", "xml"),
         ("LOG_LEVEL", "LOUD"),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "collector:4318"),
+        ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "grpc://collector"),
+        ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc"),
+        ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "http/json"),
+        ("OTEL_TRACES_SAMPLER", "sometimes"),
+        ("OTEL_TRACES_EXPORTER", "zipkin"),
+        ("OTEL_SDK_DISABLED", "yes"),
+        ("TRACE_PROPAGATE_HOSTS", "one.example:8545"),
+        ("TRACE_PROPAGATE_HOSTS", "https://one.example"),
+        ("TRACE_PROPAGATE_HOSTS", "one.example,One.example"),
         ("HOST", "not a host"),
         ("HOST", "0.0.0.0:80"),
         ("SERVICE_NAME", "two\nlines"),
@@ -357,8 +385,32 @@ VARIABLES = [
         "EIP6492_ALLOWED_FACTORIES",
     ),
     *("MAX_FEE_PER_GAS_GWEI", "LOG_FORMAT", "LOG_LEVEL", "MAX_GAS_SPEND_PER_DAY"),
+    *("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_TRACES_SAMPLER", "TRACE_PROPAGATE_HOSTS"),
+    *("METRICS", "METRICS_PORT", "READY_REQUIRES_RPC"),
     "JEJU_CONFIRMATIONS",
 ]
+
+
+COLLECTOR = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector:4318"}
+
+
+def test_spans_are_recorded_where_a_collector_is_named_and_nothing_forbids_it() -> None:
+    assert load_config({}).tracing is None
+    assert load_config({"OTEL_EXPORTER_OTLP_HEADERS": "a=b"}).tracing is None
+    assert load_config(COLLECTOR).tracing is not None
+    assert load_config({"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://collector"}).tracing
+    assert load_config(COLLECTOR | {"OTEL_SDK_DISABLED": "false"}).tracing is not None
+    assert load_config(COLLECTOR | {"OTEL_SDK_DISABLED": "TRUE"}).tracing is None
+    assert load_config(COLLECTOR | {"OTEL_TRACES_EXPORTER": "none"}).tracing is None
+
+
+@pytest.mark.parametrize("share", ["0", "1", "0.25", ".5", "1.0"])
+def test_a_share_of_the_traces_is_a_plain_fraction(share: str) -> None:
+    ratio = {"OTEL_TRACES_SAMPLER": "parentbased_traceidratio"}
+    load_config(ratio | {"OTEL_TRACES_SAMPLER_ARG": share})
+    for bad in ("2", "-0.1", "1e-3", "10%", "0.5 ", "1.5", "nan"):
+        line = refusal(ratio | {"OTEL_TRACES_SAMPLER_ARG": bad})
+        assert line.startswith("OTEL_TRACES_SAMPLER_ARG ")
 
 
 @pytest.mark.parametrize("name", VARIABLES)

@@ -177,6 +177,17 @@ def test_at_the_cap_the_same_bytes_are_offered_on() -> None:
     assert above == Broadcast(ONE)
 
 
+@pytest.mark.parametrize(("over", "at_cap"), [(0, False), (1, True)])
+def test_what_the_cap_holds_up_is_told_apart(over: int, at_cap: bool) -> None:
+    """Where the next block's base fee is above what may be offered, and patience is over."""
+    dear = FeeMarket(base_fee=ONE.fees.max_fee_per_gas + over, priority_fee=1)
+    seen = replace(NEXT_IN_LINE, market=dear)
+    policy = Policy(max_fee_per_gas=ONE.fees.max_fee_per_gas)
+    transaction = rows.transaction(attempts=(ONE,))
+    assert decide(transaction, seen, 10_000, policy) == Broadcast(ONE, at_cap)
+    assert decide(transaction, seen, 9_999, policy) in (Broadcast(ONE), Wait())
+
+
 def test_without_a_fee_market_nothing_is_replaced() -> None:
     seen = replace(NEXT_IN_LINE, market=None)
     assert decide(rows.transaction(), seen, 10**9, Policy()) == Broadcast(ONE)

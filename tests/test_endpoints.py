@@ -21,6 +21,7 @@ from tests.faultproxy import (
     drop_request,
     fault_proxy,
     forged_receipt,
+    head_ahead,
     leave_out,
     lose_request,
     lying_nonce,
@@ -35,16 +36,25 @@ from tests.service import Service, request, serve
 pytestmark = pytest.mark.anyio
 
 
+# Blocks that are mined at once, a second each, so that the newest one is from just now.
+PAST = 60
+
+
 @pytest.fixture
 def devnet_options() -> DevnetOptions:
-    return DevnetOptions(port=0, block_time=1)
+    return DevnetOptions(port=0, block_time=1, genesis_age=PAST)
+
+
+@pytest.fixture
+async def devnet(devnet: Devnet) -> Devnet:
+    await approve(devnet)
+    await devnet.rpc("anvil_mine", hex(PAST), hex(1))
+    return devnet
 
 
 async def test_a_first_endpoint_that_is_dead_then_on_another_chain_then_stale_harms_nothing(
     devnet: Devnet, tmp_path: Path
 ) -> None:
-    await approve(devnet)
-    await devnet.rpc("anvil_mine", hex(60))
     async with behind_two(devnet, tmp_path) as (service, first, second):
         await settled(service, devnet, 2)
         assert reads_of(first) > 0
@@ -85,8 +95,6 @@ async def _excluded(service: Service, fault: str) -> None:
 async def test_a_first_endpoint_that_was_never_right_is_never_read(
     devnet: Devnet, tmp_path: Path, lie: str
 ) -> None:
-    await approve(devnet)
-    await devnet.rpc("anvil_mine", hex(60))
     lies: dict[str, dict[str, Fault]] = {
         "dead": {"*": lose_request},
         "wrong chain": on_chain(8453),
@@ -106,7 +114,6 @@ async def test_with_every_endpoint_down_nothing_is_claimed(devnet: Devnet, tmp_p
     """Liveness stays, `/` is degraded, verify and settle are 503s before any claim; few questions
     are asked of those that are down; once one is back the same payment settles.
     """
-    await approve(devnet)
     header = devnet_payment(devnet)
     lies = on_chain(1)
     async with behind_two(devnet, tmp_path, second_faults=lies) as (service, first, second):
@@ -133,7 +140,6 @@ async def settled_once(service: Service, devnet: Devnet, header: dict[str, Any])
 
 
 async def test_a_429_is_obeyed_while_payments_settle(devnet: Devnet, tmp_path: Path) -> None:
-    await approve(devnet)
     async with behind_two(devnet, tmp_path) as (service, first, _second):
         await settled(service, devnet, 1)
         first.post_fault = rate_limited(4)
@@ -149,7 +155,6 @@ async def test_a_429_is_obeyed_while_payments_settle(devnet: Devnet, tmp_path: P
 
 async def test_a_lone_endpoint_s_429_reaches_the_client(devnet: Devnet, tmp_path: Path) -> None:
     """With its Retry-After, and without a further question until then."""
-    await approve(devnet)
     async with (
         fault_proxy(devnet.url) as proxy,
         serve(devnet, tmp_path, JEJU_RPC_URL=proxy.url) as service,
@@ -174,7 +179,6 @@ async def test_what_one_endpoint_says_of_a_send_is_not_the_last_word(
     devnet: Devnet, tmp_path: Path, fault: Fault
 ) -> None:
     """The other one takes it."""
-    await approve(devnet)
     async with behind_two(devnet, tmp_path) as (service, first, second):
         first.faults["eth_sendRawTransaction"] = fault
         await settled(service, devnet, 3)
@@ -183,8 +187,6 @@ async def test_what_one_endpoint_says_of_a_send_is_not_the_last_word(
 
 async def test_a_second_endpoint_contradicts_what_the_first_one_forges(devnet: Devnet) -> None:
     """On a real chain: the block, the account nonce, and a block that the second has not seen."""
-    await approve(devnet)
-    await devnet.rpc("anvil_mine", hex(20))
     address = devnet.payer.address
     async with fault_proxy(devnet.url) as first, fault_proxy(devnet.url) as second:
         chain = Chain(
@@ -208,3 +210,34 @@ async def test_a_second_endpoint_contradicts_what_the_first_one_forges(devnet: D
         second.faults["*"] = stale_by(5)
         assert await chain.confirm_block(head.number, head.hash) is False
         assert await chain.confirm_block(head.number - 9, head.parent_hash) is False
+
+
+@pytest.mark.parametrize("liar", [0, 1], ids=["first", "second"])
+async def test_a_head_that_one_endpoint_makes_up_silences_no_other(
+    devnet: Devnet, tmp_path: Path, liar: int
+) -> None:
+    """One that is read first delays what is final, since the other one knows no such block; the
+    other way round it is not even noticed. Whatever is told is true.
+    """
+    async with behind_two(devnet, tmp_path, SETTLE_TIMEOUT_SECONDS="8") as (service, *pair):
+        await settled(service, devnet, 2)
+        pair[liar].faults["eth_getBlockByNumber"] = head_ahead(1_000)
+        await asyncio.sleep(11)  # it is looked at again
+        if liar:
+            await settled(service, devnet, 4)
+        else:
+            headers = [devnet_payment(devnet) for _ in range(4)]
+            replies = await asyncio.gather(*(service.settle(each) for each in headers))
+            shown = {log.transaction_hash for log in await settled_logs(devnet)}
+            assert {each["txHash"] for each in replies if each["success"]} <= shown
+            unsure = [each for each in replies if not each["success"]]
+            assert {each["error"] for each in unsure} <= {"Settlement pending"}
+            pair[liar].heal()
+            retried = [
+                await service.settle(header)
+                for header, reply in zip(headers, replies, strict=True)
+                if not reply["success"]
+            ]
+            assert [each["success"] for each in retried] == [True] * len(unsure)
+        assert changes_of(service, "endpoint_excluded") == []
+    assert len(await settled_logs(devnet)) == 6

@@ -109,6 +109,7 @@ async def test_a_stuck_transaction_is_replaced_at_higher_fees(
     ]
     for name in ("maxFeePerGas", "maxPriorityFeePerGas"):
         before, after = (int(attempt[name]) for attempt in attempts)
+        print(name, before, "wei, then", after)  # for who looks (pytest -rP)
         assert before * 9 <= after * 8
     assert all(int(attempt["maxFeePerGas"]) <= 200 * GWEI for attempt in attempts)
     assert int(transaction["gasCost"]) > 0

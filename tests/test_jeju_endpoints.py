@@ -137,4 +137,4 @@ async def test_metrics_keep_the_names_of_existing_dashboards(service: Service) -
     ):
         assert f'facilitator_{name}{{network="jeju"}} ' in text
     assert 'facilitator_chain_id{network="jeju"} 420691.0' in text
-    assert 'http_requests_total{method="POST",status="200"}' in text
+    assert 'http_requests_total{method="GET",route="/health",status="200"}' in text

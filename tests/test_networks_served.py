@@ -1,6 +1,5 @@
 """Which of several networks are served, which one is meant, and what is told of them."""
 
-import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import pytest
 from facilitator.devnet import Devnet
 from facilitator.ethereum.addresses import checksum
 from tests.chain import devnet_payment
+from tests.scraping import scrape_until
 from tests.service import Service, request
 from tests.two_chains import (
     JEJU,
@@ -22,6 +22,8 @@ from tests.two_chains import (
 )
 
 pytestmark = pytest.mark.anyio
+
+CACHE = "facilitator_nonce_cache"
 
 
 @pytest.fixture(scope="module")
@@ -93,24 +95,21 @@ async def test_metrics_tell_both_networks_apart(
     async with serving(both(jeju, other, tmp_path)) as service:
         for chain in (jeju, other, other):
             assert (await service.settle(devnet_payment(chain)))["success"]
-        values = await metric_values(service)
+        seen = await scrape_until(service, lambda each: each.value(f"{CACHE}_used") == 3)
+        values = {
+            (sample.name, sample.labels["network"]): sample.value
+            for sample in seen.samples
+            if [*sample.labels] == ["network"]
+        }
     assert values["facilitator_chain_id", JEJU] == 420691
     assert values["facilitator_chain_id", OTHER] == 84532
     for network, settlements in ((JEJU, 1), (OTHER, 2)):
-        assert values["facilitator_nonce_cache_total", network] == settlements
-        assert values["facilitator_nonce_cache_used", network] == settlements
-        assert values["facilitator_nonce_cache_pending", network] == 0
+        assert values[f"{CACHE}_total", network] == settlements
+        assert values[f"{CACHE}_used", network] == settlements
+        assert values[f"{CACHE}_pending", network] == 0
         assert values["facilitator_protocol_fee_bps", network] == 50
         assert values["facilitator_environment", network] == 0
         assert ("facilitator_uptime_seconds", network) in values
-
-
-async def metric_values(service: Service) -> dict[tuple[str, str], float]:
-    """The samples that carry a network, by name and network."""
-    async with service.session.get(service.url + "/metrics") as response:
-        text = await response.text()
-    samples = re.findall(r'^(\w+)\{network="([^"]+)"\} (\S+)$', text, re.MULTILINE)
-    return {(name, network): float(value) for name, network, value in samples}
 
 
 # What production asks of a network

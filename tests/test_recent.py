@@ -1,4 +1,4 @@
-"""Laws of answers that count for a while, and what /ready and /metrics cost the journal."""
+"""Laws of answers that count for a while, and what /ready costs the journal."""
 
 import asyncio
 import sqlite3
@@ -9,9 +9,8 @@ import pytest
 
 from facilitator.devnet import Devnet
 from facilitator.recent import Recent
-from facilitator.service import COUNTS_FOR, WRITABLE_FOR
-from tests.chain import approve, devnet_payment
-from tests.service import Service, serve
+from facilitator.service import WRITABLE_FOR
+from tests.service import serve
 
 pytestmark = pytest.mark.anyio
 
@@ -112,22 +111,3 @@ async def test_readiness_follows_the_journal_within_its_time(
         await asyncio.sleep(WRITABLE_FOR)
         status, reply = await service.get("/ready")
         assert (status, reply["status"]) == (200, "ready")
-
-
-async def test_counts_are_seconds_old_at_most(devnet: Devnet, tmp_path: Path) -> None:
-    """A scrape just after another repeats it; one a little later tells what has happened since."""
-    await approve(devnet)
-    async with serve(devnet, tmp_path) as service:
-        assert await settled(service) == 0
-        assert (await service.settle(devnet_payment(devnet)))["success"]
-        async with asyncio.timeout(COUNTS_FOR + 2):
-            while await settled(service) != 1:  # noqa: ASYNC110 - another process tells
-                await asyncio.sleep(0.2)
-
-
-async def settled(service: Service) -> int:
-    async with service.session.get(service.url + "/metrics") as response:
-        for line in (await response.text()).splitlines():
-            if line.startswith("facilitator_nonce_cache_used{"):
-                return int(float(line.rpartition(" ")[2]))
-    raise AssertionError("no such metric")

@@ -9,6 +9,7 @@ import pytest
 from facilitator.devnet import Devnet, DevnetOptions
 from tests.chain import approve, devnet_payment, settle_call, settled_logs
 from tests.faultproxy import Answer, Call, FaultProxy, Forward, fault_proxy, lose_request
+from tests.scraping import scrape_until
 from tests.service import Service, serve
 
 pytestmark = pytest.mark.anyio
@@ -208,8 +209,10 @@ async def test_a_gap_in_our_account_nonces_is_filled_by_a_transfer_of_nothing(
     await mine(devnet, 20)  # the approval stays
     async with serve(devnet, tmp_path) as service:
         transaction, account_nonce = await _gap_below_ours(devnet, service)
+        await scrape_until(service, lambda seen: seen.value("facilitator_signer_nonce_gap") == 1)
         await service.wait_for("gap_filled")
         await service.wait_for("settlement_confirmed", 2)
+        await scrape_until(service, lambda seen: seen.value("facilitator_signer_nonce_gap") == 0)
         await asyncio.sleep(1.2)
         await devnet.rpc("anvil_reorg", 4, [])
         await service.wait_for("settlement_reorged", 2)

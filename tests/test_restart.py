@@ -78,6 +78,29 @@ async def test_kill_9_after_the_store_and_before_the_send_still_pays(
     assert (reply["success"], reply["txHash"]) == (True, log.transaction_hash)
 
 
+async def test_kill_9_after_the_receipt_and_before_the_reply_tells_the_next_who_asks(
+    devnet: Devnet, tmp_path: Path
+) -> None:
+    """The payment was made while nobody could be told; the next life tells it once."""
+    await approve(devnet)
+    header = devnet_payment(devnet)
+    async with serve(devnet, tmp_path, CONFIRMATIONS="6") as first:
+        posting = asyncio.create_task(first.post("/settle", request(header)))
+        async with asyncio.timeout(20):
+            while not await settled_logs(devnet):  # noqa: ASYNC110 - a chain has no event
+                await asyncio.sleep(0.05)
+        await first.stop(signal.SIGKILL)
+        with pytest.raises(aiohttp.ClientError):
+            await posting
+        assert not first.logged("settlement_confirmed")
+    async with serve(devnet, tmp_path, CONFIRMATIONS="6") as second:
+        reply = await second.settle(header)
+        again = await second.settle(header)
+    [log] = await settled_logs(devnet)
+    assert (reply["success"], reply["txHash"]) == (True, log.transaction_hash)
+    assert (again["success"], again["error"]) == (False, "Nonce has already been used")
+
+
 async def test_a_client_that_hangs_up_and_asks_again_hears_success(
     devnet: Devnet, tmp_path: Path
 ) -> None:

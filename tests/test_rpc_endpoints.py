@@ -7,7 +7,7 @@ import pytest
 from msgspec.structs import replace
 
 from facilitator.rpc import FaultKind, TransportError
-from facilitator.rpc.health import EXCLUDED_PAUSE, STALE_BLOCKS
+from facilitator.rpc.health import EXCLUDED_PAUSE, STALE_BLOCKS, STALE_SECONDS
 from facilitator.strict_json import JSON
 from tests.rpcnodes import CHAIN_ID, HASH, LOOK, nodes
 
@@ -94,11 +94,11 @@ async def test_what_may_not_be_repeated_is_not_repeated() -> None:
 
 async def test_an_endpoint_that_lags_is_not_read_until_it_has_caught_up() -> None:
     async with nodes(2) as (rpc, [first, second]):
-        first.number = second.number - STALE_BLOCKS - 1
+        first.number, first.age = second.number - 50, STALE_SECONDS + 5
         assert [await rpc.call("eth_call", i) for i in range(5)] == ["second"] * 5
         assert first.asked == []
         assert rpc.endpoints[0].health.standing == "stale"
-        first.number = second.number - STALE_BLOCKS
+        first.number, first.age = second.number - 10, STALE_SECONDS - 5
         await asyncio.sleep(EXCLUDED_PAUSE + 0.1)
         await rpc.call("eth_call")
         await asyncio.sleep(0.1)
@@ -109,11 +109,13 @@ async def test_an_endpoint_that_falls_behind_is_found_out_by_the_heads_that_are_
     """The loop of a chain asks for the head all the time: no further question is needed."""
     async with nodes(2) as (rpc, [first, second]):
         assert await rpc.call("eth_call") == "first"
+        first.age = STALE_SECONDS + 5
         second.number += 50
         # As if the second one had been looked at when its time came, later than the first.
         health = rpc.endpoints[0].health
         assert health.head is not None
-        health.head = replace(health.head, seen_at=health.head.seen_at - 5)
+        then = health.head.timestamp - first.age
+        health.head = replace(health.head, timestamp=then, seen_at=health.head.seen_at - 5)
         rpc.endpoints[1].health.inspect_at = 0.0
         await rpc.call("eth_call")
         await asyncio.sleep(0.1)
@@ -154,3 +156,31 @@ async def test_a_lone_endpoint_is_never_stale() -> None:
         node.number -= 500
         await rpc.call("eth_getBlockByNumber", "latest", False)
         assert await rpc.call("eth_call") == "first"
+
+
+@pytest.mark.parametrize("liar", [0, 1])
+@pytest.mark.parametrize("lead", [STALE_BLOCKS + 1, 10**6])
+async def test_one_endpoint_far_ahead_takes_the_others_word_from_nobody(
+    liar: int, lead: int
+) -> None:
+    """A head that our clock and no third endpoint bear out makes nobody stale: there still is a
+    second opinion, from whichever of the two was not read.
+    """
+    async with nodes(2) as (rpc, pair):
+        honest = pair[1 - liar]
+        pair[liar].number += lead
+        pair[liar].age = -50  # as far in the future as is plausible at all
+        for _ in range(3):
+            assert await rpc.call("eth_call") == "first"
+            assert await rpc.call_second("eth_getBalance") == "second"
+        assert honest.asked
+        assert [each.health.standing for each in rpc.endpoints] == ["good", "good"]
+
+
+async def test_one_that_two_others_leave_behind_is_stale_though_its_clock_runs() -> None:
+    async with nodes(3) as (rpc, [first, second, third]):
+        first.number -= STALE_BLOCKS + 1
+        assert [await rpc.call("eth_call") for _ in range(3)] == ["second"] * 3
+        assert first.asked == []
+        assert second.number == third.number
+        assert rpc.endpoints[0].health.standing == "stale"

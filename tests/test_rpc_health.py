@@ -12,7 +12,7 @@ from facilitator.rpc.health import (
     Head,
     Health,
     Standing,
-    lags,
+    is_stale,
     parse_head,
 )
 from facilitator.strict_json import JSON
@@ -94,21 +94,47 @@ def test_one_that_is_excluded_is_looked_at_soon() -> None:
     assert health.is_due(START + EXCLUDED_PAUSE)
 
 
+NOW = 50_000  # our clock, in unix seconds
+
+
+def behind(blocks: int, seconds: int) -> Head:
+    return Head(1_000 - blocks, NOW - seconds, START)
+
+
 @pytest.mark.parametrize(
-    ("blocks", "seconds", "stale"),
+    ("seconds", "stale"), [(0, False), (STALE_SECONDS, False), (STALE_SECONDS + 1, True)]
+)
+def test_stale_is_more_than_so_many_seconds_behind_another_one(seconds: int, stale: bool) -> None:
+    assert is_stale(behind(50, seconds), [behind(0, 0)], NOW) is stale
+
+
+@pytest.mark.parametrize("lead", [0, 1, 60, 10**6])
+def test_no_head_makes_another_one_stale_that_our_clock_calls_fresh(lead: int) -> None:
+    """However far in the future the one says that it is, and however many blocks ahead."""
+    head = behind(0, STALE_SECONDS)
+    assert not is_stale(head, [behind(-(10**6), -lead)], NOW)
+    assert is_stale(behind(0, STALE_SECONDS + 1), [behind(-1, -lead)], NOW)
+
+
+def test_an_old_head_is_not_stale_where_nobody_has_a_newer_one() -> None:
+    """The chain stands still."""
+    assert not is_stale(behind(0, 10_000), [behind(0, 10_000), behind(5, 10_000)], NOW)
+    assert not is_stale(behind(0, 10_000), [], NOW)
+
+
+@pytest.mark.parametrize(
+    ("blocks", "stale"),
     [
-        (0, 0, False),
-        (STALE_BLOCKS, STALE_SECONDS, False),
-        (STALE_BLOCKS + 1, 0, True),
-        (1, STALE_SECONDS + 1, True),
-        (-50, -50, False),
+        ([STALE_BLOCKS + 1], False),
+        ([STALE_BLOCKS + 1, STALE_BLOCKS], False),
+        ([STALE_BLOCKS + 1, STALE_BLOCKS + 1], True),
+        ([10**6, 0, -5], False),
+        ([10**6, 0, 11], True),
     ],
 )
-def test_stale_is_more_than_so_many_blocks_or_seconds_behind(
-    blocks: int, seconds: int, stale: bool
-) -> None:
-    best = Head(1_000, 50_000, START)
-    assert lags(Head(1_000 - blocks, 50_000 - seconds, START), best) is stale
+def test_so_many_blocks_behind_two_others_is_stale(blocks: list[int], stale: bool) -> None:
+    """One of them may lie; no clock can tell."""
+    assert is_stale(behind(0, 0), [behind(-each, 0) for each in blocks], NOW) is stale
 
 
 @pytest.mark.parametrize(

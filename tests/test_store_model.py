@@ -174,7 +174,8 @@ class Journal(RuleBasedStateMachine):
             listener=listener,
             listener_until=self.now + LEASE,
         )
-        self.ask(new, SIGNERS[1], 0)
+        trace = f"00-{self.now:032x}-00f067aa0ba902b7-01"  # another request's
+        self.ask(replace(new, traceparent=trace), SIGNERS[1], 0)
 
     def ask(self, new: NewSettlement, signer: Signer, floor: int) -> None:
         now = self.tick()
@@ -202,6 +203,7 @@ class Journal(RuleBasedStateMachine):
             refusal=None,
             created_at=now if found is None else found.created_at,
             updated_at=now,
+            traceparent=new.traceparent,
         )
         if found is None:
             assert settlement.id not in self.settlements
@@ -464,8 +466,8 @@ class Journal(RuleBasedStateMachine):
             in_flight[each.signer] = in_flight.get(each.signer, 0) + 1
         assert await self.store.in_flight(CHAIN_ID) == in_flight
         states = [each.state for each in self.settlements.values()]
-        counts = await self.store.counts(CHAIN_ID)
-        assert (counts.total, counts.pending, counts.confirmed) == (
+        census = await self.store.census(CHAIN_ID)
+        assert (census.total, census.pending, census.states.get("confirmed", 0)) == (
             len(states),
             sum(state in OPEN for state in states),
             states.count(SettlementState.CONFIRMED),

@@ -16,16 +16,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from facilitator.telemetry import (
-    REDACTED,
-    add_secret,
-    configure_logging,
-    event,
-    get_logger,
-    redact,
-    request_id,
-    url_secrets,
-)
+from facilitator.redaction import REDACTED, add_secret
+from facilitator.telemetry import configure_logging, event, get_logger, request_id
 
 LOG = get_logger("facilitator.test")
 HASH = "0x" + "ab12" * 16
@@ -260,55 +252,15 @@ def test_a_secret_that_json_escapes_is_found(lines: Lines) -> None:
     assert "with/quotes" not in line
 
 
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        (f"transaction={HASH}", f"transaction={HASH}"),
-        (f'"block":"{HASH}"', f'"block":"{HASH}"'),
-        (f"hash {HASH[2:]}", f"hash {HASH[2:]}"),
-        (f"token=0x{'a' * 40}", f"token=0x{'a' * 40}"),
-        (SIGNATURE, REDACTED),
-        (SIGNATURE[2:], REDACTED),
-        (SIGNATURE.upper(), REDACTED),
-        (SIGNATURE[:-2], REDACTED),  # EIP-2098
-        (f"calldata 0x8baa579f{'0' * 64}{SIGNATURE[2:]}.", f"calldata {REDACTED}."),
-        (f"private_key={HASH}", f"private_key={REDACTED}"),
-        (f"Private key: {HASH[2:]}", f"Private key: {REDACTED}"),
-        (f'"FACILITATOR_PRIVATE_KEY":"{HASH}"', f'"FACILITATOR_PRIVATE_KEY":"{REDACTED}"'),
-        (f"secret '{HASH}'", f"secret '{REDACTED}'"),
-        ("https://user:pass@host/x", f"https://{REDACTED}@host/x"),
-        ("postgresql://app:pw@db:5432/x", f"postgresql://{REDACTED}@db:5432/x"),
-        ("https://host/x?mail=a@b", "https://host/x?mail=a@b"),
-    ],
-)
-def test_redaction(text: str, expected: str) -> None:
-    assert redact(text) == expected
-
-
-@pytest.mark.parametrize(
-    ("url", "parts"),
-    [
-        ("http://127.0.0.1:9545", []),
-        ("https://mainnet.base.org/", []),
-        ("https://rpc.example/ethereum-sepolia/v3", []),
-        ("https://rpc.example/v2/0123456789abcdef", ["0123456789abcdef"]),
-        ("https://rpc.example/?key=0123456789abcdef&x=1", ["0123456789abcdef"]),
-        ("wss://me-myself:pass%2Fword1@rpc.example", ["pass%2Fword1", "pass/word1", "me-myself"]),
-    ],
-)
-def test_the_telling_parts_of_a_url(url: str, parts: list[str]) -> None:
-    assert url_secrets(url) == [url, *parts]
-
-
-def test_no_url_has_no_parts() -> None:
-    assert url_secrets("0x" + "ab" * 32) == []
-
-
-def test_a_short_secret_does_not_blank_the_language() -> None:
-    add_secret("")
-    add_secret("0x")
-    add_secret("key")
-    assert redact("the key") == "the key"
+def test_a_log_that_nobody_reads_any_more_harms_nothing(
+    restored_logging: None, capfd: pytest.CaptureFixture[str]
+) -> None:
+    written = io.StringIO()
+    with contextlib.redirect_stderr(written):
+        configure_logging("json", "INFO")
+    written.close()
+    event(LOG, logging.INFO, "unheard")
+    assert capfd.readouterr() == ("", "")
 
 
 # --- a process
@@ -326,3 +278,23 @@ def test_logs_go_to_standard_error_and_leave_standard_output_to_the_program(form
     assert done.stdout == "result\n"
     assert done.stderr.count("\n") == 1
     assert "started" in done.stderr
+
+
+@pytest.mark.parametrize("format", ["text", "json"])
+def test_a_line_that_cannot_be_written_is_told_of_without_what_it_says(format: str) -> None:
+    """`logging` itself would print the arguments, as they are and beside the log."""
+    code = (
+        "import logging; from facilitator.telemetry import *\n"
+        f"configure_logging({format!r}, 'INFO')\n"
+        f"logging.getLogger('other').error('took %d s', {SIGNATURE!r})\n"
+        "event(logging.getLogger('facilitator'), logging.INFO, 'odd', text='\\ud800')\n"
+        "event(logging.getLogger('facilitator'), logging.INFO, 'next')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    first, *_, last = done.stderr.splitlines()
+    assert "unloggable" in first
+    assert "other:" in first
+    assert "TypeError" in first
+    assert "next" in last
+    assert "Traceback" not in done.stderr
+    assert "cd34cd34" not in done.stderr

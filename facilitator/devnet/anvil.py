@@ -120,17 +120,19 @@ class Anvil:
 
 @asynccontextmanager
 async def run_anvil(
-    binary: Path, *, host: str, port: int, chain_id: int, accounts: int
+    binary: Path, *, host: str, port: int, chain_id: int, accounts: int, genesis: int
 ) -> AsyncIterator[Anvil]:
     """Run anvil for as long as the context lasts, mining every transaction at once.
 
-    Port 0 takes a free one. Raises AnvilError if it does not come to listen.
+    Port 0 takes a free one; `genesis` is the first block's time, in unix seconds. Raises AnvilError
+    if it does not come to listen.
     """
     try:
         process = await asyncio.create_subprocess_exec(
             binary,
             *("--host", host, "--port", str(port), "--chain-id", str(chain_id)),
             *("--accounts", str(accounts), "--gas-limit", str(GAS_LIMIT)),
+            *("--timestamp", str(genesis)),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,

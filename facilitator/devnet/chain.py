@@ -1,6 +1,7 @@
 """The embedded chain: anvil with all that a settlement needs deployed, and funded accounts."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -46,7 +47,8 @@ class Account(msgspec.Struct, frozen=True):
 
 class DevnetOptions(msgspec.Struct, frozen=True, kw_only=True):
     """`block_time` is seconds between blocks, None mines every transaction at once; port 0 takes a
-    free one; `network_name` is a known one's, and its USDC has the EIP-712 domain that is known;
+    free one; `genesis_age` is seconds since the first block, which many blocks mined at once may
+    fill; `network_name` is a known one's, and its USDC has the EIP-712 domain that is known;
     `anvil` is the binary to run, by default what `find_anvil(tools)` finds.
     """
 
@@ -54,6 +56,7 @@ class DevnetOptions(msgspec.Struct, frozen=True, kw_only=True):
     host: str = "127.0.0.1"
     port: int = 9545
     block_time: int | None = 1
+    genesis_age: int = 0
     accounts: int = ACCOUNTS
     network_name: str = "jeju"
     fee_bps: int = DEFAULT_FEE_BPS
@@ -108,6 +111,7 @@ class Devnet:
                 port=options.port,
                 chain_id=options.chain_id,
                 accounts=options.accounts,
+                genesis=int(time.time()) - options.genesis_age,
             ) as anvil,
             aiohttp.ClientSession() as session,
         ):

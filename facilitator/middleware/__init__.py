@@ -19,9 +19,9 @@ from facilitator.middleware.guards import (
     AccessLog,
     CatchErrors,
     ConcurrencyLimit,
-    CountRequests,
 )
 from facilitator.middleware.headers import CORS, RequestId, SecurityHeaders
+from facilitator.middleware.measuring import MeasureRequests, OwnListener
 
 __all__ = [
     "BODY_DEADLINE",
@@ -34,8 +34,9 @@ __all__ = [
     "CatchErrors",
     "ClientDisconnected",
     "ConcurrencyLimit",
-    "CountRequests",
     "DrainBody",
+    "MeasureRequests",
+    "OwnListener",
     "RequestId",
     "SecurityHeaders",
     "layers",

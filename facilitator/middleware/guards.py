@@ -2,14 +2,16 @@
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Mapping
+from contextlib import nullcontext
 
 import msgspec
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from facilitator import tracing
 from facilitator.middleware.body import BodyError, ClientDisconnected
-from facilitator.middleware.headers import Header
-from facilitator.telemetry import event, get_logger
+from facilitator.middleware.headers import Header, header
+from facilitator.telemetry import begin_request, event, get_logger, request_id
 
 PATH_LIMIT = 200  # characters of a path in the log
 METHOD_LIMIT = 20  # of a method, for which HTTP has no limit; the longest registered one has 17
@@ -19,7 +21,12 @@ _log = get_logger("facilitator.http")
 
 
 class AccessLog:
-    """One line a request. Probes come every few seconds and are not worth a line at INFO."""
+    """One line and one span a request, with what the route has said of it (`telemetry.describe`).
+
+    The span is inside the caller's trace where the request came with one (W3C traceparent). `path`
+    is told where it is not the route's own. Probes come every few seconds: they are not worth a
+    line at INFO, and no span.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -37,18 +44,60 @@ class AccessLog:
             await send(message)
 
         start = time.perf_counter()
-        try:
-            await self.app(scope, receive, noting_send)
-        finally:
-            event(
-                _log,
-                logging.DEBUG if scope["path"] in PROBES else logging.INFO,
-                "request",
-                method=scope["method"][:METHOD_LIMIT],
-                path=_printable(scope["path"]),
-                status=status,
-                duration_ms=round((time.perf_counter() - start) * 1000, 2),
-            )
+        described = begin_request()
+        probe = scope["path"] in PROBES
+        with nullcontext() if probe else _span(scope) as span:
+            try:
+                await self.app(scope, receive, noting_send)
+            finally:
+                took = round((time.perf_counter() - start) * 1000, 2)
+                _tell(scope, status, took, described, logging.DEBUG if probe else logging.INFO)
+                if span is not None:
+                    _finish(span, scope, status, described)
+
+
+def _span(scope: Scope) -> tracing.Maybe:
+    given = header(scope["headers"], b"traceparent")
+    method = scope["method"][:METHOD_LIMIT]
+    return tracing.request(method, None if given is None else given.decode("latin-1"))
+
+
+def _tell(
+    scope: Scope, status: int | None, took: float, described: Mapping[str, object], level: int
+) -> None:
+    path, route = scope["path"], route_of(scope)
+    event(
+        _log,
+        level,
+        "request",
+        exc_info=None,
+        method=scope["method"][:METHOD_LIMIT],
+        route=route,
+        **({} if path == route else {"path": _printable(path)}),
+        status=status,
+        duration_ms=took,
+        **described,
+    )
+
+
+def _finish(
+    span: tracing.Span, scope: Scope, status: int | None, described: Mapping[str, object]
+) -> None:
+    """The names of OpenTelemetry's conventions; what these do not know is named as in the log."""
+    method, route = scope["method"][:METHOD_LIMIT], route_of(scope)
+    if route is not None:
+        span.rename(f"{method} {route}")
+    span.set({"http.request.method": method, "http.route": route})
+    span.set({"http.response.status_code": status, "request_id": request_id.get()})
+    span.set({name: str(value) for name, value in described.items()})
+    if status is not None and status >= 500:
+        span.fail(str(status))
+
+
+def route_of(scope: Scope) -> str | None:
+    """The path of the route that was found, placeholders and all ("/settlements/{id}")."""
+    path: str | None = getattr(scope.get("route"), "path", None)
+    return path
 
 
 def _printable(path: str) -> str:
@@ -57,26 +106,6 @@ def _printable(path: str) -> str:
     if path.isprintable():
         return path
     return "".join(char if char.isprintable() else "?" for char in path)
-
-
-class CountRequests:
-    """Tell `count` the method and the status of every reply."""
-
-    def __init__(self, app: ASGIApp, *, count: Callable[[str, int], None]) -> None:
-        self.app = app
-        self.count = count
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
-
-        async def counting_send(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                self.count(scope["method"], message["status"])
-            await send(message)
-
-        await self.app(scope, receive, counting_send)
 
 
 # What clients of the standard dialect look for in a reply that is no 200, whatever it says.
@@ -155,6 +184,12 @@ class CatchErrors:
                 "timestamp": _now_ms(),
             }
             await _send_json(send, 500, reply)
+
+
+async def send_not_found(scope: Scope, send: Send) -> None:
+    """The reply to an unknown path, for layers that let nobody through."""
+    error = {"error": "Not found", "path": scope["path"], "timestamp": _now_ms()}
+    await _send_json(send, 404, error)
 
 
 def _now_ms() -> int:

@@ -1,5 +1,6 @@
 """What the service tells about itself."""
 
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -12,7 +13,6 @@ from facilitator.node import ChainUnavailable
 from facilitator.routes.replying import RETRY_AFTER, json_reply, service_of
 from facilitator.schemes import jeju_chain
 from facilitator.service import Served
-from facilitator.store import StoreError
 
 
 async def describe_verify(request: Request) -> Response:
@@ -82,20 +82,32 @@ async def index(request: Request) -> Response:
 
 
 async def health(request: Request) -> Response:
-    """GET /health: the process answers. Never depends on a chain or a database."""
-    return json_reply({"status": "ok", "timestamp": service_of(request).clock()})
+    """GET /health: the process answers, and the loop of no network hangs. It never depends on what
+    a chain or a database answers: a loop that waits for a node within its deadlines goes on.
+    """
+    service = service_of(request)
+    stuck = [
+        name
+        for name, served in service.networks.items()
+        if served.watcher is not None and served.watcher.tally.is_stuck
+    ]
+    if stuck:
+        return json_reply({"status": "stuck", "networks": stuck, "timestamp": service.clock()}, 503)
+    return json_reply({"status": "ok", "timestamp": service.clock()})
 
 
 async def ready(request: Request) -> Response:
     """GET /ready: key and contract of the primary network are there, and the journal can be
-    written. The state of the chain is told, but a node's outage is no reason to take replicas away.
+    written. The state of the chain is told, but a node's outage is no reason to take replicas away,
+    unless READY_REQUIRES_RPC says so. A service that stops is not asked: nothing listens any more.
     """
     service = service_of(request)
     primary = service.networks[service.config.primary_network]
     wallet, contract = bool(service.signers), primary.config.contract is not None
     journal, rpc = await service.writable.look(), await primary.reachable.look()
     now = service.clock()
-    if wallet and contract and journal:
+    chain = rpc or not service.config.ready_requires_rpc
+    if wallet and contract and journal and chain:
         return json_reply({"status": "ready", "rpc": rpc, "timestamp": now})
     missing = {
         "status": "not_ready",
@@ -225,14 +237,12 @@ def _token(address: bytes, symbol: str, decimals: int, name: str) -> dict[str, o
 
 
 async def metrics(request: Request) -> Response:
-    """GET /metrics: Prometheus text."""
+    """GET /metrics: Prometheus text, from memory: nobody is asked for it."""
     service = service_of(request)
-    try:
-        counts = await service.counts.look()
-    except StoreError:
-        return json_reply({"error": "Settlement journal unavailable"}, 503, RETRY_AFTER)
+    if not service.config.metrics:
+        return await not_found(request, HTTPException(404))
     uptime = (service.clock() - service.started_at) // 1000
-    return Response(service.metrics.render(uptime, counts), media_type=CONTENT_TYPE)
+    return Response(service.metrics.render(uptime), media_type=CONTENT_TYPE)
 
 
 def _spelt(address: bytes | None) -> str | None:

@@ -1,5 +1,7 @@
 """Verify and settle in the Jeju dialect: decode, call, encode."""
 
+import time
+
 from starlette.responses import Response
 from starlette.types import Receive
 
@@ -8,6 +10,13 @@ from facilitator.dialects.jeju import JejuRequest, Malformed
 from facilitator.networks import Unit
 from facilitator.node import ChainUnavailable
 from facilitator.payments import Reason, Refusal
+from facilitator.routes.counting import (
+    MALFORMED,
+    REPLAYED,
+    count_settlement,
+    count_verification,
+)
+from facilitator.routes.describing import describe_outcome, describe_request, describe_verdict
 from facilitator.routes.replying import reply
 from facilitator.routes.settling import (
     earlier_reply,
@@ -31,6 +40,7 @@ async def verify(service: Service, members: Members) -> Response:
     """Would this payment settle?"""
     decoded = _decode(service, members)
     if isinstance(decoded, Malformed):
+        count_verification(service, "jeju", decoded, MALFORMED)
         return reply(replies.not_verified_unread(decoded, service.clock()), decoded.status)
     served = service.networks.get(decoded.quote.network)
     retry_after = None
@@ -43,6 +53,9 @@ async def verify(service: Service, members: Members) -> Response:
             )
     except (ChainUnavailable, StoreError) as fault:
         result, retry_after = outage(fault)
+    refusal = result if isinstance(result, Refusal) else None
+    count_verification(service, "jeju", decoded, refusal)
+    describe_verdict(refusal)
     if isinstance(result, Refusal):
         why = replies.words(result, decoded)
         return refuse(replies.not_verified(why, service.clock()), result, retry_after)
@@ -58,17 +71,22 @@ async def settle(
     gasless: bool,
 ) -> Response:
     """Settle this payment, and say what became of it."""
+    started = time.perf_counter()
     decoded = _decode(service, members, gasless=gasless)
     if isinstance(decoded, Malformed):
+        count_settlement(service, "jeju", decoded, MALFORMED, started)
         return reply(replies.not_understood(decoded, service.clock()), decoded.status)
     earlier = await earlier_reply(service, repeated)
     if isinstance(earlier, bytes):
+        count_settlement(service, "jeju", decoded, REPLAYED, started)
         return replayed(earlier)
     if isinstance(earlier, Refusal):
         payment, told = None, SettleReply(refusal=earlier)
     else:
         assert not isinstance(repeated, Refusal)
         payment, told = await _outcome(service, decoded, repeated, receive)
+    describe_outcome(told)
+    count_settlement(service, "jeju", decoded, told, started)
     body = told.body or await _encode(service, decoded, payment, told)
     if told.proof is not None:
         return reply(body)
@@ -94,9 +112,13 @@ _PENDING = Refusal(Reason.SETTLEMENT_PENDING)
 def _decode(
     service: Service, members: Members, *, gasless: bool = False
 ) -> JejuRequest | Malformed:
+    decoded: JejuRequest | Malformed
     if isinstance(members, Malformed):
-        return members
-    return service.jeju.decode(members, gasless=gasless)
+        decoded = members
+    else:
+        decoded = service.jeju.decode(members, gasless=gasless)
+    describe_request("jeju", decoded)
+    return decoded
 
 
 async def _outcome(

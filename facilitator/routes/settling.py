@@ -15,6 +15,7 @@ from facilitator.routes.replying import RETRY_AFTER, reply
 from facilitator.service import Service
 from facilitator.settler import Order, Repetition, Settler, SettleReply
 from facilitator.store import StoreError
+from facilitator.telemetry import describe
 
 IDEMPOTENCY_KEY = "Idempotency-Key"
 # As long as any key that clients make up, of nothing that a header or a log stumbles over.
@@ -59,6 +60,7 @@ async def earlier_reply(
 
 def replayed(body: bytes) -> Response:
     """An earlier reply, byte for byte."""
+    describe(outcome="replayed")
     response = reply(body)
     response.headers["Idempotent-Replayed"] = "true"
     return response

@@ -1,5 +1,7 @@
 """Verify and settle in the standard dialect: decode, call, encode."""
 
+import time
+
 from starlette.responses import Response
 from starlette.types import Receive
 
@@ -7,6 +9,13 @@ from facilitator.dialects import x402_replies as replies
 from facilitator.dialects.x402 import Unreadable, Unserved, X402Request
 from facilitator.node import ChainUnavailable
 from facilitator.payments import Reason, Refusal
+from facilitator.routes.counting import (
+    MALFORMED,
+    REPLAYED,
+    count_settlement,
+    count_verification,
+)
+from facilitator.routes.describing import describe_outcome, describe_request, describe_verdict
 from facilitator.routes.replying import reply
 from facilitator.routes.settling import (
     earlier_reply,
@@ -24,10 +33,13 @@ from facilitator.strict_json import JSON
 
 async def verify(service: Service, members: dict[str, JSON]) -> Response:
     """Would this payment settle?"""
-    decoded = service.x402.decode(members)
+    decoded = _decode(service, members)
     if isinstance(decoded, Unreadable):
+        count_verification(service, "x402", decoded, MALFORMED)
         return reply(replies.verify_unreadable(decoded), 400)
     if isinstance(decoded, Unserved):
+        describe_verdict(decoded.refusal)
+        count_verification(service, "x402", decoded, decoded.refusal)
         return reply(replies.not_verified(decoded, decoded.refusal))
     retry_after = None
     try:
@@ -36,6 +48,9 @@ async def verify(service: Service, members: dict[str, JSON]) -> Response:
         ].verifier.verify_exact(decoded.payment, decoded.accepted, decoded.quote)
     except (ChainUnavailable, StoreError) as fault:
         result, retry_after = outage(fault)
+    refusal = result if isinstance(result, Refusal) else None
+    count_verification(service, "x402", decoded, refusal)
+    describe_verdict(refusal)
     if isinstance(result, Refusal):
         return refuse(replies.not_verified(decoded, result), result, retry_after)
     return reply(replies.verified(decoded))
@@ -48,11 +63,14 @@ async def settle(
     receive: Receive,
 ) -> Response:
     """Settle this payment, and say what became of it."""
-    decoded = service.x402.decode(members)
+    started = time.perf_counter()
+    decoded = _decode(service, members)
     if isinstance(decoded, Unreadable):
+        count_settlement(service, "x402", decoded, MALFORMED, started)
         return reply(replies.settle_unreadable(decoded), 400)
     earlier = await earlier_reply(service, repeated)
     if isinstance(earlier, bytes):
+        count_settlement(service, "x402", decoded, REPLAYED, started)
         return replayed(earlier)
     if isinstance(earlier, Refusal):
         told = SettleReply(refusal=earlier)
@@ -61,6 +79,8 @@ async def settle(
     else:
         assert not isinstance(repeated, Refusal)
         told = await _outcome(service, decoded, repeated, receive)
+    describe_outcome(told)
+    count_settlement(service, "x402", decoded, told, started)
     body = told.body or await _encode(decoded, told)
     if told.proof is not None:
         return reply(body)
@@ -68,6 +88,12 @@ async def settle(
 
 
 _PENDING = Refusal(Reason.SETTLEMENT_PENDING)
+
+
+def _decode(service: Service, members: dict[str, JSON]) -> X402Request | Unserved | Unreadable:
+    decoded = service.x402.decode(members)
+    describe_request("x402", decoded)
+    return decoded
 
 
 async def _outcome(

@@ -8,6 +8,7 @@ import msgspec
 
 from facilitator.rpc.faults import BatchRefused, FaultKind, RPCError, TransportError
 from facilitator.strict_json import JSON, check_depth
+from facilitator.tracing import begin
 
 Params = tuple[object, ...]
 Answer = dict[str, JSON]
@@ -45,7 +46,7 @@ class PendingCall:
 
     __slots__ = (
         *("body", "faults", "future", "id", "kind", "method", "refusal", "retry_after"),
-        *("task", "wants_head"),
+        *("span", "task", "wants_head"),
     )
 
     def __init__(
@@ -57,11 +58,22 @@ class PendingCall:
         self.body = _encode(_Request(number, method, params))
         self.future = future
         self.wants_head = method == "eth_getBlockByNumber" and params[:1] == ("latest",)
+        self.span = begin(method)
+        if self.span is not None:
+            future.add_done_callback(self._answered)
         self.task: asyncio.Task[None] | None = None
         self.faults: list[str] = []
         self.kind = FaultKind.OTHER
         self.retry_after: float | None = None
         self.refusal: RPCError | None = None  # an endpoint's, while others are still to be asked
+
+    def _answered(self, future: asyncio.Future[JSON]) -> None:
+        assert self.span is not None
+        if future.cancelled():
+            self.span.fail("cancelled")
+        elif (error := future.exception()) is not None:
+            self.span.fail(type(error).__name__)
+        self.span.end()
 
     def fault(self, endpoint: str, fault: TransportError) -> None:
         """Note that an endpoint gave no usable answer."""
@@ -87,6 +99,17 @@ def repeatable(calls: Sequence[PendingCall]) -> bool:
     return all(
         call.method.startswith("eth_") and call.method != "eth_sendTransaction" for call in calls
     )
+
+
+def place_of(calls: Sequence[PendingCall]) -> str | None:
+    """The place in a trace that a POST belongs to (W3C traceparent), where all of its calls are of
+    one trace: a POST has one header, and may carry the calls of many requests.
+    """
+    places = [None if call.span is None else call.span.place for call in calls]
+    first = places[0]
+    if first is None or any(each is None or each.trace_id != first.trace_id for each in places):
+        return None
+    return first.traceparent
 
 
 def body_of(calls: Sequence[PendingCall]) -> bytes:
@@ -158,6 +181,8 @@ def settle(
         return False
     if call.future.done():
         return True  # its caller went away
+    if call.span is not None:
+        call.span.set({"endpoint": endpoint})
     error = answer.get("error")
     if error is None and "result" in answer:
         call.future.set_result(answer["result"])

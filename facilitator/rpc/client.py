@@ -8,7 +8,8 @@ of one decision come from one node as long as it answers.
 """
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
+from urllib.parse import urlsplit
 
 import aiohttp
 
@@ -43,13 +44,14 @@ class RPC:
         batch_limit: int = 100,
         response_limit: int = RESPONSE_LIMIT,
         penalty: float = PENALTY,
+        trace_hosts: Collection[str] = (),
     ) -> None:
         """`name` is the network's. With a `chain_id` nothing is taken from an endpoint that is on
         another chain, or whose head lags behind another one's; without it every endpoint is taken
         at its word. `elsewhere` tells of a node's error whether another may answer the same call;
         `on_change` is told which endpoint failed or came back. `timeout` is seconds for a call,
         whichever endpoints are asked; `batch_limit` is calls a POST; `response_limit` is bytes;
-        `penalty` is seconds.
+        `penalty` is seconds; endpoints at `trace_hosts` are told which trace they are asked in.
         """
         if not urls:
             raise ValueError(f"{name}: no RPC URL")
@@ -61,6 +63,7 @@ class RPC:
                 health=Health(penalty, PENALTY_LIMIT if len(urls) > 1 else LONE_PENALTY_LIMIT),
                 batch_limit=batch_limit,
                 response_limit=response_limit,
+                propagates=urlsplit(url).hostname in trace_hosts,
             )
             for index, url in enumerate(urls)
         )

@@ -6,15 +6,22 @@ Endpoints are named "jeju#0": their URLs carry API keys and appear in no error a
 import asyncio
 import re
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import aiohttp
 from yarl import URL
 
-from facilitator.rpc.calls import Answer, PendingCall, body_of, parse_answers, repeatable
+from facilitator.redaction import REDACTED, url_secrets
+from facilitator.rpc.calls import (
+    Answer,
+    PendingCall,
+    body_of,
+    parse_answers,
+    place_of,
+    repeatable,
+)
 from facilitator.rpc.faults import BatchRefused, FaultKind, TransportError
 from facilitator.rpc.health import Health, Standing
-from facilitator.telemetry import REDACTED, url_secrets
 
 RETRY_AFTER_LIMIT = 60.0  # seconds; a longer Retry-After is not obeyed any longer than this
 MESSAGE_LIMIT = 500  # characters of a node's own error text that we keep
@@ -27,7 +34,8 @@ _TOO_MANY_REQUESTS, _UNAVAILABLE, _CONTENT_TOO_LARGE = 429, 503, 413
 class Endpoint:
     """One node's HTTP interface. The session belongs to the caller.
 
-    For metrics: `posts` and `calls` made, `seconds` spent waiting for answers, `faults` by kind.
+    For metrics: `posts` and `calls` made, `faults` by kind; `observe` is told how many seconds each
+    POST took.
     `batch_limit` is the most calls of one POST, lowered for good where the endpoint refuses them.
     """
 
@@ -40,13 +48,15 @@ class Endpoint:
         health: Health,
         batch_limit: int,
         response_limit: int,
+        propagates: bool = False,
     ) -> None:
+        """`propagates`: it is told which trace it is asked in."""
         self.name = name
         self.health = health
         self.batch_limit = batch_limit
         self.posts = 0
         self.calls = 0
-        self.seconds = 0.0
+        self.observe: Callable[[float], None] | None = None
         self.faults: Counter[FaultKind] = Counter()
         self.reconnects = 0  # times that a POST was repeated because its connection was closed
         self._url = URL(url)
@@ -54,6 +64,7 @@ class Endpoint:
         self._session = session
         self._response_limit = response_limit
         self._has_answered = False
+        self._propagates = propagates
 
     def is_well(self) -> bool:
         """Whether it was well when it was last seen."""
@@ -96,27 +107,31 @@ class Endpoint:
 
     async def _post(self, calls: Sequence[PendingCall], until: float) -> dict[int, Answer]:
         body = body_of(calls)
+        place = place_of(calls) if self._propagates else None
+        headers = _HEADERS if place is None else {**_HEADERS, "traceparent": place}
         pooled = self._has_answered
         try:
-            text = await self._exchange(body, len(calls), until)
+            text = await self._exchange(body, headers, len(calls), until)
         except TransportError as fault:
             # A connection that was idle may be closed by the other side just as we write to it, and
             # nothing but the lost answer tells.
             if fault.kind is not FaultKind.DISCONNECTED or not pooled or not repeatable(calls):
                 raise
             self.reconnects += 1
-            text = await self._exchange(body, len(calls), until)
+            text = await self._exchange(body, headers, len(calls), until)
         self._has_answered = True
         return parse_answers(text, len(calls), self.clean)
 
-    async def _exchange(self, body: bytes, count: int, until: float) -> bytes:
+    async def _exchange(
+        self, body: bytes, headers: Mapping[str, str], count: int, until: float
+    ) -> bytes:
         """One POST; raises TransportError."""
         loop = asyncio.get_running_loop()
         started = loop.time()
         self.posts += 1
         self.calls += count
         try:
-            return await self._read(body, count, until - started)
+            return await self._read(body, headers, count, until - started)
         except TransportError:
             raise
         except Exception as error:
@@ -124,16 +139,19 @@ class Endpoint:
             # ValueError), and the texts quote the URL: the class is what may be said.
             text, kind = _described(error, until - started)
         finally:
-            self.seconds += loop.time() - started
+            if self.observe is not None:
+                self.observe(loop.time() - started)
         # outside the except, so that no context carries the URL along
         raise TransportError(text, kind=kind)
 
-    async def _read(self, body: bytes, count: int, timeout: float) -> bytes:
+    async def _read(
+        self, body: bytes, headers: Mapping[str, str], count: int, timeout: float
+    ) -> bytes:
         # A redirect would turn the POST into a GET, or take the API key to another host.
         async with self._session.post(
             self._url,
             data=body,
-            headers=_HEADERS,
+            headers=headers,
             timeout=aiohttp.ClientTimeout(total=max(timeout, 0.001)),  # 0 would be no limit
             allow_redirects=False,
         ) as response:

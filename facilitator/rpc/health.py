@@ -3,6 +3,7 @@ on, and how far its head has come. No I/O; time comes as an argument, in seconds
 """
 
 import re
+from collections.abc import Iterable
 from enum import StrEnum
 
 from msgspec import Struct
@@ -24,6 +25,7 @@ FAULTS_TO_OPEN = 3
 # what it shows of balances and nonces could be what another payment has changed long ago.
 STALE_BLOCKS = 10
 STALE_SECONDS = 30  # of block time
+CORROBORATION = 2  # endpoints that must see further
 HEAD_LIFETIME = 60.0  # a head that was seen longer ago proves nothing about anybody
 FUTURE_LIMIT = 60  # seconds; no honest block is from further ahead of our clock
 
@@ -61,11 +63,21 @@ def parse_head(answer: JSON, now: float) -> Head | None:
     return head if max(head.number, head.timestamp) < 2**63 else None
 
 
-def lags(head: Head, best: Head) -> bool:
-    """Whether an endpoint with this head is too far behind one with that."""
-    return (
-        best.number - head.number > STALE_BLOCKS or best.timestamp - head.timestamp > STALE_SECONDS
-    )
+def is_stale(head: Head, others: Iterable[Head], now: int) -> bool:
+    """Whether an endpoint with this head is too far behind; `others` are the heads of the others,
+    `now` is our clock, in unix seconds.
+
+    One other endpoint is no judge: it may lag as well as lie, and whoever names a head far ahead
+    would have all reads to itself, without a second opinion. Its word counts where our own clock
+    bears it out, and as far as that. A distance in blocks, which no clock can check, is believed
+    once CORROBORATION of the others show it.
+    """
+    ahead = 0
+    for other in others:
+        if min(other.timestamp, now) - head.timestamp > STALE_SECONDS:
+            return True
+        ahead += other.number - head.number > STALE_BLOCKS
+    return ahead >= CORROBORATION
 
 
 class Health:

@@ -20,7 +20,7 @@ from facilitator.rpc.health import (
     HEAD_LIFETIME,
     Head,
     Standing,
-    lags,
+    is_stale,
     parse_head,
 )
 
@@ -185,16 +185,21 @@ class Inspector:
         showed before, so that none is stale because it was asked earlier.
         """
         endpoint.health.head = head
-        if any(lags(head, best) for best in self._heads(endpoint, head.seen_at)):
+        if self._is_stale(endpoint, head, head.seen_at):
             endpoint.health.excluded(Standing.STALE, head.seen_at)
             self._exclude(endpoint, FaultKind.STALE)
             return False
         if _is_plausible(head):
             for other in self._endpoints:
                 seen = other.health.head
-                if other is not endpoint and seen is not None and lags(seen, head):
+                if other is endpoint or seen is None:
+                    continue
+                if self._is_stale(other, seen, head.seen_at):
                     self._suspect(other, seen, head)
         return True
+
+    def _is_stale(self, endpoint: Endpoint, head: Head, now: float) -> bool:
+        return is_stale(head, self._heads(endpoint, now), int(time.time()))
 
     def _suspect(self, endpoint: Endpoint, seen: Head, best: Head) -> None:
         """An endpoint lagged when it was last seen: its head tells as much where both were seen at

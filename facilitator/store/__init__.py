@@ -150,12 +150,23 @@ class OpenWork(Struct, frozen=True):
     fillers: tuple[Transaction, ...]
 
 
-class Counts(Struct, frozen=True):
-    """How many settlements of a chain the journal holds: all, PENDING or REORGED, CONFIRMED."""
+class Census(Struct, frozen=True):
+    """How many settlements of a chain the journal holds in each state, and when the oldest of those
+    that are PENDING was taken on (unix milliseconds; None where there is none).
+    """
 
-    total: int
-    pending: int
-    confirmed: int
+    states: dict[str, int]
+    oldest_pending: int | None
+
+    @property
+    def total(self) -> int:
+        """All of them."""
+        return sum(self.states.values())
+
+    @property
+    def pending(self) -> int:
+        """Those whose fate is open: PENDING or REORGED."""
+        return self.states.get("pending", 0) + self.states.get("reorged", 0)
 
 
 class Store(Protocol):
@@ -285,8 +296,8 @@ class Store(Protocol):
     async def in_flight(self, chain_id: int) -> dict[bytes, int]:
         """How many PENDING transactions each signer has on a chain (no entry: none)."""
 
-    async def counts(self, chain_id: int) -> Counts:
-        """How many settlements there are."""
+    async def census(self, chain_id: int) -> Census:
+        """How many settlements there are in each state, and since when the oldest is pending."""
 
     async def ping(self) -> None:
         """Raise StoreError unless the database can be written."""

@@ -12,8 +12,8 @@ from facilitator.database import PostgreSQL
 from facilitator.settlement import Attempt, Settlement, Transaction
 from facilitator.store import (
     BudgetSpent,
+    Census,
     Claimed,
-    Counts,
     Fence,
     IdempotencyKeyTaken,
     KeptReply,
@@ -208,8 +208,8 @@ class PostgresStore:
     async def in_flight(self, chain_id: int) -> dict[bytes, int]:
         return await self._pool.read(partial(queries.in_flight, chain_id))
 
-    async def counts(self, chain_id: int) -> Counts:
-        return await self._pool.read(partial(queries.counts, chain_id))
+    async def census(self, chain_id: int) -> Census:
+        return await self._pool.read(partial(queries.census, chain_id))
 
     async def ping(self) -> None:
         # Rewriting the version that is there is a real write, and changes nothing.

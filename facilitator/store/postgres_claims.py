@@ -201,11 +201,13 @@ async def _reopen(
     # was told is none any more.
     row = await db.fetchrow(
         f"""UPDATE settlement SET state = 'pending', version = version + 1, refusal = NULL,
-               reply = NULL, payment = $1, listener = $2, listener_until = $3, updated_at = $4
-           WHERE id = $5 AND version = $6 RETURNING {SETTLEMENT}""",
+               reply = NULL, payment = $1, listener = $2, listener_until = $3, traceparent = $4,
+               updated_at = $5
+           WHERE id = $6 AND version = $7 RETURNING {SETTLEMENT}""",
         payment_text(new.payment),
         new.listener,
         new.listener_until,
+        new.traceparent,
         now,
         found.id,
         found.version,

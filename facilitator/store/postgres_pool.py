@@ -59,6 +59,15 @@ class Connection(Protocol):
 
     async def execute(self, query: str, *args: object, timeout: float | None = None) -> str: ...
 
+    async def copy_records_to_table(
+        self,
+        table_name: str,
+        *,
+        records: Iterable[tuple[object, ...]],
+        columns: Sequence[str],
+        timeout: float,
+    ) -> str: ...
+
     def terminate(self) -> None: ...
 
 

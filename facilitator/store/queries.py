@@ -8,7 +8,7 @@ value is bound.
 import sqlite3
 
 from facilitator.settlement import Attempt, Settlement, Transaction
-from facilitator.store import Counts, KeptReply, OpenWork, Ride
+from facilitator.store import Census, KeptReply, OpenWork, Ride
 from facilitator.store.rows import read_attempt, read_settlement, read_transaction
 
 Parameters = tuple[object, ...] | dict[str, object]
@@ -95,14 +95,17 @@ def outstanding(
     return tuple(read_settlement(row) for row in rows)
 
 
-def counts(chain_id: int, db: sqlite3.Connection) -> Counts:
-    """How many settlements of a chain there are, from an index alone."""
+def census(chain_id: int, db: sqlite3.Connection) -> Census:
+    """How many settlements of a chain there are, from an index alone, and the oldest open one."""
     rows = db.execute(
         "SELECT state, count(*) FROM settlement WHERE chain_id = ? GROUP BY state", (chain_id,)
     )
-    found = {state: number for state, number in rows}
-    pending = found.get("pending", 0) + found.get("reorged", 0)
-    return Counts(sum(found.values()), pending, found.get("confirmed", 0))
+    states = {str(state): int(number) for state, number in rows}
+    (oldest,) = db.execute(
+        "SELECT min(created_at) FROM settlement WHERE chain_id = ? AND state = 'pending'",
+        (chain_id,),
+    ).fetchone()
+    return Census(states, oldest)
 
 
 def rides(db: sqlite3.Connection, chosen: str, parameters: Parameters) -> tuple[Ride, ...]:

@@ -27,7 +27,7 @@ Row = Mapping[str, Any]
 SETTLEMENT = (
     "id, key, idempotency_key, request_digest, dialect, payment, state,"
     " version, listener, listener_until, replied_success_at, proof_transaction, proof_log_index,"
-    " proof_block_number, proof_reference, proof_fee, refusal, created_at, updated_at"
+    " proof_block_number, proof_reference, proof_fee, refusal, traceparent, created_at, updated_at"
 )
 TRANSACTION = (
     "id, chain_id, signer, account_nonce, kind, target, calldata, gas_limit, state, block_number,"
@@ -68,6 +68,7 @@ def read_settlement(row: Row) -> Settlement:
             refusal=None if row["refusal"] is None else _refusals.decode(row["refusal"]),
             created_at=row["created_at"],
             updated_at=row["updated_at"],
+            traceparent=row["traceparent"],
         )
     except (msgspec.DecodeError, ValueError) as error:
         raise StoreError(f"settlement {row['id']} cannot be read: {error}") from None

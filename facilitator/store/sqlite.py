@@ -11,8 +11,8 @@ from typing import TypeVar
 from facilitator.settlement import Attempt, Settlement, Transaction
 from facilitator.store import (
     BudgetSpent,
+    Census,
     Claimed,
-    Counts,
     IdempotencyKeyTaken,
     KeptReply,
     NewSettlement,
@@ -225,8 +225,8 @@ class SQLiteStore:
 
         return await self._writer.run(count)
 
-    async def counts(self, chain_id: int) -> Counts:
-        return await self._writer.run(partial(queries.counts, chain_id))
+    async def census(self, chain_id: int) -> Census:
+        return await self._writer.run(partial(queries.census, chain_id))
 
     async def ping(self) -> None:
         # Rewriting the version that is there is a real write, and changes nothing.

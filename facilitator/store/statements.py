@@ -126,6 +126,7 @@ def _insert(new: NewSettlement, now: int, db: sqlite3.Connection) -> Settlement:
         refusal=None,
         created_at=now,
         updated_at=now,
+        traceparent=new.traceparent,
     )
     db.execute(
         """INSERT INTO settlement (id, key, second_key, tenant, idempotency_key, body_digest,
@@ -161,9 +162,17 @@ def _reopen(found: Settlement, new: NewSettlement, now: int, db: sqlite3.Connect
     # was told is none any more.
     db.execute(
         """UPDATE settlement SET state = 'pending', version = version + 1, refusal = NULL,
-               reply = NULL, payment = ?, listener = ?, listener_until = ?, updated_at = ?
+               reply = NULL, payment = ?, listener = ?, listener_until = ?, traceparent = ?,
+               updated_at = ?
            WHERE id = ?""",
-        (payment_text(new.payment), new.listener, new.listener_until, now, found.id),
+        (
+            payment_text(new.payment),
+            new.listener,
+            new.listener_until,
+            new.traceparent,
+            now,
+            found.id,
+        ),
     )
     return get(db, found.id)
 

@@ -35,7 +35,7 @@ async def main(size: int) -> None:
     config = load_config(os.environ)
     listener = listen(config.host, config.port)
     host, port = listener.getsockname()
-    server = server_config(config, listener.detach())
+    server = server_config(config, [listener.detach()])
     app = Starlette(routes=[Route("/verify", echo, methods=["POST"])])
     spare_the_collector()
     started = {"event": "started", "listening": f"{host}:{port}"}

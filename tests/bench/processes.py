@@ -8,7 +8,7 @@ import signal
 import sys
 import time
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 START_TIMEOUT = 20.0  # seconds
@@ -42,10 +42,15 @@ def _cpu_clock(pid: int) -> int:
 
 @asynccontextmanager
 async def serve(
-    module: str, *arguments: str, environment: Mapping[str, str], log: Path
+    module: str,
+    *arguments: str,
+    environment: Mapping[str, str],
+    log: Path,
+    port: int | None = None,
 ) -> AsyncIterator[Server]:
     """`python -m module` with a log in JSON lines that tells where it listens, as in production:
-    into a file, which nobody reads while it is measured.
+    into a file, which nobody reads while it is measured. `port` is where it listens if its log does
+    not tell.
     """
     with log.open("wb") as output:
         process = await asyncio.create_subprocess_exec(
@@ -54,7 +59,7 @@ async def serve(
             stderr=output,
         )
     try:
-        port = await _port(process, log)
+        port = await _port(process, log) if port is None else await _listens(process, log, port)
         yield Server(process.pid, port)
         process.send_signal(signal.SIGTERM)
         async with asyncio.timeout(STOP_TIMEOUT):
@@ -72,6 +77,17 @@ async def _port(process: asyncio.subprocess.Process, log: Path) -> int:
     while time.monotonic() < deadline and process.returncode is None:
         await asyncio.sleep(0.05)
         if port := _listening(log):
+            return port
+    raise BenchFailed(f"a contender did not start: {_tail(log)}")
+
+
+async def _listens(process: asyncio.subprocess.Process, log: Path, port: int) -> int:
+    deadline = time.monotonic() + START_TIMEOUT
+    while time.monotonic() < deadline and process.returncode is None:
+        await asyncio.sleep(0.05)
+        with suppress(OSError):
+            _, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.close()
             return port
     raise BenchFailed(f"a contender did not start: {_tail(log)}")
 

@@ -1,0 +1,103 @@
+"""Taking secrets out of text: what was given as one, and what looks like one.
+
+It is for the day on which somebody else's exception quotes one. Callers do not log keys, signatures
+or RPC URLs in the first place.
+"""
+
+import ipaddress
+import re
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+import msgspec
+
+REDACTED = "[redacted]"
+SECRET_MIN_LENGTH = 8  # of what was given as a secret; redacting less would redact the language
+URL_KEY_MIN_LENGTH = 16  # of an API key in a path or query; "ethereum" and "v3" are no keys
+OPAQUE_MIN_LENGTH = 200  # of base64: half a signed payment as its header carries it
+
+# 64-byte (EIP-2098) and 65-byte signatures, and the calldata and raw transactions that carry one.
+# The look-behind keeps the search linear: no second try inside one run of digits.
+_SIGNATURE = re.compile(r"(?<![0-9a-fA-F])(?:0[xX])?[0-9a-fA-F]{128,}")
+# A payment as its header carries it, signature included.
+_OPAQUE = re.compile(rf"(?<![A-Za-z0-9+/_-])[A-Za-z0-9+/_-]{{{OPAQUE_MIN_LENGTH},}}={{0,2}}")
+# 32 bytes that are called a key. Hashes look the same and are what one needs to read in a log.
+_KEY_WORDS = ("key", "private", "secret")
+_NAMED_KEY = re.compile(
+    rf"({'|'.join(_KEY_WORDS)})([\w \"':=]{{1,16}}?)(?:0x)?[0-9a-f]{{64}}(?![0-9a-f])",
+    re.IGNORECASE,
+)
+_USER_INFO = re.compile(r"(?<=://)[^\s/@\"']+@")
+# A header as HTTP writes it, or as a dict, a list of pairs or JSON shows it; or its value alone.
+_AUTHORIZATION_WORDS = ("authorization", "bearer ", "basic ")
+_AUTHORIZATION = re.compile(
+    r"(authorization(?:\\?[\"']?\s*[:=]|\\?[\"']\s*,)\s*(?:b?\\?[\"'])?)"
+    r"(?:[a-z]+\s+)?[^\s\"'\\,;)}\]]+"
+    r"|\b(bearer\s+|basic\s+)[a-z0-9._~+/=-]{12,}",
+    re.IGNORECASE,
+)
+
+_secrets: dict[str, re.Pattern[str]] = {}  # by lower case
+
+
+def add_secret(text: str) -> None:
+    """Never show `text` (a configured key, password or URL), nor the telling parts of a URL."""
+    for secret in [*url_secrets(text), text.removeprefix("0x")]:
+        if len(secret) >= SECRET_MIN_LENGTH:
+            inside_json = msgspec.json.encode(secret).decode()[1:-1]
+            for form in (secret, inside_json):
+                _secrets[form.lower()] = re.compile(re.escape(form), re.IGNORECASE)
+
+
+def url_secrets(url: str) -> list[str]:
+    """The URL itself and the parts of it that open a door, the longest first; [] for no URL.
+
+    These are user, password, the name of the host (providers hide an API key there, and aiohttp
+    and asyncpg tell it in their errors), and every path segment and query value that looks like an
+    API key: a long one with a digit in it.
+    """
+    if "://" not in url:
+        return []
+    parts = urlsplit(url)
+    login = [part for part in (parts.username, parts.password) if part]
+    words = [*parts.path.split("/"), *(value for _, value in parse_qsl(parts.query))]
+    keys = [
+        word
+        for word in words
+        if len(word) >= URL_KEY_MIN_LENGTH and any(char.isdigit() for char in word)
+    ]
+    both = {form for part in (*login, *keys) for form in (part, unquote(part))}
+    both |= {parts.hostname} if parts.hostname and _is_name(parts.hostname) else set()
+    return sorted(
+        {url, *(part for part in both if len(part) >= SECRET_MIN_LENGTH)}, key=len, reverse=True
+    )
+
+
+def _is_name(host: str) -> bool:
+    """Whether a host is told apart by its name: not an address, and no single word."""
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return "." in host
+    return False
+
+
+def redact(text: str) -> str:
+    """`text` without known secrets, signatures, named keys, Authorization headers and the
+    credentials in URLs.
+    """
+    lower = text.lower()
+    for secret, pattern in _secrets.items():
+        if secret in lower:  # much faster than the pattern, and almost always the end of it
+            text = pattern.sub(REDACTED, text)
+    text = _SIGNATURE.sub(REDACTED, text)
+    if len(text) > OPAQUE_MIN_LENGTH:
+        text = _OPAQUE.sub(REDACTED, text)
+    if any(word in lower for word in _KEY_WORDS):
+        text = _NAMED_KEY.sub(rf"\1\2{REDACTED}", text)
+    if any(word in lower for word in _AUTHORIZATION_WORDS):
+        text = _AUTHORIZATION.sub(_without_credentials, text)
+    return _USER_INFO.sub(f"{REDACTED}@", text) if "://" in text else text
+
+
+def _without_credentials(match: re.Match[str]) -> str:
+    return f"{match[1] or match[2]}{REDACTED}"

@@ -1,0 +1,117 @@
+"""Copying a journal from a SQLite file into an empty PostgreSQL database, while nothing runs on
+either: whatever is in flight goes along, and the next start takes it up.
+"""
+
+import sqlite3
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from facilitator.database import PostgreSQL
+from facilitator.store import StoreError
+from facilitator.store.migrating import schema_version
+from facilitator.store.opening import require_asyncpg
+from facilitator.store.schema import MIGRATIONS
+from facilitator.store.sqlite import SQLiteStore
+from facilitator.store.writer import connect_reader
+
+if TYPE_CHECKING:
+    from facilitator.store.postgres_pool import Connection, Pool
+
+# Each after those that it refers to, with what its rows are sorted by. Attempts are told apart by
+# the order in which they were signed, which is that of SQLite's rowid.
+TABLES: Mapping[str, str] = {
+    "settlement": "rowid",
+    "transaction": "id",
+    "attempt": "rowid",
+    "settlement_transaction": "settlement_id",
+    "signer": "chain_id",
+    "gas_spent": "chain_id",
+}
+# Who watches a chain, which ends with the process. One that is there runs, or has run, on it.
+LEASES = "chain_loop"
+
+BATCH = 5_000  # rows a COPY; read well within the time that a transaction may be idle
+COPY_TIMEOUT = 600.0  # seconds for one table or batch
+
+
+async def copy_journal(source: Path, target: PostgreSQL) -> dict[str, int]:
+    """Everything in the file, in one transaction: rows by table. The file stays as it is, but for
+    its tables, which are brought up to date.
+
+    Raises StoreError, StoreLocked where a service runs on the file, and writes nothing where
+    anything is in the target already.
+    """
+    if not await schema_version(source):
+        raise StoreError(f"there is no journal {source}")
+    require_asyncpg()
+    from facilitator.store import postgres_schema  # noqa: PLC0415 - only where asyncpg is there
+    from facilitator.store.postgres_pool import Pool  # noqa: PLC0415
+
+    held = await SQLiteStore.open(source)  # as its only user
+    try:
+        _refuse_newer(source, await schema_version(source))
+        pool = await Pool.open(target)
+        try:
+            await postgres_schema.refuse_forgetful(pool)
+            _, version = await postgres_schema.migrate(pool)
+            _refuse_newer(target, version)
+            return await _copy(source, target, pool)
+        finally:
+            await pool.close()
+    finally:
+        await held.close()
+
+
+def _refuse_newer(journal: Path | PostgreSQL, version: int) -> None:
+    """There may be columns that this program would leave behind."""
+    known = len(MIGRATIONS)
+    if version != known:
+        raise StoreError(
+            f"the journal {journal} has schema version {version}, this program {known}: copy with"
+            " the newer program"
+        )
+
+
+async def _copy(source: Path, target: PostgreSQL, pool: "Pool") -> dict[str, int]:
+    async def copy(db: "Connection") -> dict[str, int]:
+        # A service that starts meanwhile waits, and finds a full journal.
+        names = ", ".join(f'"{name}"' for name in (*TABLES, LEASES))
+        await db.execute(f"LOCK TABLE {names} IN ACCESS EXCLUSIVE MODE")
+        for name in (*TABLES, LEASES):
+            if await db.fetchval(f'SELECT EXISTS (SELECT FROM "{name}")'):
+                raise StoreError(f"the journal {target} is not empty: there are rows in {name}")
+        rows = {}
+        with closing(connect_reader(source)) as reader:
+            for name, order in TABLES.items():
+                columns = [column[1] for column in reader.execute(f'PRAGMA table_info("{name}")')]
+                for batch in _batches(reader, name, columns, order):
+                    await db.copy_records_to_table(
+                        name, records=batch, columns=columns, timeout=COPY_TIMEOUT
+                    )
+                (there,) = reader.execute(f'SELECT count(*) FROM "{name}"').fetchone()
+                copied = await db.fetchval(f'SELECT count(*) FROM "{name}"')
+                if copied != there:
+                    raise StoreError(f"{copied} of {there} rows of {name} were copied")
+                rows[name] = there
+        # The next one is numbered after those that came with their numbers.
+        await db.execute(
+            """SELECT setval(pg_get_serial_sequence('"transaction"', 'id'),
+                             coalesce(max(id), 0) + 1, false) FROM "transaction" """
+        )
+        return rows
+
+    try:
+        return await pool.write(copy)
+    except sqlite3.Error as error:
+        raise StoreError(f"the journal {source} cannot be read: {error}") from None
+
+
+def _batches(
+    reader: sqlite3.Connection, name: str, columns: list[str], order: str
+) -> Iterator[list[tuple[object, ...]]]:
+    names = ", ".join(f'"{column}"' for column in columns)
+    cursor = reader.execute(f'SELECT {names} FROM "{name}" ORDER BY {order}')
+    while batch := cursor.fetchmany(BATCH):
+        yield [tuple(row) for row in batch]
