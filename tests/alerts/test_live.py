@@ -57,6 +57,7 @@ async def test_when_the_node_is_gone_somebody_hears_of_it(devnet: Devnet, tmp_pa
         assert webhook.alerts == []
         proxy.faults["*"] = cut
         alert = await webhook.received("FacilitatorHighErrorRate")
+        await webhook.received("FacilitatorAllRpcDown")
         assert statuses[-1] == 503
         assert "FacilitatorDown" not in webhook.names()
         assert (await service.get("/health"))[0] == 200
