@@ -45,13 +45,18 @@ class Seller:
         self.last: object = None
         self.statuses: set[int] = set()
 
+    async def _ask(self, replica: Service) -> tuple[int, dict[str, Any]]:
+        async with replica.session.post(f"{replica.url}/settle", json=self.body) as response:
+            assert response.status != 503 or "Retry-After" in response.headers
+            return response.status, await response.json()
+
     async def sell(self) -> None:
         until = time.monotonic() + PATIENCE
         while time.monotonic() < until:
             replica = self.replicas[self.next % len(self.replicas)]
             self.next += 1
             try:
-                status, reply = await replica.post("/settle", self.body)
+                status, reply = await self._ask(replica)
             except (aiohttp.ClientError, OSError):
                 self.lost += 1
                 await asyncio.sleep(0.2)

@@ -46,6 +46,28 @@ async def block_of(devnet: Devnet, tag: str = "latest") -> dict[str, Any]:
     return dict(block)
 
 
+async def test_a_block_that_leaves_before_it_is_deep_enough_was_never_told_of(
+    devnet: Devnet, tmp_path: Path
+) -> None:
+    """Two deep of three, then gone: the same bytes are mined again, and one success is said."""
+    await approve(devnet)
+    async with serve(devnet, tmp_path, CONFIRMATIONS="3") as service:
+        waiting = asyncio.create_task(service.settle(devnet_payment(devnet)))
+        await service.wait_for("settlement_submitted")
+        while not (logs := await settled_logs(devnet)):  # noqa: ASYNC110 - blocks come by themselves
+            await asyncio.sleep(0.05)
+        first = logs[0]
+        head = int((await block_of(devnet))["number"], 16)
+        await devnet.rpc("anvil_reorg", head - first.block_number + 1, [])
+        assert await settled_logs(devnet) == []
+        assert not waiting.done()
+        reply = await waiting
+        assert not service.logged("settlement_reorged")
+    [log] = await settled_logs(devnet)
+    assert (reply["success"], reply["txHash"]) == (True, log.transaction_hash)
+    assert (log.transaction_hash, await nonce_of_signer(devnet)) == (first.transaction_hash, 1)
+
+
 async def test_what_a_stranger_paid_is_watched_like_our_own(devnet: Devnet, tmp_path: Path) -> None:
     """All our transactions were superseded; the block in which somebody else paid leaves the chain:
     alarm, and the payment is settled again.
