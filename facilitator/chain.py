@@ -237,6 +237,24 @@ class Chain:
             return False
         return block is not None and block.number == number and block.hash == block_hash
 
+    async def confirm_receipt(self, receipt: Receipt) -> bool | None:
+        """Whether an endpoint other than the one that reads come from shows the same receipt: its
+        block, its success and its logs. False where it shows another one, none yet, or does not
+        answer; None where there is no second endpoint that is well. Never raises.
+        """
+        name = to_hex(receipt.transaction_hash)
+        try:
+            answer = await self._rpc.call_second("eth_getTransactionReceipt", name)
+            other = None if answer is None else parse_receipt(answer)
+        except TransportError as error:
+            return None if error.kind is FaultKind.EXCLUDED else False
+        except (RPCError, ChainUnavailable):
+            return False
+        return other is not None and (
+            (other.transaction_hash, other.block_hash, other.succeeded, other.logs)
+            == (receipt.transaction_hash, receipt.block_hash, receipt.succeeded, receipt.logs)
+        )
+
     async def confirm_account_nonce(self, address: bytes, block: int | str) -> int | None:
         """How many transactions of `address` are mined as of a block number or tag, from an
         endpoint other than the one that reads come from: 0 where it does not answer, None where

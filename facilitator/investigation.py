@@ -11,6 +11,7 @@ from facilitator.chain import Chain
 from facilitator.ethereum.receipts import Receipt
 from facilitator.examination import Examiner
 from facilitator.heads import Heads
+from facilitator.node import ChainUnavailable
 from facilitator.payments import Proof, Reason, Refusal
 from facilitator.schemes import AnyPayment, scheme_of
 from facilitator.settlement import Findings, Policy, Settlement
@@ -113,6 +114,8 @@ class Investigator:
             first = max(last - LOG_RANGE + 1, 0)
             logs = await self._chain.logs(wanted, first, last)
             receipts = await self._chain.receipts({log.transaction_hash for log in logs})
+            if any(not receipt.succeeded for receipt in receipts.values()):
+                raise ChainUnavailable("a receipt denies its own log")
             for receipt in receipts.values():
                 proof = await self._proof_in(receipt, payment)
                 if proof is not None:

@@ -79,6 +79,8 @@ class Judge:
                 verdict = outcome(settlement, transactions, None, findings, self._policy)
                 if isinstance(verdict, Confirm | Fail):
                     await self._look_twice(findings.block_number, findings.block_hash)
+                if isinstance(verdict, Confirm):
+                    await self._look_twice_at(verdict.proof)
         return verdict
 
     async def _proof_among(self, payment: AnyPayment, receipts: Iterable[Receipt]) -> Proof | None:
@@ -98,6 +100,13 @@ class Judge:
     async def _look_twice(self, number: int, block_hash: bytes) -> None:
         if await self._confirm_block(number, block_hash) is False:
             raise ChainUnavailable("a block that decides is not there at a second look")
+
+    async def _look_twice_at(self, proof: Proof) -> None:
+        """At a log of somebody else's transaction."""
+        receipts = await self._chain.receipts([proof.transaction_hash])
+        receipt = receipts.get(proof.transaction_hash)
+        if receipt is None or await self._chain.confirm_receipt(receipt) is False:
+            raise ChainUnavailable("a receipt that decides is not there at a second look")
 
     async def look_again(
         self, ride: Ride

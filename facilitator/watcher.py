@@ -254,6 +254,7 @@ class Watcher:
             for transaction in ride.transactions
         }
         resolved, mined = await self._advance(tuple(pending.values()))
+        resolved = await self._look_twice(resolved)
         for number in await self._conclude(work.rides, resolved):
             signer = pending.pop(number).signer
             self._signers.ended(signer)
@@ -303,6 +304,26 @@ class Watcher:
         await asyncio.gather(*(self._send_again(*one) for one in to_send))
         mined = {each.signer: observations[each.id].account_nonce for each in transactions}
         return resolved, mined
+
+    async def _look_twice(self, resolved: Mapping[int, Resolved]) -> dict[int, Resolved]:
+        """Those ends that a second endpoint does not contradict: by a receipt that is made up a
+        payment would seem to be made, or never to be.
+        """
+        mined = [end.receipt for end in resolved.values() if isinstance(end, Mined)]
+        answers = await asyncio.gather(*(self._chain.confirm_receipt(each) for each in mined))
+        refuted = {
+            receipt.transaction_hash
+            for receipt, same in zip(mined, answers, strict=True)
+            if same is False
+        }
+        for transaction_hash in refuted:
+            name = to_hex(transaction_hash)
+            self._event(logging.WARNING, "receipt_not_confirmed", transaction=name)
+        return {
+            number: end
+            for number, end in resolved.items()
+            if not (isinstance(end, Mined) and end.receipt.transaction_hash in refuted)
+        }
 
     async def _conclude(self, rides: Sequence[Ride], resolved: Mapping[int, Resolved]) -> list[int]:
         """Record what transactions and settlements have come to, and tell who waits. The ids of the

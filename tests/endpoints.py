@@ -12,7 +12,7 @@ from tests.service import Service, serve
 
 API_KEY = "4f9c1d7e8a2b4c6d"
 # What decisions are made of. Account nonces in the pool and blocks are asked of a second one too.
-READS = ("eth_call", "eth_estimateGas", "eth_getTransactionReceipt")
+READS = ("eth_call", "eth_estimateGas")
 
 
 @asynccontextmanager

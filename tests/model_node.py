@@ -149,6 +149,9 @@ class ModelNode(Chain):
     async def confirm_account_nonce(self, address: bytes, block: int | str) -> int | None:
         return None
 
+    async def confirm_receipt(self, receipt: Receipt) -> bool | None:
+        return None
+
     async def confirm_block(self, number: int, block_hash: bytes) -> bool | None:
         return None  # there is no second endpoint
 

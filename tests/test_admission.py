@@ -102,7 +102,7 @@ async def test_a_full_queue_is_a_503_and_claims_nothing(devnet: Devnet, tmp_path
     """As many as may be in flight, as many as may wait behind them, and one more."""
     await approve(devnet)
     async with serve(
-        devnet, tmp_path, SETTLE_TIMEOUT_SECONDS="60", SETTLE_BATCH_MAX="1"
+        devnet, tmp_path, SETTLE_TIMEOUT_SECONDS="120", SETTLE_BATCH_MAX="1"
     ) as service:
         await devnet.rpc("evm_setIntervalMining", 0)
         posting: list[asyncio.Task[tuple[int, dict[str, object]]]] = []
@@ -113,7 +113,7 @@ async def test_a_full_queue_is_a_503_and_claims_nothing(devnet: Devnet, tmp_path
             posting.append(asyncio.create_task(service.post("/settle", request(header))))
             await asyncio.sleep(0.005)
         try:
-            done, _ = await asyncio.wait(posting, timeout=30, return_when=asyncio.FIRST_COMPLETED)
+            done, _ = await asyncio.wait(posting, timeout=100, return_when=asyncio.FIRST_COMPLETED)
             assert {task.result()[0] for task in done} == {503}
             # All places are taken once one of them was turned away.
             one_more = request(devnet_payment(devnet))

@@ -207,9 +207,32 @@ async def test_a_second_endpoint_contradicts_what_the_first_one_forges(devnet: D
         forged = receipts[b"\x11" * 32]
         assert forged.succeeded
         assert await chain.confirm_block(forged.block_number, b"\x22" * 32) is False
+        assert await chain.confirm_receipt(forged) is False
         second.faults["*"] = stale_by(5)
         assert await chain.confirm_block(head.number, head.hash) is False
         assert await chain.confirm_block(head.number - 9, head.parent_hash) is False
+
+
+async def test_a_failure_that_one_endpoint_makes_up_is_never_told(
+    devnet: Devnet, tmp_path: Path
+) -> None:
+    """However deep the block is in which it says that our transaction failed."""
+    async with behind_two(devnet, tmp_path, SETTLE_TIMEOUT_SECONDS="6") as (service, *pair):
+        pair[0].faults["eth_getTransactionReceipt"] = forged_receipt(succeeded=False)
+        headers = [devnet_payment(devnet) for _ in range(3)]
+        posting = [asyncio.create_task(service.settle(each)) for each in headers]
+        await service.wait_for("settlement_submitted", 3)
+        async with asyncio.timeout(30):
+            while len(await settled_logs(devnet)) < 3:  # noqa: ASYNC110 - blocks come by themselves
+                await asyncio.sleep(0.1)
+        await devnet.rpc("anvil_mine", hex(20))
+        replies = await asyncio.gather(*posting)
+        assert {each["error"] for each in replies} == {"Settlement pending"}
+        assert service.logged("receipt_not_confirmed")
+        pair[0].heal()
+        assert [(await service.settle(each))["success"] for each in headers] == [True] * 3
+        assert not service.logged("settlement_failed")
+    assert len(await settled_logs(devnet)) == 3
 
 
 @pytest.mark.parametrize("liar", [0, 1], ids=["first", "second"])

@@ -111,7 +111,7 @@ class Market:
 
     def settled(self) -> int:
         """How many requests to settle the service has answered."""
-        return sum(line["path"] == "/settle" for line in self.service.logged("request"))
+        return sum(line["route"] == "/settle" for line in self.service.logged("request"))
 
 
 @asynccontextmanager

@@ -23,5 +23,5 @@ def require_asyncpg() -> None:
     if importlib.util.find_spec("asyncpg") is None:
         raise StoreError(
             "asyncpg is not installed, which a journal in PostgreSQL needs: install"
-            " facilitator[postgres], or name a SQLite file in DATABASE_URL"
+            " the extra `postgres`, or name a SQLite file in DATABASE_URL"
         )
