@@ -11,7 +11,7 @@ from tests.faultproxy import Fault, FaultProxy, fault_proxy
 from tests.service import Service, serve
 
 API_KEY = "4f9c1d7e8a2b4c6d"
-# What decisions are made of. Account nonces in the pool and blocks are asked of a second one too.
+# What decisions are made of. Account nonces, receipts and blocks are asked of a second one too.
 READS = ("eth_call", "eth_estimateGas")
 
 
