@@ -234,7 +234,9 @@ class SignerPool:
             return preparation
         account = self._accounts[address]
         if preparation.account_nonce > account.floor:
-            agreed = await self._chain.agreed_account_nonce(address, told=preparation.account_nonce)
+            agreed = await self._chain.agreed_account_nonce(
+                address, told=preparation.account_nonce, alone=False
+            )
             account.floor = max(account.floor, agreed)
         account.balance = preparation.balance
         fees = initial_fees(preparation.market, self._policy.max_fee_per_gas)
