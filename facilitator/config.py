@@ -73,6 +73,7 @@ class Config(Struct, frozen=True, kw_only=True):
     min_payment_amount: int  # atomic units
     allowed_factories: tuple[bytes, ...]  # EIP-6492
     database: Path | PostgreSQL
+    retention_days: int | None  # of finished settlements; None: they are kept for ever
     settle_timeout: int  # seconds that a /settle request waits for its outcome
     settle_batch_max: int  # payments a transaction; 1: each has its own
     max_fee_per_gas: int  # wei, of every attempt
@@ -152,6 +153,7 @@ def load_config(environ: Mapping[str, str]) -> Config:
         min_payment_amount=env.integer("MIN_PAYMENT_AMOUNT", default=1, low=1, high=2**256 - 1),
         allowed_factories=env.addresses("EIP6492_ALLOWED_FACTORIES") or file.allowed_factories,
         database=env.database("DATABASE_URL", default="sqlite:///facilitator.db"),
+        retention_days=env.optional_integer("RETENTION_DAYS", low=1, high=3650),
         settle_timeout=env.integer("SETTLE_TIMEOUT_SECONDS", default=45, low=1, high=600),
         settle_batch_max=env.integer("SETTLE_BATCH_MAX", default=32, low=1, high=128),
         max_fee_per_gas=GWEI

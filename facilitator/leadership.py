@@ -36,6 +36,11 @@ class Leadership:
         self._idle = False
         self.store: Store = store.fenced(self._fence)
 
+    @property
+    def leads(self) -> bool:
+        """Whether this process watches the chain, as far as it knows."""
+        return self._fence.token is not None
+
     async def take_part(
         self,
         turn: Callable[[], Awaitable[float | None]],

@@ -33,6 +33,7 @@ from facilitator.metrics import Metrics
 from facilitator.networks import Unit
 from facilitator.node import ChainUnavailable, blames_endpoint
 from facilitator.recent import Recent
+from facilitator.retention import Retention
 from facilitator.rpc import RPC, FaultKind
 from facilitator.schemes import eip3009, jeju
 from facilitator.settlement import Policy
@@ -67,6 +68,7 @@ class StartRefused(Exception):
 class Served:
     """One network. `settler` is None where no key that signs new payments is configured, or nothing
     that it could settle; `watcher` and `signers` are there with any key, to end what was begun.
+    `retention` is there beside a watcher, where what is finished is not kept for ever.
     `reachable` tells whether the chain answers, and is the one that it should be. `takes_x402` says
     that payments of the standard dialect are taken there.
     """
@@ -80,6 +82,7 @@ class Served:
     settler: Settler | None
     watcher: Watcher | None
     signers: SignerPool | None = None
+    retention: Retention | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +138,9 @@ async def run_service(config: Config, metrics: Metrics) -> AsyncIterator[Service
         stack.callback(tasks.cancel_scope.cancel)
         for watcher in watchers:
             tasks.start_soon(watcher.run)
+        for served in networks.values():
+            if served.retention is not None:
+                tasks.start_soon(served.retention.run)
         if config.metrics:
             tasks.start_soon(watch_event_loop, metrics)
             observed = [
@@ -243,24 +249,36 @@ def _serve(
     leadership = None
     if isinstance(opened, SharedStore):
         leadership = Leadership(store=opened, chain_id=chain_id, signers=pool, listeners=listeners)
+    own_store = store if leadership is None else measured(leadership.store)
     watcher = Watcher(
         network=network.network.name,
         chain_id=chain_id,
         chain=chain,
         examiner=examiner,
-        store=store if leadership is None else measured(leadership.store),
+        store=own_store,
         signers=pool,
         listeners=listeners,
         policy=policy,
         clock=unix_ms,
         leadership=leadership,
     )
+    retention = None
+    if config.retention_days is not None:
+        retention = Retention(
+            network=network.network.name,
+            chain_id=chain_id,
+            store=own_store,
+            watcher=watcher,
+            days=config.retention_days,
+            clock=unix_ms,
+        )
     if len(retiring) == len(signers):
         return Served(
             *(network, takes_x402, chain, reachable, tokens, verifier),
             settler=None,
             watcher=watcher,
             signers=pool,
+            retention=retention,
         )
     submitter = Submitter(
         chain=chain,
@@ -280,7 +298,9 @@ def _serve(
         clock=unix_ms,
     )
     return Served(
-        network, takes_x402, chain, reachable, tokens, verifier, settler, watcher, signers=pool
+        *(network, takes_x402, chain, reachable, tokens, verifier, settler, watcher),
+        signers=pool,
+        retention=retention,
     )
 
 

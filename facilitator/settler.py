@@ -62,10 +62,15 @@ class Settler:
         """
         until = anyio.current_time() + self._timeout
         scheme = scheme_of(order.payment)
-        key, _ = scheme.payment_keys(order.payment)
+        keys = tuple(key for key in scheme.payment_keys(order.payment) if key is not None)
+        key = keys[0]
         request_digest: bytes = scheme.request_digest(order.payment)
         async with self._turn(key):
             known = await self._store.find(key)
+            used_by = None if known is not None else await self._store.used_by(keys)
+            if used_by is not None:
+                refusal = Refusal(Reason.AUTHORIZATION_USED)
+                return SettleReply(refusal=refusal, transaction_hash=used_by)
             found: Ride | Settlement
             if known is None or may_open_again(known, request_digest):
                 submitted = await self._submitter.submit(order, request_digest, listener.id, until)
@@ -102,7 +107,12 @@ class Settler:
         settlement = ride.settlement
         if settlement.listener != listener.id:
             now = self._clock()
-            settlement = await self._store.listen(settlement.id, listener.id, now + LEASE_MS, now)
+            try:
+                settlement = await self._store.listen(
+                    settlement.id, listener.id, now + LEASE_MS, now
+                )
+            except LookupError:
+                raise StoreError("a settlement has just left the journal") from None
         if settlement.listener != listener.id:
             return duplicate(ride, over=settlement.replied_success_at is not None)
         self._listeners.add(settlement.id, listener)

@@ -116,6 +116,9 @@ class Verifier:
             if isinstance(payment, Eip3009Payment) and self._may_hear_success(settlement, payment):
                 return payment
             return Refusal(Reason.AUTHORIZATION_USED)
+        keys = scheme_of(payment).payment_keys(payment)
+        if await self._store.used_by([key for key in keys if key is not None]) is not None:
+            return Refusal(Reason.AUTHORIZATION_USED)
         if isinstance(payment, JejuPayment) and self._contract is None:
             return payment
         return await self._examiner.examine(payment, self._clock() // 1000)

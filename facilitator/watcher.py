@@ -155,6 +155,15 @@ class Watcher:
         return self._gaps.open
 
     @property
+    def horizon(self) -> int | None:
+        """The highest block that no reorg reaches any more, as of the last look at the head; None
+        before the first one, and while another process watches the chain.
+        """
+        follows = self._leadership is not None and not self._leadership.leads
+        head = self._heads.head
+        return None if follows or head is None else head.number - self._policy.reorg_watch_blocks
+
+    @property
     def settle_margin(self) -> int:
         """Seconds before its deadline after which a payment is not sent any more."""
         return max(self._policy.settle_margin, -(-2 * self._heads.interval_ms // 1000))

@@ -115,6 +115,8 @@ def test_a_network_may_have_confirmations_of_its_own() -> None:
 def test_without_a_gas_budget_there_is_no_limit() -> None:
     assert load_config({}).max_gas_spend_per_day is None
     assert load_config({"MAX_GAS_SPEND_PER_DAY": "7"}).max_gas_spend_per_day == 7
+    assert load_config({}).retention_days is None
+    assert load_config({"RETENTION_DAYS": "30"}).retention_days == 30
 
 
 def test_metrics_are_on_the_services_own_port_unless_they_have_one() -> None:
@@ -148,6 +150,7 @@ def test_the_facilitators_own_name_goes_before_its_alias() -> None:
         ("JEJU_CONFIRMATIONS", 1, 64),
         ("MAX_GAS_SPEND_PER_DAY", 1, 2**256 - 1),
         ("METRICS_PORT", 0, 65_535),
+        ("RETENTION_DAYS", 1, 3650),
     ],
 )
 def test_integers_are_plain_decimals_within_their_range(name: str, low: int, high: int) -> None:
@@ -387,7 +390,7 @@ VARIABLES = [
     *("MAX_FEE_PER_GAS_GWEI", "LOG_FORMAT", "LOG_LEVEL", "MAX_GAS_SPEND_PER_DAY"),
     *("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_TRACES_SAMPLER", "TRACE_PROPAGATE_HOSTS"),
     *("METRICS", "METRICS_PORT", "READY_REQUIRES_RPC"),
-    "JEJU_CONFIRMATIONS",
+    *("JEJU_CONFIRMATIONS", "RETENTION_DAYS"),
 ]
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from facilitator.devnet import Devnet, DevnetOptions
 from facilitator.settlement import SettlementState, TransactionState
@@ -20,6 +21,7 @@ from tests.commands import facilitator
 from tests.journal import (
     ALICE,
     CHAIN_ID,
+    LEASE,
     NOW,
     OTHER_CHAIN_ID,
     SIGNERS,
@@ -53,6 +55,12 @@ def target(postgres: Server) -> Iterator[str]:
 
 async def fill(store: Store) -> None:
     """Some of everything that a journal may hold."""
+    gone = await claimed(store, replace(payment(), deadline=2**63))
+    final = TransactionChange(id=gone.transaction.id, state=TransactionState.FINAL)
+    await store.record([final], [], NOW)
+    await moved(store, gone.settlement, SettlementState.CONFIRMED)
+    later = NOW + LEASE + 1
+    assert await store.forget(CHAIN_ID, horizon=99, before=later, now=later, limit=9) == 1
     rides = [await claimed(store) for _ in range(5)]
     await claimed(store, payment(chain_id=OTHER_CHAIN_ID, amount=2**256 - 1))
     await claimed(store, payment(token_nonce=b"\x05" * 32, nonce="\u0000 \ud7ff é"))

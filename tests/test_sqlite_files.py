@@ -21,6 +21,7 @@ pytestmark = pytest.mark.anyio
 
 TABLES = (
     *("settlement", "transaction", "attempt", "settlement_transaction", "signer", "gas_spent"),
+    "used_key",
 )
 
 

@@ -77,6 +77,8 @@ class Journal(RuleBasedStateMachine):
         self.idempotency: dict[str, str] = {}
         self.transactions: dict[int, Transaction] = {}
         self.carried: dict[str, list[int]] = {}
+        self.filled_at: dict[int, int] = {}
+        self.used: dict[str, bytes] = {}
         self.next_nonce = {signer.address: 0 for signer in SIGNERS}
         self.store = self.open()
         for number in range(3):
@@ -260,6 +262,7 @@ class Journal(RuleBasedStateMachine):
         assert result is not None
         assert (result.signer, result.account_nonce) == (signer, account_nonce)
         self.transactions[result.id] = result
+        self.filled_at[result.id] = self.now
         self.next_nonce[signer] = max(self.next_nonce[signer], account_nonce + 1)
 
     @rule(account_nonce=st.integers(min_value=0, max_value=14))
@@ -406,6 +409,47 @@ class Journal(RuleBasedStateMachine):
         risen = self.runner.run(self.store.raise_nonce_floor(CHAIN_ID, address, floor))
         assert risen == self.next_nonce[address]
 
+    @rule(back=st.integers(min_value=0, max_value=60), horizon=st.sampled_from((16, 17)))
+    def forget(self, back: int, horizon: int) -> None:
+        now = self.tick()
+        before = now - back
+        ended = {
+            number
+            for number, each in self.transactions.items()
+            if each.state in (TransactionState.SUPERSEDED, TransactionState.FINAL)
+        }
+        old = [
+            each
+            for each in self.settlements.values()
+            if each.state not in OPEN
+            and each.updated_at < before
+            and each.listener_until < before
+            and (each.proof is None or each.proof.block_number <= horizon)
+            and ended.issuperset(self.carried[each.id])
+        ]
+        forgotten = self.runner.run(
+            self.store.forget(CHAIN_ID, horizon=horizon, before=before, now=now, limit=1000)
+        )
+        assert forgotten == len(old)
+        leaving = {
+            number for number, at in self.filled_at.items() if at < before and number in ended
+        }
+        for each in old:
+            last = self.transactions[self.carried[each.id][-1]].attempts[-1].hash
+            for key in (each.key, self.second_keys[each.id]):
+                if key is not None and each.state is not SettlementState.FAILED:
+                    self.used.setdefault(key, each.proof.transaction_hash if each.proof else last)
+            if each.idempotency_key is not None:
+                del self.idempotency[each.idempotency_key]
+        for each in old:
+            leaving.update(self.carried.pop(each.id))
+            del self.settlements[each.id], self.second_keys[each.id]
+        for number in leaving:
+            del self.transactions[number]
+            self.filled_at.pop(number, None)
+        if not self.settlements:
+            self.claim_fresh(self.now)
+
     @rule()
     def close_and_open(self) -> None:
         """Listeners are requests of a process: none outlives it where it is the only one, and
@@ -432,6 +476,8 @@ class Journal(RuleBasedStateMachine):
         for ride in rides:
             assert await self.store.get(ride.settlement.id) == ride
             assert await self.store.find(ride.settlement.key) == ride.settlement
+        for key, transaction_hash in self.used.items():
+            assert await self.store.used_by([key]) == transaction_hash
         carried = {number for numbers in self.carried.values() for number in numbers}
         work = await self.store.open_work(CHAIN_ID)
         assert by_id(work) == by_id(

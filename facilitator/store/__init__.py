@@ -234,6 +234,24 @@ class Store(Protocol):
     async def bury(self, chain_id: int, block_number: int) -> int:
         """MINED transactions at or below that block become FINAL; how many did."""
 
+    async def forget(
+        self, chain_id: int, *, horizon: int, before: int, now: int, limit: int
+    ) -> int:
+        """Delete up to `limit` settlements of a chain that are CONFIRMED, FAILED or LOST, neither
+        changed nor listened to since `before`, their proof at block `horizon` at most, and all
+        their transactions FINAL or SUPERSEDED: with those that carry nothing else, and as many
+        fillers of that age. How many settlements did leave.
+
+        Of one that did not FAIL `used_by` knows the keys until an hour after its payment's
+        deadline. Idempotency keys and replies are gone. What is left of the gas budgets does not
+        change, nor do the account nonces that are handed out next.
+        """
+
+    async def used_by(self, keys: Sequence[str]) -> bytes | None:
+        """The hash of the transaction of a settlement that was forgotten, and that had one of these
+        keys; None where there was none whose payment could still be presented.
+        """
+
     async def find(self, key: str) -> Settlement | None:
         """The settlement that has this key as its first or second one."""
 

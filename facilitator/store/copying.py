@@ -28,6 +28,7 @@ TABLES: Mapping[str, str] = {
     "settlement_transaction": "settlement_id",
     "signer": "chain_id",
     "gas_spent": "chain_id",
+    "used_key": "key",
 }
 # Who watches a chain, which ends with the process. One that is there runs, or has run, on it.
 LEASES = "chain_loop"

@@ -28,6 +28,7 @@ from facilitator.store import (
     TransactionChange,
 )
 from facilitator.store import postgres_claims as claims
+from facilitator.store import postgres_forgetting as forgetting
 from facilitator.store import postgres_leases as leases
 from facilitator.store import postgres_listeners as listeners
 from facilitator.store import postgres_queries as queries
@@ -148,6 +149,16 @@ class PostgresStore:
 
     async def bury(self, chain_id: int, block_number: int) -> int:
         return await self._pool.write(partial(signed.bury, chain_id, block_number))
+
+    async def forget(
+        self, chain_id: int, *, horizon: int, before: int, now: int, limit: int
+    ) -> int:
+        return await self._pool.write(
+            partial(forgetting.forget, chain_id, horizon, before, now, limit)
+        )
+
+    async def used_by(self, keys: Sequence[str]) -> bytes | None:
+        return await self._pool.read(partial(forgetting.used_by, keys))
 
     async def gas_spent(self, chain_id: int, signer: bytes, now: int) -> int:
         return await self._pool.read(partial(signed.gas_spent, chain_id, signer, now))

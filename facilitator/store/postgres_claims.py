@@ -18,6 +18,7 @@ from facilitator.store import (
     NewTransaction,
     Overcommitted,
     SettlementChange,
+    StoreError,
     Taken,
     TransactionChange,
 )
@@ -212,9 +213,12 @@ async def _reopen(
         found.id,
         found.version,
     )
-    if row is None:
+    if row is not None:
+        return read_settlement(row)
+    try:
         return Taken(await get(db, found.id))
-    return read_settlement(row)
+    except LookupError:
+        raise StoreError("a settlement has just left the journal: ask again") from None
 
 
 async def settle_again(

@@ -127,6 +127,19 @@ MIGRATIONS: tuple[str, ...] = (
         PRIMARY KEY (chain_id)
     ) STRICT, WITHOUT ROWID;
     """,
+    """
+    CREATE INDEX settlement_finished ON settlement (chain_id, updated_at)
+        WHERE state IN ('confirmed', 'failed', 'lost');
+    CREATE INDEX transaction_filler ON "transaction" (chain_id, created_at)
+        WHERE kind = 'fill';
+    CREATE TABLE used_key (
+        key TEXT NOT NULL PRIMARY KEY,
+        chain_id INTEGER NOT NULL,
+        transaction_hash BLOB NOT NULL,
+        needed_until INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX used_key_needed ON used_key (chain_id, needed_until);
+    """,
 )
 
 

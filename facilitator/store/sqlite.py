@@ -25,6 +25,7 @@ from facilitator.store import (
     StoreLocked,
     Taken,
     TransactionChange,
+    forgetting,
     queries,
     signed,
 )
@@ -116,6 +117,16 @@ class SQLiteStore:
 
     async def bury(self, chain_id: int, block_number: int) -> int:
         return await self._writer.run(partial(signed.bury, chain_id, block_number))
+
+    async def forget(
+        self, chain_id: int, *, horizon: int, before: int, now: int, limit: int
+    ) -> int:
+        return await self._writer.run(
+            partial(forgetting.forget, chain_id, horizon, before, now, limit)
+        )
+
+    async def used_by(self, keys: Sequence[str]) -> bytes | None:
+        return self._read(partial(forgetting.used_by, keys))
 
     async def gas_spent(self, chain_id: int, signer: bytes, now: int) -> int:
         return self._read(partial(signed.gas_spent, chain_id, signer, now))
