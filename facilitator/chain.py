@@ -30,8 +30,9 @@ from facilitator.node import (
     send_fault,
     to_hex,
 )
-from facilitator.rpc import RPC, Endpoint, FaultKind, RPCError, TransportError
+from facilitator.rpc import RPC, Endpoint, RPCError, TransportError
 from facilitator.strict_json import JSON
+from facilitator.witnesses import Witnesses
 
 # No question may use more: a payer's wallet or a token could otherwise burn a node's time in an
 # endless loop. A wallet that checks a signature of another curve (passkeys) needs about 350 k.
@@ -64,6 +65,7 @@ class Chain:
 
     def __init__(self, rpc: RPC) -> None:
         self._rpc = rpc
+        self.witnesses = Witnesses(rpc)
 
     @property
     def endpoints(self) -> Sequence[Endpoint]:
@@ -183,30 +185,10 @@ class Chain:
             counts.append(counter(answer))
         return tuple(counts)
 
-    async def agreed_account_nonce(
-        self,
-        address: bytes,
-        block: int | str = "latest",
-        *,
-        told: int | None = None,
-        alone: bool = True,
-    ) -> int:
-        """How many transactions of `address` are mined as of a block, as two endpoints agree: the
-        lesser count where they differ, for one that is too high leaves account nonces out, and
-        nothing is mined behind those. `told` is what one has just said. Where one of several is
-        well its word counts if it may stand `alone`, and else none does (0). Raises
-        ChainUnavailable.
-        """
-        first = await self.account_nonce(address, block) if told is None else told
-        second = await self.confirm_account_nonce(address, block)
-        if second is None:
-            return first if alone or len(self.endpoints) == 1 else 0
-        return min(first, second)
-
     async def account_nonces(
         self, addresses: Iterable[bytes], block: int | str
     ) -> dict[bytes, int]:
-        """The same of several addresses, in one round trip."""
+        """What `account_nonce` tells of several addresses, in one round trip."""
         asked = tuple(addresses)
         counts = await asyncio.gather(*(self.account_nonce(one, block) for one in asked))
         return dict(zip(asked, counts, strict=True))
@@ -220,55 +202,6 @@ class Chain:
             "toBlock": hex(last),
         }
         return tuple(parse_log(entry) for entry in items(await self._ask("eth_getLogs", query)))
-
-    async def confirm_block(self, number: int, block_hash: bytes) -> bool | None:
-        """Whether an endpoint other than the one that reads come from has this block at this
-        height: False where it has another one, has none yet, or does not answer. None where there
-        is no second endpoint that is well.
-
-        Never raises: a final outcome may be told without a second endpoint, and not against one.
-        """
-        try:
-            answer = await self._rpc.call_second("eth_getBlockByNumber", hex(number), False)
-            block = None if answer is None else parse_block(answer)
-        except TransportError as error:
-            return None if error.kind is FaultKind.EXCLUDED else False
-        except (RPCError, ChainUnavailable):
-            return False
-        return block is not None and block.number == number and block.hash == block_hash
-
-    async def confirm_receipt(self, receipt: Receipt) -> bool | None:
-        """Whether an endpoint other than the one that reads come from shows the same receipt: its
-        block, its success and its logs. False where it shows another one, none yet, or does not
-        answer; None where there is no second endpoint that is well. Never raises.
-        """
-        name = to_hex(receipt.transaction_hash)
-        try:
-            answer = await self._rpc.call_second("eth_getTransactionReceipt", name)
-            other = None if answer is None else parse_receipt(answer)
-        except TransportError as error:
-            return None if error.kind is FaultKind.EXCLUDED else False
-        except (RPCError, ChainUnavailable):
-            return False
-        return other is not None and (
-            (other.transaction_hash, other.block_hash, other.succeeded, other.logs)
-            == (receipt.transaction_hash, receipt.block_hash, receipt.succeeded, receipt.logs)
-        )
-
-    async def confirm_account_nonce(self, address: bytes, block: int | str) -> int | None:
-        """How many transactions of `address` are mined as of a block number or tag, from an
-        endpoint other than the one that reads come from: 0 where it does not answer, None where
-        there is no second endpoint that is well.
-
-        Never raises: without its count nothing is known to be mined.
-        """
-        asked = (to_hex(address), hex(block) if isinstance(block, int) else block)
-        try:
-            return counter(await self._rpc.call_second("eth_getTransactionCount", *asked))
-        except TransportError as error:
-            return None if error.kind is FaultKind.EXCLUDED else 0
-        except (RPCError, ChainUnavailable):
-            return 0
 
     async def broadcast(self, raw: bytes) -> NodeFault | None:
         """Offer signed bytes to every endpoint that is well: None as soon as one has them, the most

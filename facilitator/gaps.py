@@ -98,8 +98,8 @@ class Gaps:
             return False
         if await self._chain.account_nonce(signer) != account_nonce:
             return False
-        elsewhere = await self._chain.confirm_account_nonce(signer, "latest")
-        return elsewhere is None or elsewhere == account_nonce
+        confirmed = await self._chain.witnesses.confirm_account_nonce(signer, account_nonce)
+        return confirmed is not False
 
     async def _close(self, signer: bytes, gap: range) -> None:
         call = Call(signer, b"")

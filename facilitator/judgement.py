@@ -105,7 +105,7 @@ class Judge:
         """At a log of somebody else's transaction."""
         receipts = await self._chain.receipts([proof.transaction_hash])
         receipt = receipts.get(proof.transaction_hash)
-        if receipt is None or await self._chain.confirm_receipt(receipt) is False:
+        if receipt is None or await self._chain.witnesses.confirm_receipt(receipt) is False:
             raise ChainUnavailable("a receipt that decides is not there at a second look")
 
     async def look_again(

@@ -13,15 +13,20 @@ def missing(account_nonce: int, pending: Collection[int]) -> range:
     return range(account_nonce, max(min(pending, default=account_nonce), account_nonce))
 
 
-def nonce_floor(next_nonce: int, mined: int, pooled: Collection[int]) -> int | None:
+def nonce_floor(
+    next_nonce: int, mined: int, pooled: Collection[int], *, alone: bool = False
+) -> int | None:
     """The least account nonce that may be handed out, or None where that cannot be told.
 
     `next_nonce` is the journal's, `mined` the chain's count, `pooled` what each endpoint counts
     with its pool: transactions that the journal does not know of (it is new, or was restored, or
     another program uses the key). They count only where all endpoints agree on them, and there
-    cannot be more than a pool takes.
+    cannot be more than a pool takes. Where one endpoint tells both, `alone`, it may not be further
+    ahead of the journal than that either: gaps of this size can be closed again.
     """
     floor = max(next_nonce, mined)
+    if alone and floor - next_nonce > MAX_IN_FLIGHT:
+        return None
     above = {count for count in pooled if count > floor}
     if not above:
         return floor

@@ -69,9 +69,9 @@ class Observer:
         gap that nothing else of the signer passes.
         """
         asked = tuple(signers)
-        agreed = self._chain.agreed_account_nonce
-        counts = await asyncio.gather(*(agreed(signer, depth) for signer in asked))
-        return dict(zip(asked, counts, strict=True))
+        agreed = self._chain.witnesses.account_nonce
+        told = await asyncio.gather(*(agreed(signer, depth) for signer in asked))
+        return {signer: each.count for signer, each in zip(asked, told, strict=True)}
 
     async def _strangers(self, receipts: Iterable[Receipt]) -> set[bytes]:
         """Those whose block is not on the head's chain, or not known to be; by transaction hash."""

@@ -113,17 +113,16 @@ class SignerPool:
         if account.looked_at is not None and now - account.looked_at < LOOK_AT_NONCE_MS:
             return
         address, chain = account.address, self._chain
-        known = await self._store.raise_nonce_floor(self._chain_id, address, 0)
-        # Where the other endpoints are not well, one may be believed only if the journal cannot be
-        # right without it: what is left out by a lie stops the signer.
-        alone = not known or account.doubted
         mined, pooled = await asyncio.gather(
-            chain.agreed_account_nonce(address, alone=alone), chain.pooled_nonces(address)
+            chain.witnesses.account_nonce(address), chain.pooled_nonces(address)
         )
-        if len(pooled) == 1 < len(chain.endpoints) and not alone:
-            pooled = ()
-        next_nonce = await self._store.raise_nonce_floor(self._chain_id, address, mined)
-        floor = nonce_floor(next_nonce, mined, pooled)
+        # Only now, or what another process has signed meanwhile would seem to be a stranger's.
+        known = await self._store.raise_nonce_floor(self._chain_id, address, 0)
+        floor: int | None = known
+        # What is left out by a lie stops the signer. One of several endpoints, while the others are
+        # away, is believed only where the journal cannot be right without it, and never far.
+        if not mined.alone or not known or account.doubted:
+            floor = nonce_floor(known, mined.count, pooled, alone=mined.alone)
         if floor is not None:
             await self._store.raise_nonce_floor(self._chain_id, address, floor)
             account.doubted = False
@@ -234,10 +233,7 @@ class SignerPool:
             return preparation
         account = self._accounts[address]
         if preparation.account_nonce > account.floor:
-            agreed = await self._chain.agreed_account_nonce(
-                address, told=preparation.account_nonce, alone=False
-            )
-            account.floor = max(account.floor, agreed)
+            account.floor = await self._raised_floor(account, preparation.account_nonce)
         account.balance = preparation.balance
         fees = initial_fees(preparation.market, self._policy.max_fee_per_gas)
         if fees is None:
@@ -251,6 +247,16 @@ class SignerPool:
             return Refusal(Reason.OUT_OF_GAS_MONEY)
         self._fit_again(account, Reason.OUT_OF_GAS_MONEY)
         return prepared
+
+    async def _raised_floor(self, account: Account, told: int) -> int:
+        """The least account nonce of the next transaction, where the chain has told of a higher
+        one than it was.
+        """
+        witnesses = self._chain.witnesses
+        if not witnesses.exist:
+            return told
+        agreed = await witnesses.account_nonce(account.address)
+        return account.floor if agreed.alone else max(account.floor, agreed.count)
 
     async def prepare_group(
         self, call: Call, address: bytes, singles: Sequence[Prepared]

@@ -131,14 +131,14 @@ class Watcher:
 
     async def _confirm_block(self, number: int, block_hash: bytes) -> bool | None:
         """Whether the chain has this block: as the endpoint that is read from shows it by now, and
-        a second one where there is one.
+        as others witness where there are several.
         """
         if (number, block_hash) in self._confirmed:
             return True
         holds = await self._heads.holds(number, block_hash)
         if holds is False:
             return False
-        elsewhere = await self._chain.confirm_block(number, block_hash)
+        elsewhere = await self._chain.witnesses.confirm_block(number, block_hash)
         holds = holds if elsewhere is None else elsewhere
         if holds:
             self._confirmed.add((number, block_hash))
@@ -315,11 +315,12 @@ class Watcher:
         return resolved, mined
 
     async def _look_twice(self, resolved: Mapping[int, Resolved]) -> dict[int, Resolved]:
-        """Those ends that a second endpoint does not contradict: by a receipt that is made up a
-        payment would seem to be made, or never to be.
+        """Those ends that the witnesses bear out, where there are any: by a receipt that is made
+        up a payment would seem to be made, or never to be.
         """
         mined = [end.receipt for end in resolved.values() if isinstance(end, Mined)]
-        answers = await asyncio.gather(*(self._chain.confirm_receipt(each) for each in mined))
+        confirm = self._chain.witnesses.confirm_receipt
+        answers = await asyncio.gather(*(confirm(each) for each in mined))
         refuted = {
             receipt.transaction_hash
             for receipt, same in zip(mined, answers, strict=True)

@@ -17,6 +17,7 @@ from facilitator.ethereum.transactions import Call, CodeOf, Read
 from facilitator.node import ChainUnavailable, NodeFault
 from facilitator.schemes import eip3009_chain
 from facilitator.schemes.eip3009 import Eip3009Payment
+from facilitator.witnesses import AgreedCount, Witnesses
 from tests.model_chain import MAX_LAG, ModelBlock, Sent, Weather
 from tests.model_chain import Chain as Model
 
@@ -49,6 +50,7 @@ class ModelNode(Chain):
         }
         self._by_nonce = {each.authorization_nonce: name for name, each in payments.items()}
         self.step: Callable[[], None] = lambda: None
+        self.witnesses = NoWitnesses(self)
 
     def _view(self) -> ModelBlock:
         """One machine's head."""
@@ -133,27 +135,8 @@ class ModelNode(Chain):
     ) -> dict[bytes, int]:
         return {address: await self.account_nonce(address, block) for address in addresses}
 
-    async def agreed_account_nonce(
-        self,
-        address: bytes,
-        block: int | str = "latest",
-        *,
-        told: int | None = None,
-        alone: bool = True,
-    ) -> int:
-        return await self.account_nonce(address, block) if told is None else told
-
     async def pooled_nonces(self, address: bytes) -> tuple[int, ...]:
         return (await self.account_nonce(address, "pending"),)
-
-    async def confirm_account_nonce(self, address: bytes, block: int | str) -> int | None:
-        return None
-
-    async def confirm_receipt(self, receipt: Receipt) -> bool | None:
-        return None
-
-    async def confirm_block(self, number: int, block_hash: bytes) -> bool | None:
-        return None  # there is no second endpoint
 
     async def logs(self, wanted: LogFilter, first: int, last: int) -> tuple[Log, ...]:
         nonce = wanted.topics[-1]
@@ -173,3 +156,17 @@ class ModelNode(Chain):
             self._events["send without an answer"] += 1
             return NodeFault.UNAVAILABLE
         return None
+
+
+class NoWitnesses(Witnesses):
+    """There is one endpoint, whichever machine answers behind it."""
+
+    def __init__(self, node: ModelNode) -> None:
+        self._node = node
+
+    @property
+    def exist(self) -> bool:
+        return False
+
+    async def account_nonce(self, address: bytes, block: int | str = "latest") -> AgreedCount:
+        return AgreedCount(await self._node.account_nonce(address, block), alone=False)

@@ -26,7 +26,7 @@ MAP: Final = {
     "edge formats": ("strict_json", "dialects"),
     "adapters": (
         *("redaction", "tracing", "telemetry", "otlp"),
-        *("rpc", "node", "chain", "tokens", "store", "changes", "metrics"),
+        *("rpc", "node", "witnesses", "chain", "tokens", "store", "changes", "metrics"),
     ),
     "settling": (
         *("heads", "observation", "examination", "investigation", "judgement", "listeners"),

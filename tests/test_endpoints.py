@@ -198,19 +198,20 @@ async def test_a_second_endpoint_contradicts_what_the_first_one_forges(devnet: D
             )
         )
         head = await chain.head()
-        assert await chain.confirm_block(head.number, head.hash) is True
+        assert await chain.witnesses.confirm_block(head.number, head.hash) is True
         first.faults["eth_getTransactionCount"] = lying_nonce(7)
         lied = await chain.account_nonce(address, head.number)
-        assert await chain.confirm_account_nonce(address, head.number) == lied - 7
+        agreed = await chain.witnesses.account_nonce(address, head.number)
+        assert (agreed.count, agreed.alone) == (lied - 7, False)
         first.faults["eth_getTransactionReceipt"] = forged_receipt(succeeded=True)
         receipts = await chain.receipts([b"\x11" * 32])
         forged = receipts[b"\x11" * 32]
         assert forged.succeeded
-        assert await chain.confirm_block(forged.block_number, b"\x22" * 32) is False
-        assert await chain.confirm_receipt(forged) is False
+        assert await chain.witnesses.confirm_block(forged.block_number, b"\x22" * 32) is False
+        assert await chain.witnesses.confirm_receipt(forged) is False
         second.faults["*"] = stale_by(5)
-        assert await chain.confirm_block(head.number, head.hash) is False
-        assert await chain.confirm_block(head.number - 9, head.parent_hash) is False
+        assert await chain.witnesses.confirm_block(head.number, head.hash) is False
+        assert await chain.witnesses.confirm_block(head.number - 9, head.parent_hash) is False
 
 
 async def test_a_failure_that_one_endpoint_makes_up_is_never_told(

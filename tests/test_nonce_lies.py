@@ -7,7 +7,15 @@ import pytest
 
 from facilitator.devnet import Devnet, DevnetOptions
 from tests.chain import approve, devnet_payment, settled_logs
-from tests.faultproxy import already_known, fault_proxy, lying_nonce
+from tests.endpoints import behind_two, settled
+from tests.faultproxy import (
+    already_known,
+    fault_proxy,
+    lose_request,
+    lying_nonce,
+    nonce_too_low,
+    refuse_with,
+)
 from tests.service import request, serve
 from tests.x402_service import nonce_of
 
@@ -42,6 +50,59 @@ async def test_a_count_that_one_endpoint_alone_tells_leaves_no_account_nonce_out
             assert not service.logged("gap_filled")
     assert len(await settled_logs(devnet)) == 1
     assert await nonce_of(devnet) == 1
+
+
+@pytest.mark.parametrize("by", [10_000, 2**63 - 40])
+@pytest.mark.parametrize("says", ["a count", "nonce too low as well"])
+async def test_a_count_far_ahead_is_believed_of_no_endpoint_that_is_left_alone(
+    devnet: Devnet, tmp_path: Path, by: int, says: str
+) -> None:
+    """No gap filler closes a gap of that size: the signer waits for a second word instead."""
+    await approve(devnet)
+    async with behind_two(devnet, tmp_path, SETTLE_TIMEOUT_SECONDS="4") as (service, first, second):
+        await settled(service, devnet, 1)
+        second.faults["*"] = lose_request
+        await settled(service, devnet, 1)
+        async with asyncio.timeout(30):
+            while "endpoint_excluded" not in {line["event"] for line in service.lines}:
+                await settled(service, devnet, 1)
+        first.faults[COUNT] = lying_nonce(by=by)
+        if "too low" in says:
+            first.faults[SEND] = nonce_too_low
+        header = devnet_payment(devnet)
+        status, reply = await service.post("/settle", request(header))
+        if "too low" in says:
+            assert (status, reply["error"]) == (200, "Settlement pending")
+            status, _ = await service.post("/settle", request(devnet_payment(devnet)))
+            assert status == 503
+            assert service.logged("signer_paused")
+        first.heal()
+        second.heal()
+        async with asyncio.timeout(30):
+            while not reply["success"]:
+                await asyncio.sleep(0.5)
+                _, reply = await service.post("/settle", request(header))
+        await settled(service, devnet, 2)
+        assert not service.logged("gap_filled")
+        # Superseded on the word of the only one that was left, it was sent again beside the next.
+        again = len(service.logged("gap_reopened"))
+    assert await nonce_of(devnet) == len(await settled_logs(devnet)) + again
+
+
+async def test_a_count_is_believed_of_no_endpoint_because_another_one_was_read(
+    devnet: Devnet, tmp_path: Path
+) -> None:
+    """It limits our rate for one question, so that the other one is asked that."""
+    await approve(devnet)
+    async with behind_two(devnet, tmp_path, SETTLE_TIMEOUT_SECONDS="6") as (service, first, _):
+        await settled(service, devnet, 1)
+        first.faults[COUNT] = lying_nonce(by=2**40)
+        first.faults["eth_feeHistory"] = refuse_with(-32005, "rate limit")
+        await settled(service, devnet, 2)
+        first.heal()
+        await settled(service, devnet, 2)
+        assert not service.logged("gap_filled")
+    assert await nonce_of(devnet) == 5
 
 
 SEND, COUNT = "eth_sendRawTransaction", "eth_getTransactionCount"

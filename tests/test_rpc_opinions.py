@@ -14,23 +14,42 @@ from tests.rpcserver import Reply, calls_in
 pytestmark = pytest.mark.anyio
 
 
-# --- a second opinion
+# --- witnesses
 
 
 async def confirmed(chain: Chain, block_hash: str = HASH) -> bool | None:
-    return await chain.confirm_block(1_000, bytes.fromhex(block_hash[2:]))
+    return await chain.witnesses.confirm_block(1_000, bytes.fromhex(block_hash[2:]))
 
 
-async def test_a_block_is_confirmed_by_the_endpoint_that_was_not_read() -> None:
-    async with nodes(2) as (rpc, [first, second]):
+def block(block_hash: str, number: int = 1_000) -> JSON:
+    now = hex(int(time.time()))
+    about: JSON = {"number": hex(number), "hash": block_hash, "parentHash": HASH, "timestamp": now}
+    return {"result": about}
+
+
+@pytest.mark.parametrize("liar", [0, 1])
+async def test_of_two_endpoints_both_must_have_the_block(liar: int) -> None:
+    """Whichever of them answered a read last."""
+    async with nodes(2) as (rpc, pair):
         chain = Chain(rpc)
-        first.answers["eth_getCode"] = second.answers["eth_getCode"] = {"result": "0x"}
-        await chain.code(bytes(20))
+        assert await confirmed(chain) is True
+        for reader in (0, 1):
+            for node in pair:
+                node.answers.clear()
+            # The other one answers the read, and the first stays well: so do rate limits.
+            pair[1 - reader].answers["eth_call"] = {"error": {"code": -32005, "message": "limit"}}
+            pair[liar].answers["eth_getBlockByNumber"] = block(OTHER_HASH)
+            await rpc.call("eth_call")
+            assert await confirmed(chain, OTHER_HASH) is False
+            assert await confirmed(chain) is False
+
+
+async def test_of_three_endpoints_two_are_enough_and_one_is_not() -> None:
+    async with nodes(3) as (rpc, [first, _second, _third]):
+        chain = Chain(rpc)
+        first.answers["eth_getBlockByNumber"] = block(OTHER_HASH)
         assert await confirmed(chain) is True
         assert await confirmed(chain, OTHER_HASH) is False
-        first.fault = Reply(status=500)
-        await chain.code(bytes(20))  # read from the second one now
-        assert not await confirmed(chain)
 
 
 @pytest.mark.parametrize(
@@ -38,7 +57,7 @@ async def test_a_block_is_confirmed_by_the_endpoint_that_was_not_read() -> None:
     [
         {"result": None},
         {"result": {}},
-        {"result": {"number": "0x3e7", "hash": HASH, "parentHash": HASH, "timestamp": "0x1"}},
+        block(HASH, 999),
         {"error": {"code": -32000, "message": "header not found"}},
         {},
     ],
@@ -50,30 +69,87 @@ async def test_what_is_no_block_at_that_height_confirms_nothing(answer: JSON) ->
         assert await confirmed(Chain(rpc)) is False
 
 
-async def test_no_second_opinion_comes_from_one_that_is_not_well() -> None:
+async def test_one_that_has_failed_a_moment_ago_is_still_asked() -> None:
+    """Or the other one would be believed alone whenever a connection breaks."""
+    async with nodes(2, penalty=0.4) as (rpc, [_, second]):
+        second.answers["eth_getBlockByNumber"] = block(OTHER_HASH)
+        assert await confirmed(Chain(rpc)) is False
+        second.hang_ups = 2
+        assert await confirmed(Chain(rpc)) is False
+        assert rpc.endpoints[1].health.standing == "broken"
+        assert await confirmed(Chain(rpc)) is False
+
+
+async def test_the_one_that_is_left_of_several_is_believed() -> None:
+    """Those on another chain are no witnesses, and those that are away neither."""
     async with nodes(2) as (rpc, [_, second]):
         second.chain_id = 1
         await rpc.call("eth_call")
-        assert await confirmed(Chain(rpc)) is None
-        assert await Chain(rpc).confirm_account_nonce(bytes(20), 7) is None
-    async with nodes(1) as (rpc, _):
-        await rpc.call("eth_call")
-        assert await confirmed(Chain(rpc)) is None
+        assert await confirmed(Chain(rpc)) is True
+        assert await confirmed(Chain(rpc), OTHER_HASH) is False
+    async with nodes(2) as (rpc, [_, second]):
+        second.fault = Reply(status=500)
+        assert await confirmed(Chain(rpc)) is False
+        async with asyncio.timeout(10):
+            while not await confirmed(Chain(rpc)):  # noqa: ASYNC110 - its circuit opens by itself
+                await asyncio.sleep(0.1)
+        assert rpc.endpoints[1].health.is_open()
 
 
-async def test_an_account_nonce_is_confirmed_as_of_a_block() -> None:
+async def test_with_no_endpoint_left_nothing_is_confirmed() -> None:
     async with nodes(2) as (rpc, [first, second]):
-        await rpc.call("eth_call")
-        second.answers["eth_getTransactionCount"] = {"result": "0x5"}
-        assert await Chain(rpc).confirm_account_nonce(b"\x11" * 20, 7) == 5
-        assert calls_in(second.server.posts[-1])[0]["params"] == ["0x" + "11" * 20, "0x7"]
-        assert first.asked == ["eth_call"]
-        for garbage in ("0x", None, 5, hex(2**63)):
-            second.answers["eth_getTransactionCount"] = {"result": garbage}
-            assert await Chain(rpc).confirm_account_nonce(bytes(20), 7) == 0
-        second.answers["eth_getTransactionCount"] = {"result": "0x5"}
-        first.answers["eth_getTransactionCount"] = {"result": "0x8"}
-        assert await Chain(rpc).agreed_account_nonce(bytes(20), 7) == 5
+        first.chain_id = second.chain_id = 1
+        assert await confirmed(Chain(rpc)) is False
+        assert await Chain(rpc).witnesses.confirm_account_nonce(bytes(20), 0) is False
+        with pytest.raises(ChainUnavailable):
+            await Chain(rpc).witnesses.account_nonce(bytes(20))
+
+
+async def test_a_lone_endpoint_has_no_witness() -> None:
+    async with nodes(1) as (rpc, [node]):
+        assert await confirmed(Chain(rpc)) is None
+        assert await Chain(rpc).witnesses.confirm_account_nonce(bytes(20), 7) is None
+        node.answers["eth_getTransactionCount"] = {"result": "0x5"}
+        agreed = await Chain(rpc).witnesses.account_nonce(bytes(20))
+        assert (agreed.count, agreed.alone) == (5, False)
+
+
+@pytest.mark.parametrize(
+    ("told", "count"),
+    [((5, 5), 5), ((5, 8), 5), ((8, 5), 5), ((9, 5, 8), 8), ((5, 2**40, 5), 5), ((0, 7, 7), 7)],
+)
+async def test_an_account_nonce_is_what_two_endpoints_bear_out(
+    told: tuple[int, ...], count: int
+) -> None:
+    async with nodes(len(told)) as (rpc, running):
+        for node, each in zip(running, told, strict=True):
+            node.answers["eth_getTransactionCount"] = {"result": hex(each)}
+        agreed = await Chain(rpc).witnesses.account_nonce(b"\x11" * 20, 7)
+        assert (agreed.count, agreed.alone) == (count, False)
+        for node in running:
+            assert calls_in(node.server.posts[-1])[0]["params"] == ["0x" + "11" * 20, "0x7"]
+        exactly = Chain(rpc).witnesses.confirm_account_nonce
+        for each in {*told, count}:
+            assert await exactly(b"\x11" * 20, each) is (told.count(each) >= 2)
+
+
+@pytest.mark.parametrize("silence", ["0x", None, 5, hex(2**63)])
+async def test_an_endpoint_that_gives_no_count_bears_out_none(silence: JSON) -> None:
+    """Not even that an account has none."""
+    async with nodes(2) as (rpc, [first, second]):
+        first.answers["eth_getTransactionCount"] = {"result": "0x0"}
+        second.answers["eth_getTransactionCount"] = {"result": silence}
+        assert await Chain(rpc).witnesses.confirm_account_nonce(bytes(20), 0) is False
+        first.answers["eth_getTransactionCount"] = {"result": "0x5"}
+        assert (await Chain(rpc).witnesses.account_nonce(bytes(20))).count == 0
+
+
+async def test_an_account_nonce_that_one_of_several_tells_alone_is_marked() -> None:
+    async with nodes(2) as (rpc, [first, second]):
+        second.chain_id = 1
+        first.answers["eth_getTransactionCount"] = {"result": "0x5"}
+        agreed = await Chain(rpc).witnesses.account_nonce(bytes(20))
+        assert (agreed.count, agreed.alone) == (5, True)
 
 
 async def test_every_endpoint_counts_what_waits_in_its_pool() -> None:

@@ -74,7 +74,6 @@ class RPC:
         self._queue: list[PendingCall] = []
         self._queues: dict[Endpoint, list[PendingCall]] = {}  # of calls for one of them alone
         self._in_flight: dict[asyncio.Task[None], list[PendingCall]] = {}
-        self._reader = self.endpoints[0]  # the one that answered last
 
     async def call(self, method: str, *params: object) -> JSON:
         """The node's `result`; raises RPCError or TransportError."""
@@ -122,19 +121,18 @@ class RPC:
             future.add_done_callback(_retrieve)
         return asked
 
-    async def call_second(self, method: str, *params: object) -> JSON:
-        """Ask an endpoint that is well and is not the one that answered the last read. Raises
-        RPCError, and TransportError also where there is no such endpoint.
+    async def call_each(self, method: str, *params: object) -> list[JSON | BaseException]:
+        """What every endpoint says by itself, the preferred first: its result, or the RPCError or
+        TransportError that is there instead. Left out are those that are known to be away, on
+        another chain or behind, or asked for a pause; so there may be none.
         """
         await self._inspector.refresh()
-        others = [each for each in self._inspector.good() if each is not self._reader]
-        if not others:
-            raise TransportError("no second endpoint", kind=FaultKind.EXCLUDED)
-        call = self._enqueue(method, params, others[0])
+        calls = [self._enqueue(method, params, each) for each in self._inspector.witnesses()]
         try:
-            return await call.future
+            return await asyncio.gather(*(call.future for call in calls), return_exceptions=True)
         except asyncio.CancelledError:
-            self._abandon(call)
+            for call in calls:
+                self._abandon(call)
             raise
 
     def _enqueue(self, method: str, params: Params, target: Endpoint | None = None) -> PendingCall:
@@ -182,10 +180,7 @@ class RPC:
                 now = loop.time()
                 # One that hangs must leave time for the next.
                 until = now + (deadline - now) / (len(endpoints) - tried)
-                before = len(calls)
                 calls = await self._ask(endpoint, calls, until)
-                if target is None and len(calls) < before:
-                    self._reader = endpoint
                 if not calls:
                     break
             for call in calls:

@@ -107,6 +107,12 @@ class Health:
         """
         return self.faults >= FAULTS_TO_OPEN
 
+    def may_be_well(self) -> bool:
+        """Whether it is well, or was until now and may be again when it is asked."""
+        if self.standing is Standing.BROKEN:
+            return not self.is_open()
+        return self.standing in (Standing.GOOD, Standing.UNKNOWN)
+
     def failed(self, now: float) -> None:
         """It gave no usable answer."""
         self.faults += 1

@@ -93,6 +93,17 @@ class Inspector:
             each for each in self._endpoints if each.is_well() and each.health.silent_until <= now
         ]
 
+    def witnesses(self) -> list[Endpoint]:
+        """Those whose own word counts, the preferred first: also one that has failed a moment ago.
+        Whoever speaks to us must not be the only one there is because of that.
+        """
+        now = asyncio.get_running_loop().time()
+        return [
+            each
+            for each in self._endpoints
+            if each.health.may_be_well() and each.health.silent_until <= now
+        ]
+
     async def refusal(self, endpoint: Endpoint, until: float) -> TransportError | None:
         """Why an endpoint may not be asked now, None where it may. One that is not known to be well
         is looked at first, where its pause allows.

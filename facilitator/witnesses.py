@@ -1,0 +1,113 @@
+"""What no single endpoint is believed about: the blocks, receipts and account nonces that decide.
+
+Every endpoint that is well is asked by itself, and two must say the same where two are there: then
+one that lies, alone, makes up no outcome, whichever of them the lie was read from. The caller's own
+reading is no third voice: it came from one of them.
+"""
+
+from collections.abc import Callable
+from contextlib import suppress
+from typing import TypeVar
+
+from msgspec import Struct
+
+from facilitator.ethereum.receipts import Receipt
+from facilitator.node import ChainUnavailable, counter, parse_block, parse_receipt, to_hex
+from facilitator.rpc import RPC
+from facilitator.strict_json import JSON
+
+QUORUM = 2
+T = TypeVar("T")
+
+
+class AgreedCount(Struct, frozen=True):
+    """A count that two endpoints bear out; `alone`: one of several told it while the others were
+    away.
+    """
+
+    count: int
+    alone: bool
+
+
+class Witnesses:
+    """The endpoints of one chain, each by itself.
+
+    Where a single endpoint is configured there is none but the one that was read (None). Where all
+    others of several are away, the one that is left is believed. One that does not answer, or not
+    yet, agrees with nobody.
+    """
+
+    def __init__(self, rpc: RPC) -> None:
+        self._rpc = rpc
+
+    @property
+    def exist(self) -> bool:
+        """Whether more than one endpoint is configured."""
+        return len(self._rpc.endpoints) > 1
+
+    async def confirm_block(self, number: int, block_hash: bytes) -> bool | None:
+        """Whether they have this block at this height. Never raises."""
+
+        def same(answer: JSON) -> bool:
+            block = parse_block(answer)
+            return (block.number, block.hash) == (number, block_hash)
+
+        return await self._confirm(same, "eth_getBlockByNumber", hex(number), False)
+
+    async def confirm_receipt(self, receipt: Receipt) -> bool | None:
+        """Whether they show the same receipt: its block, its success and its logs. Never raises."""
+
+        def same(answer: JSON) -> bool:
+            return _decisive(parse_receipt(answer)) == _decisive(receipt)
+
+        name = to_hex(receipt.transaction_hash)
+        return await self._confirm(same, "eth_getTransactionReceipt", name)
+
+    async def confirm_account_nonce(self, address: bytes, count: int) -> bool | None:
+        """Whether they count so many mined transactions of `address`, no more and no fewer, at
+        their latest blocks. Never raises.
+        """
+
+        def same(answer: JSON) -> bool:
+            return counter(answer) == count
+
+        return await self._confirm(same, "eth_getTransactionCount", to_hex(address), "latest")
+
+    async def account_nonce(self, address: bytes, block: int | str = "latest") -> AgreedCount:
+        """How many transactions of `address` are mined as of a block number or tag. Raises
+        ChainUnavailable where nobody counts them.
+        """
+        tag = hex(block) if isinstance(block, int) else block
+        asked = "eth_getTransactionCount", to_hex(address), tag
+        counts = await self._hear(counter, *asked)
+        if all(count is None for count in counts):
+            raise ChainUnavailable("no endpoint counts an account's transactions")
+        quorum = min(QUORUM, len(counts))
+        # Counts only grow: who counts more bears out what is less.
+        borne_out = sorted((count or 0 for count in counts), reverse=True)[quorum - 1]
+        return AgreedCount(borne_out, alone=quorum < QUORUM and self.exist)
+
+    async def _confirm(
+        self, same: Callable[[JSON], bool], method: str, *params: object
+    ) -> bool | None:
+        if not self.exist:
+            return None
+        words = await self._hear(same, method, *params)
+        return bool(words) and words.count(True) >= min(QUORUM, len(words))
+
+    async def _hear(
+        self, parse: Callable[[JSON], T], method: str, *params: object
+    ) -> list[T | None]:
+        """Each one's word, None where it gives none."""
+        words: list[T | None] = []
+        for answer in await self._rpc.call_each(method, *params):
+            word = None
+            if not (answer is None or isinstance(answer, BaseException)):
+                with suppress(ChainUnavailable):  # garbage
+                    word = parse(answer)
+            words.append(word)
+        return words
+
+
+def _decisive(receipt: Receipt) -> object:
+    return receipt.transaction_hash, receipt.block_hash, receipt.succeeded, receipt.logs

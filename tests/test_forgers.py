@@ -1,0 +1,98 @@
+"""A node that makes up a whole payment, our transaction's receipt with the very log that proves it,
+and does what it can so that nobody else is asked.
+"""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+from eth_abi.abi import encode
+
+from facilitator.devnet import Devnet, DevnetOptions
+from facilitator.ethereum.keccak import keccak256
+from tests.chain import PAYMENT_SETTLED, approve, devnet_payment, settled_logs, unhex
+from tests.endpoints import behind_two
+from tests.faultproxy import (
+    Answer,
+    Call,
+    Fault,
+    Forward,
+    already_known,
+    leave_out,
+    lose_reply,
+    refuse_with,
+)
+
+pytestmark = pytest.mark.anyio
+
+LIMITED = refuse_with(-32005, "rate limit exceeded")
+
+
+@pytest.fixture
+def devnet_options() -> DevnetOptions:
+    return DevnetOptions(port=0, block_time=1)
+
+
+def forged_payment(devnet: Devnet, header: dict[str, str]) -> Fault:
+    """For eth_getTransactionReceipt: what is not mined has paid `header` in the newest block."""
+
+    async def fault(call: Call, forward: Forward) -> Answer | None:
+        answer = await forward(call)
+        if answer["result"] is not None:
+            return answer
+        latest = {"method": "eth_getBlockByNumber", "params": ["latest", False]}
+        block = (await forward({**call, **latest}))["result"]
+        timestamp = int(block["timestamp"], 16)
+        payer, pay_to = unhex(header["payer"]), unhex(header["payTo"])
+        payment_id = keccak256(
+            payer + pay_to + header["nonce"].encode() + timestamp.to_bytes(32, "big")
+        )
+        topics = [PAYMENT_SETTLED, payment_id, bytes(12) + payer, bytes(12) + pay_to]
+        types = ["address", "uint256", "uint256", "string", "uint256"]
+        told = [devnet.usdc, int(header["amount"]), 0, header["resource"], timestamp]
+        where = {
+            "transactionHash": call["params"][0],
+            "blockNumber": block["number"],
+            "blockHash": block["hash"],
+        }
+        log = {
+            **where,
+            "address": f"0x{devnet.contract.hex()}",
+            "data": f"0x{encode(types, told).hex()}",
+            "topics": [f"0x{topic.hex()}" for topic in topics],
+            "logIndex": "0x0",
+        }
+        costs = {"gasUsed": hex(100_000), "effectiveGasPrice": hex(10**9), "status": "0x1"}
+        return {**answer, "result": {**where, **costs, "logs": [log]}}
+
+    return fault
+
+
+@pytest.mark.parametrize(
+    "trick",
+    [None, LIMITED, leave_out, lose_reply],
+    ids=["none", "limits", "leaves out", "hangs up"],
+)
+@pytest.mark.parametrize("liar", [0, 1], ids=["first", "second"])
+async def test_a_payment_that_one_endpoint_makes_up_is_never_a_success(
+    devnet: Devnet, tmp_path: Path, liar: int, trick: Fault | None
+) -> None:
+    """Whatever else it answers, so that the honest one is read last, or it is excluded itself."""
+    await approve(devnet)
+    await devnet.rpc("anvil_mine", hex(60), hex(1))
+    async with behind_two(devnet, tmp_path, SETTLE_TIMEOUT_SECONDS="5") as (service, *pair):
+        header = devnet_payment(devnet)
+        for proxy in pair:
+            proxy.faults["eth_sendRawTransaction"] = already_known  # and it is in no pool
+        asked = asyncio.create_task(service.settle(header))
+        await service.wait_for("settlement_submitted")
+        pair[liar].faults["eth_getTransactionReceipt"] = forged_payment(devnet, header)
+        if trick is not None:
+            pair[liar].faults["eth_getTransactionCount"] = trick
+        reply = await asked
+        assert (reply["success"], reply["error"]) == (False, "Settlement pending")
+        assert await settled_logs(devnet) == []
+        for proxy in pair:
+            proxy.heal()
+        assert (await service.settle(header))["success"]
+    assert len(await settled_logs(devnet)) == 1
