@@ -19,7 +19,6 @@ from contextlib import asynccontextmanager
 from typing import cast
 
 import uvloop
-from hypercorn.asyncio import serve
 from hypercorn.config import Config as ServerConfig
 from hypercorn.typing import ASGIFramework
 from hypercorn.utils import LifespanFailureError
@@ -28,6 +27,7 @@ from msgspec.structs import replace
 from facilitator.app import create_app
 from facilitator.config import Config, ConfigError, load_config
 from facilitator.database import PostgreSQL
+from facilitator.http1 import serve
 from facilitator.redaction import add_secret
 from facilitator.telemetry import configure_logging, event, get_logger, log_uncaught
 from facilitator.tracing import configure_tracing

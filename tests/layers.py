@@ -9,7 +9,6 @@ from contextlib import asynccontextmanager
 from typing import Any, cast
 
 import pytest
-from hypercorn.asyncio import serve
 from hypercorn.config import Config
 from hypercorn.typing import ASGIFramework
 from starlette.applications import Starlette
@@ -17,6 +16,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from facilitator.http1 import serve
 from facilitator.middleware import layers, read_body
 from facilitator.telemetry import request_id
 
