@@ -17,6 +17,7 @@ import h11
 import hypercorn.asyncio
 import hypercorn.protocol
 from hypercorn.config import Config
+from hypercorn.events import Closed, Event, Updated
 from hypercorn.protocol.h11 import H11Protocol
 from hypercorn.typing import ASGIFramework
 
@@ -86,6 +87,21 @@ class HTTP1Protocol(H11Protocol):
         super().__init__(*args, **kwargs)
         limit = self.config.h11_max_incomplete_size
         self.connection = HTTP1Connection(h11.SERVER, max_incomplete_event_size=limit)
+        self.over = False
+
+    async def handle(self, event: Event) -> None:
+        """Without this, Hypercorn (0.18) goes on timing a connection that has ended: three tasks of
+        each stay until the time for idle ones is up.
+        """
+        await super().handle(event)
+        if isinstance(event, Closed):
+            self.over = True
+            await self.send(Updated(idle=False))  # stops the clock, and nothing else
+
+    async def _maybe_recycle(self) -> None:
+        await super()._maybe_recycle()  # which starts it
+        if self.over:
+            await self.send(Updated(idle=False))
 
     async def _send_error_response(self, status_code: int) -> None:
         headers = [

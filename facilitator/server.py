@@ -154,8 +154,8 @@ def spare_the_collector() -> None:
 
 
 def _raise_descriptor_limit() -> None:
-    """Hypercorn keeps the descriptor of a connection that its client has closed until KEEP_ALIVE
-    ends: a hundred short connections a second need thousands, and many systems start with 1,024.
+    """Thousands of requests are answered at once, and clients keep as many connections for their
+    next ones; many systems start with 1,024 descriptors.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, DESCRIPTORS)

@@ -92,7 +92,7 @@ async def serving(deadline: float = 10.0) -> AsyncIterator[Service]:
     config = Config()
     config.bind = [f"fd://{listener.detach()}"]
     config.errorlog = logging.getLogger("hypercorn.error")
-    config.keep_alive_timeout = 0.1
+    config.keep_alive_timeout = 75  # nothing that a client leaves may last that long
     stop = asyncio.Event()
     app = cast(ASGIFramework, service.app)
     server = asyncio.create_task(serve(app, config, shutdown_trigger=stop.wait))

@@ -19,6 +19,7 @@ MANY = 500
 # Each of them ends in a part of Hypercorn of its own.
 LEAKY = ("h2c", "HTTP/2", "HTTP/2's preface", "WebSocket", "WebSocket without a key")
 ECHO = b"POST /echo HTTP/1.1\r\nHost: x\r\n"
+POST_HALF = ECHO + b"Content-Length: 10\r\n\r\n12345"
 
 
 @pytest.mark.parametrize("kind", LEAKY)
@@ -112,6 +113,28 @@ async def test_http_2_behind_an_upgrade_that_was_ignored_is_not_spoken() -> None
         assert (await client.reply())[0] == 200
         status, _, body = await client.reply()
         assert (status, body) == (505, b"")
+        assert await asyncio.wait_for(client.reader.read(), 5) == b""
+
+
+async def test_no_connection_outlives_its_client() -> None:
+    """Before a request, after a reply, with half a request or several: `serving` gives them 4 s,
+    and an idle connection has 75.
+    """
+    async with serving() as service:
+        for sent in (b"", GET + b"\r\n", GET, (GET + b"\r\n") * 5, POST_HALF):
+            await asyncio.to_thread(hang_up, service.port, sent, 50)
+        async with raw(service) as client:
+            client.write(GET + b"\r\n")
+            await client.reply()
+
+
+async def test_a_client_that_says_no_more_is_answered_and_the_connection_closed() -> None:
+    """It has closed its half: all that it asked for comes, then the end (RFC 9112 section 9.6)."""
+    async with serving() as service, raw(service) as client:
+        client.write((GET + b"\r\n") * 3)
+        client.writer.write_eof()
+        for _ in range(3):
+            assert (await client.reply())[2] == b"one object for every request"
         assert await asyncio.wait_for(client.reader.read(), 5) == b""
 
 
