@@ -19,7 +19,6 @@ from contextlib import asynccontextmanager
 from typing import cast
 
 import uvloop
-from hypercorn.asyncio import serve
 from hypercorn.config import Config as ServerConfig
 from hypercorn.typing import ASGIFramework
 from hypercorn.utils import LifespanFailureError
@@ -28,6 +27,7 @@ from msgspec.structs import replace
 from facilitator.app import create_app
 from facilitator.config import Config, ConfigError, load_config
 from facilitator.database import PostgreSQL
+from facilitator.http1 import serve
 from facilitator.redaction import add_secret
 from facilitator.telemetry import configure_logging, event, get_logger, log_uncaught
 from facilitator.tracing import configure_tracing
@@ -154,8 +154,8 @@ def spare_the_collector() -> None:
 
 
 def _raise_descriptor_limit() -> None:
-    """Hypercorn keeps the descriptor of a connection that its client has closed until KEEP_ALIVE
-    ends: a hundred short connections a second need thousands, and many systems start with 1,024.
+    """Thousands of requests are answered at once, and clients keep as many connections for their
+    next ones; many systems start with 1,024 descriptors.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, DESCRIPTORS)

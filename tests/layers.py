@@ -9,7 +9,6 @@ from contextlib import asynccontextmanager
 from typing import Any, cast
 
 import pytest
-from hypercorn.asyncio import serve
 from hypercorn.config import Config
 from hypercorn.typing import ASGIFramework
 from starlette.applications import Starlette
@@ -17,6 +16,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from facilitator.http1 import serve
 from facilitator.middleware import layers, read_body
 from facilitator.telemetry import request_id
 
@@ -92,7 +92,7 @@ async def serving(deadline: float = 10.0) -> AsyncIterator[Service]:
     config = Config()
     config.bind = [f"fd://{listener.detach()}"]
     config.errorlog = logging.getLogger("hypercorn.error")
-    config.keep_alive_timeout = 0.1
+    config.keep_alive_timeout = 75  # nothing that a client leaves may last that long
     stop = asyncio.Event()
     app = cast(ASGIFramework, service.app)
     server = asyncio.create_task(serve(app, config, shutdown_trigger=stop.wait))

@@ -10,7 +10,6 @@ import warnings
 from collections.abc import AsyncIterator, Callable
 from typing import cast
 
-from hypercorn.asyncio import serve
 from hypercorn.typing import ASGIFramework
 from msgspec.structs import replace
 from starlette.requests import Request
@@ -19,6 +18,7 @@ from starlette.routing import Route
 
 from facilitator.app import create_app
 from facilitator.config import load_config
+from facilitator.http1 import serve
 from facilitator.server import listen, server_config, start_logging, stop_signal
 
 _other = logging.getLogger("somebody.else")

@@ -37,7 +37,7 @@ MAP: Final = {
     "shell": (
         *("checks", "mounts"),
         *("middleware", "measured_store", "survey", "chain_metrics", "measurement", "recent"),
-        *("service", "routes", "app", "server"),
+        *("service", "routes", "app", "http1", "server"),
         *("agreement", "sending", "options", "check", "deploy", "migrate", "devnet"),
         "recover",
         *(

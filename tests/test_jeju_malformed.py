@@ -100,7 +100,7 @@ RAW: tuple[tuple[bytes, bytes], ...] = (
     (POST + b"Content-Length: 2\r\nContent-Length: 3\r\n\r\n{}", b"400"),
     (POST + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n", b"400"),
     (POST + b"Transfer-Encoding: gzip\r\n\r\n{}", b"501"),
-    # which of the two counts is how requests are smuggled: the chunks do (RFC 9112, 6.3)
+    # which of the two counts is how requests are smuggled (RFC 9112, 6.1)
     (POST + b"Content-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", b"400"),
 )
 

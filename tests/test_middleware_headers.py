@@ -1,4 +1,4 @@
-"""Laws of what every reply carries, over real sockets and HTTP/2 too."""
+"""Laws of what every reply carries, over real sockets."""
 
 import asyncio
 import json
@@ -6,12 +6,9 @@ import re
 
 import aiohttp
 import pytest
-from h2.config import H2Configuration
-from h2.connection import H2Connection
-from h2.events import DataReceived, ResponseReceived, StreamEnded
 
-from facilitator.middleware import CORS, SecurityHeaders
-from tests.layers import LIMIT, Raw, raw, serving
+from facilitator.middleware import SecurityHeaders
+from tests.layers import LIMIT, raw, serving
 
 pytestmark = pytest.mark.anyio
 
@@ -132,57 +129,3 @@ async def test_requests_without_an_id_get_one_each() -> None:
             async with session.get(service.url("/named")) as response:
                 names.add(response.headers["X-Request-Id"])
         assert len(names) == 20
-
-
-# HTTP/2
-
-
-@pytest.mark.parametrize(
-    ("method", "path", "size", "status"),
-    [
-        ("GET", "/ignoring", 0, 200),
-        ("OPTIONS", "/ignoring", 0, 204),
-        ("POST", "/echo", 1500, 200),
-        ("POST", "/echo", LIMIT + 1, 413),
-        ("POST", "/ignoring", 300_000, 200),
-    ],
-)
-async def test_the_layers_hold_over_http_2(method: str, path: str, size: int, status: int) -> None:
-    """No Content-Length is sent, which HTTP/2 allows; two requests share the connection."""
-    async with serving() as service, raw(service) as client:
-        h2 = H2Connection(H2Configuration(client_side=True))
-        h2.initiate_connection()
-        client.write(h2.data_to_send())
-        for stream in (1, 3):
-            got_status, headers, body = await h2_request(h2, client, stream, method, path, size)
-            assert got_status == status
-            for name, value in (*SecurityHeaders.HEADERS, *CORS.EVERY_REPLY):
-                assert headers[name] == value
-            if path == "/echo" and status == 200:
-                assert body == b"x" * size
-
-
-async def h2_request(
-    h2: H2Connection, client: Raw, stream: int, method: str, path: str, size: int
-) -> tuple[int, dict[bytes, bytes], bytes]:
-    head = [(":method", method), (":path", path), (":scheme", "http"), (":authority", "x")]
-    h2.send_headers(stream, head, end_stream=size == 0)
-    unsent = size
-    status, headers, body = 0, {}, b""
-    while True:
-        while unsent and (room := min(h2.local_flow_control_window(stream), 16_384, unsent)):
-            unsent -= room
-            h2.send_data(stream, b"x" * room, end_stream=unsent == 0)
-        client.write(h2.data_to_send())
-        data = await asyncio.wait_for(client.reader.read(65_536), 5)
-        assert data, "connection closed"
-        for event in h2.receive_data(data):
-            if isinstance(event, ResponseReceived):
-                headers = {bytes(name): bytes(value) for name, value in event.headers}
-                status = int(headers[b":status"])
-            elif isinstance(event, DataReceived):
-                body += event.data
-                h2.acknowledge_received_data(event.flow_controlled_length, stream)
-            elif isinstance(event, StreamEnded):
-                client.write(h2.data_to_send())
-                return status, headers, body

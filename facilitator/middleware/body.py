@@ -126,8 +126,8 @@ async def _until_disconnect(receive: Receive) -> None:
 
 
 def _may_have_body(scope: Scope) -> bool:
-    """HTTP/1 announces a body; HTTP/2 need not."""
-    return scope["http_version"] not in ("1.0", "1.1") or any(
+    """HTTP/1.x announces a body, and nothing else is spoken here."""
+    return any(
         name == b"transfer-encoding" or (name == b"content-length" and value != b"0")
         for name, value in scope["headers"]
     )

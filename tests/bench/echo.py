@@ -8,7 +8,6 @@ import os
 import sys
 from typing import cast
 
-from hypercorn.asyncio import serve
 from hypercorn.typing import ASGIFramework
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -16,6 +15,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from facilitator.config import load_config
+from facilitator.http1 import serve
 from facilitator.server import (
     listen,
     new_event_loop,

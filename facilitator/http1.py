@@ -1,0 +1,124 @@
+"""Hypercorn, kept to HTTP/1.x.
+
+Hypercorn (0.18) takes a cleartext connection over to HTTP/2 for any client that asks, with
+`Upgrade: h2c` or with HTTP/2's preface, and no setting stops it: `alpn_protocols` is about TLS
+alone. When such a client closes at once, the task that writes waits for ever, the connection's task
+waits for that one, and a stop waits for both until the grace is over. A WebSocket handshake with a
+fault is refused, but its connection then stays open for as long as the client likes.
+
+Nobody needs either protocol here: proxies speak HTTP/1.1 to what stands behind them. So no request
+that asks for another one gets past the parser.
+"""
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import h11
+import hypercorn.asyncio
+import hypercorn.protocol
+from hypercorn.config import Config
+from hypercorn.events import Closed, Event, Updated
+from hypercorn.protocol.h11 import H11Protocol
+from hypercorn.typing import ASGIFramework
+
+from facilitator.middleware import CORS, SecurityHeaders
+
+
+class HTTP1Connection(h11.Connection):
+    """The server's end of a connection, on which nothing but HTTP/1.x is ever asked for.
+
+    `Upgrade` is left out of requests, as RFC 9110 section 7.8 allows: they are answered over
+    HTTP/1.1. `next_event` raises RemoteProtocolError, with the status to answer, for what is
+    refused, and from then on at every call, as it does after a malformed request: bytes that follow
+    are never taken for a request.
+    """
+
+    refusal: int | None = None  # the status
+
+    def next_event(self) -> h11.Event | type[h11.NEED_DATA] | type[h11.PAUSED]:
+        if self.refusal is None:
+            event = super().next_event()
+            if not isinstance(event, h11.Request):
+                return event
+            self.refusal = _refusal(event)
+            if self.refusal is None:
+                return _without_upgrade(event)
+        raise h11.RemoteProtocolError("refused", error_status_hint=self.refusal)
+
+
+def _refusal(request: h11.Request) -> int | None:
+    """The status with which a request that h11 can read is refused."""
+    # also HTTP/2's preface, which is a request for `PRI * HTTP/2.0` (RFC 9113 section 3.4)
+    if not request.http_version.startswith(b"1."):
+        return 505
+    names = {name for name, _ in request.headers}
+    # RFC 9112 section 6.1: a proxy may have gone by the other one, and smuggle what follows.
+    if {b"content-length", b"transfer-encoding"} <= names:
+        return 400
+    # RFC 6455 section 4.2.1; of other methods it is no handshake
+    if b"upgrade" in names and request.method == b"GET" and b"websocket" in _upgrades(request):
+        return 400
+    return None
+
+
+def _upgrades(request: h11.Request) -> set[bytes]:
+    values = [value for name, value in request.headers if name == b"upgrade"]
+    return {protocol.strip().lower() for value in values for protocol in value.split(b",")}
+
+
+def _without_upgrade(request: h11.Request) -> h11.Request:
+    kept = [(name, value) for name, value in request.headers if name != b"upgrade"]
+    if len(kept) == len(request.headers):
+        return request
+    return h11.Request(
+        method=request.method,
+        target=request.target,
+        headers=kept,
+        http_version=request.http_version,
+    )
+
+
+class HTTP1Protocol(H11Protocol):
+    """Hypercorn's side of HTTP/1.x, with that connection. Its own refusals (a malformed request's)
+    carry the headers that the application's replies carry.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        limit = self.config.h11_max_incomplete_size
+        self.connection = HTTP1Connection(h11.SERVER, max_incomplete_event_size=limit)
+        self.over = False
+
+    async def handle(self, event: Event) -> None:
+        """Without this, Hypercorn (0.18) goes on timing a connection that has ended: three tasks of
+        each stay until the time for idle ones is up.
+        """
+        await super().handle(event)
+        if isinstance(event, Closed):
+            self.over = True
+            await self.send(Updated(idle=False))  # stops the clock, and nothing else
+
+    async def _maybe_recycle(self) -> None:
+        await super()._maybe_recycle()  # which starts it
+        if self.over:
+            await self.send(Updated(idle=False))
+
+    async def _send_error_response(self, status_code: int) -> None:
+        headers = [
+            (b"content-length", b"0"),
+            (b"connection", b"close"),
+            *CORS.EVERY_REPLY,
+            *SecurityHeaders.HEADERS,
+            *self.config.response_headers("h11"),
+        ]
+        await self._send_h11_event(h11.Response(status_code=status_code, headers=headers))
+        await self._send_h11_event(h11.EndOfMessage())
+
+
+async def serve(
+    app: ASGIFramework, config: Config, *, shutdown_trigger: Callable[[], Awaitable[object]]
+) -> None:
+    """Hypercorn's `serve`, which speaks nothing but HTTP/1.x from here on, in the whole process."""
+    # Where Hypercorn looks the class up for each connection; it takes none as an argument.
+    hypercorn.protocol.H11Protocol = HTTP1Protocol  # type: ignore[attr-defined]
+    await hypercorn.asyncio.serve(app, config, shutdown_trigger=shutdown_trigger)
