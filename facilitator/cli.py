@@ -110,7 +110,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description="Mark every payment in a restored journal that could still end in success as"
         " told already: what the life after the backup has told is not in it. Such payments are"
         " still settled; who asks for one hears that its nonce was used, with the transaction's"
-        " hash. Run it before the service starts. Exit code 1 where the journal cannot be opened.",
+        " hash. Run it before the service starts: where one uses the journal, it changes nothing."
+        " Exit code 1 then, and where the journal cannot be opened.",
     )
     recover.add_arguments(recovering)
     recovering.set_defaults(run=recover.run)
