@@ -78,8 +78,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="bring the journal's tables up to date",
         description="Bring the tables of the journal that DATABASE_URL names up to date, and say"
         " what was done. `serve` does the same when it starts; in PostgreSQL, replicas of the"
-        " version before go on meanwhile. With --from, copy a journal from SQLite. Exit code 1"
-        " where it cannot be done.",
+        " version before go on meanwhile. With --from, move a journal from SQLite; with --reopen,"
+        " take that file into use again. Exit code 1 where it cannot be done.",
     )
     migrate.add_arguments(migrating)
     migrating.set_defaults(run=migrate.run)
