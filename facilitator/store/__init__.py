@@ -208,8 +208,8 @@ class Store(Protocol):
 
     async def revive(self, chain_id: int, signer: bytes, account_nonce: int) -> bool:
         """The chain wants an account nonce whose transaction counts as ended (SUPERSEDED, FINAL):
-        it is PENDING again. False where there is none, or it carried a settlement that FAILED or
-        was LOST: that was told, and must stay true.
+        it is PENDING again, and what it had cost is not spent. False where there is none, or it
+        carried a settlement that FAILED or was LOST: that was told, and must stay true.
         """
 
     async def add_attempt(
