@@ -78,8 +78,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="bring the journal's tables up to date",
         description="Bring the tables of the journal that DATABASE_URL names up to date, and say"
         " what was done. `serve` does the same when it starts; in PostgreSQL, replicas of the"
-        " version before go on meanwhile. With --from, copy a journal from SQLite. Exit code 1"
-        " where it cannot be done.",
+        " version before go on meanwhile. With --from, move a journal from SQLite; with --reopen,"
+        " take that file into use again. Exit code 1 where it cannot be done.",
     )
     migrate.add_arguments(migrating)
     migrating.set_defaults(run=migrate.run)
@@ -110,7 +110,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description="Mark every payment in a restored journal that could still end in success as"
         " told already: what the life after the backup has told is not in it. Such payments are"
         " still settled; who asks for one hears that its nonce was used, with the transaction's"
-        " hash. Run it before the service starts. Exit code 1 where the journal cannot be opened.",
+        " hash. Run it before the service starts: where one uses the journal, it changes nothing."
+        " Exit code 1 then, and where the journal cannot be opened.",
     )
     recover.add_arguments(recovering)
     recovering.set_defaults(run=recover.run)

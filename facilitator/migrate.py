@@ -12,6 +12,7 @@ from facilitator.database import PostgreSQL, parse_sqlite
 from facilitator.store import StoreError
 from facilitator.store.copying import copy_journal
 from facilitator.store.migrating import migrate, schema_version
+from facilitator.store.moved import reopen
 from facilitator.store.schema import MIGRATIONS
 
 
@@ -28,7 +29,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         dest="source",
         metavar="sqlite:///PATH",
         help="copy the journal in this file into the empty PostgreSQL database that DATABASE_URL"
-        " names, while no service runs on either",
+        " names, while no service runs on either; the file is marked, and opened no more",
+    )
+    what.add_argument(
+        "--reopen",
+        action="store_true",
+        help="take the SQLite file that DATABASE_URL names into use again after it was copied with"
+        " --from: only where no service ever ran on the copy, which is to be deleted",
     )
 
 
@@ -38,6 +45,8 @@ async def run(options: argparse.Namespace) -> int:
         database = load_config(os.environ).database
         if options.source is not None:
             return await _copy(parse_sqlite("--from", options.source), database)
+        if options.reopen:
+            return _reopen(database)
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -72,7 +81,20 @@ async def _copy(source: Path, target: Path | PostgreSQL) -> int:
     print(f"copied {source} to {target}:")
     for name, count in rows.items():
         print(f"  {name} {count}")
-    print(
-        f"never start a service on {source} again: two journals would use one account nonce twice"
-    )
+    print(f"{source} is marked as moved: no service starts on it any more")
+    return 0
+
+
+def _reopen(database: Path | PostgreSQL) -> int:
+    if not isinstance(database, Path):
+        raise ConfigError("DATABASE_URL must name the SQLite file that is to be used again")
+    try:
+        target = reopen(database)
+    except StoreError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    if target is None:
+        print(f"{database} has not moved: nothing to do")
+    else:
+        print(f"{database} is in use again; delete {target}, and never start a service on that")
     return 0

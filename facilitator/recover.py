@@ -5,14 +5,20 @@ been told of as a success by the life that is lost, and one payment must not be 
 """
 
 import argparse
+import asyncio
 import os
 import sys
 import time
 
 from facilitator.config import ConfigError, load_config
-from facilitator.store import StoreError
+from facilitator.store import SharedStore, Store, StoreError
 from facilitator.store.migrating import schema_version
 from facilitator.store.opening import open_store
+from facilitator.watcher import MAX_BACKOFF_SECONDS
+
+# Seconds in which a replica shows itself by taking a lease: one that found no database while it was
+# being restored, or that followed another one until that was stopped.
+SHOWS_ITSELF = MAX_BACKOFF_SECONDS + 2
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,8 +33,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 async def run(_: argparse.Namespace) -> int:
-    """Mark what the journal holds, while no service uses it: 0 when done, 1 where it cannot be
-    opened or written, 2 for a wrong setting.
+    """Mark what the journal holds, while no service uses it: 0 when done, 1 where one does and
+    where it cannot be opened or written, 2 for a wrong setting.
     """
     try:
         database = load_config(os.environ).database
@@ -41,7 +47,7 @@ async def run(_: argparse.Namespace) -> int:
             return 1
         store = await open_store(database)
         try:
-            marked = await store.mark_all_told(time.time_ns() // 1_000_000)
+            marked = await _mark(store)
         finally:
             await store.close()
     except StoreError as error:
@@ -49,3 +55,14 @@ async def run(_: argparse.Namespace) -> int:
         return 1
     print(f"{database}: {marked} settlements marked as told")
     return 0
+
+
+async def _mark(store: Store) -> int:
+    """How many settlements were marked. Raises StoreError, StoreLocked where a replica runs; a file
+    has a lock of its own.
+    """
+    if isinstance(store, SharedStore):
+        await store.refuse_shared()
+        print(f"watching for {SHOWS_ITSELF:.0f} s that no replica runs", file=sys.stderr)
+        await asyncio.sleep(SHOWS_ITSELF)
+    return await store.mark_all_told(time.time_ns() // 1_000_000)

@@ -6,6 +6,7 @@ or RPC URLs in the first place.
 
 import ipaddress
 import re
+from collections import deque
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 import msgspec
@@ -13,6 +14,7 @@ import msgspec
 REDACTED = "[redacted]"
 SECRET_MIN_LENGTH = 8  # of what was given as a secret; redacting less would redact the language
 URL_KEY_MIN_LENGTH = 16  # of an API key in a path or query; "ethereum" and "v3" are no keys
+CHANGING_LIMIT = 32  # secrets that replace each other while the process runs: the last ones
 OPAQUE_MIN_LENGTH = 200  # of base64: half a signed payment as its header carries it
 
 # 64-byte (EIP-2098) and 65-byte signatures, and the calldata and raw transactions that carry one.
@@ -37,15 +39,34 @@ _AUTHORIZATION = re.compile(
 )
 
 _secrets: dict[str, re.Pattern[str]] = {}  # by lower case
+_changing: deque[tuple[str, dict[str, re.Pattern[str]]]] = deque(maxlen=CHANGING_LIMIT)
 
 
 def add_secret(text: str) -> None:
     """Never show `text` (a configured key, password or URL), nor the telling parts of a URL."""
+    _secrets.update(_forms(text))
+
+
+def add_changing_secret(text: str) -> None:
+    """The same for a secret that is read anew while the process runs. However often one is given,
+    it takes one place; those before the last CHANGING_LIMIT are forgotten.
+    """
+    if _changing and _changing[-1][0] == text:
+        return
+    _changing.append((text, _forms(text)))
+    for older in tuple(_changing)[:-1]:
+        if older[0] == text:
+            _changing.remove(older)
+
+
+def _forms(text: str) -> dict[str, re.Pattern[str]]:
+    forms = {}
     for secret in [*url_secrets(text), text.removeprefix("0x")]:
         if len(secret) >= SECRET_MIN_LENGTH:
             inside_json = msgspec.json.encode(secret).decode()[1:-1]
             for form in (secret, inside_json):
-                _secrets[form.lower()] = re.compile(re.escape(form), re.IGNORECASE)
+                forms[form.lower()] = re.compile(re.escape(form), re.IGNORECASE)
+    return forms
 
 
 def url_secrets(url: str) -> list[str]:
@@ -86,9 +107,11 @@ def redact(text: str) -> str:
     credentials in URLs.
     """
     lower = text.lower()
-    for secret, pattern in _secrets.items():
-        if secret in lower:  # much faster than the pattern, and almost always the end of it
-            text = pattern.sub(REDACTED, text)
+    # Copied, since other threads log while one may be added.
+    for known in (_secrets, *(forms for _, forms in tuple(_changing))):
+        for secret, pattern in known.items():
+            if secret in lower:  # much faster than the pattern, and almost always the end of it
+                text = pattern.sub(REDACTED, text)
     text = _SIGNATURE.sub(REDACTED, text)
     if len(text) > OPAQUE_MIN_LENGTH:
         text = _OPAQUE.sub(REDACTED, text)

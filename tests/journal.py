@@ -1,7 +1,10 @@
 """What the journal's tests put into it: payments, and transactions that real keys sign."""
 
 import secrets
+import sqlite3
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 from facilitator.ethereum.fees import GWEI, Fees
 from facilitator.ethereum.secp256k1 import Signer
@@ -225,3 +228,12 @@ async def everything(store: Store, *keys: str) -> object:
         [await next_nonce(store, CHAIN_ID, signer.address) for signer in SIGNERS],
         [await store.find(key) for key in keys],
     )
+
+
+def in_file(path: Path, name: str) -> tuple[list[str], list[tuple[Any, ...]]]:
+    """Columns and rows of a table."""
+    with sqlite3.connect(path) as db:
+        cursor = db.execute(f'SELECT * FROM "{name}"')  # noqa: S608 - a table of ours
+        found = [column[0] for column in cursor.description], cursor.fetchall()
+    db.close()
+    return found

@@ -13,7 +13,8 @@ CHUNK = 65_536
 
 class TCPProxy:
     """Forwards to `port`. `lose_next` breaks a connection at the next COMMIT: "request" before it
-    reaches the server, "reply" after the server has answered. `frozen` forwards nothing while it
+    reaches the server, "reply" after the server has answered; `lose_after` sets it once these bytes
+    were asked. `frozen` forwards nothing while it
     is set, and breaks nothing.
     """
 
@@ -21,6 +22,7 @@ class TCPProxy:
         self.upstream = port
         self.port = 0
         self.lose_next: str | None = None
+        self.lose_after: tuple[bytes, str] | None = None
         self.lost = 0
         self._open = asyncio.Event()
         self._open.set()
@@ -68,6 +70,8 @@ class TCPProxy:
         with suppress(OSError):
             while chunk := await reader.read(CHUNK):
                 await self._open.wait()
+                if self.lose_after is not None and self.lose_after[0] in chunk:
+                    self.lose_next, self.lose_after = self.lose_after[1], None
                 if self.lose_next == direction and b"COMMIT\0" in chunk:
                     self.lose_next = None
                     self.lost += 1

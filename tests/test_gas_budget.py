@@ -113,6 +113,39 @@ async def test_a_reorg_makes_a_mined_transaction_cost_its_most_again(store: Stor
     assert await store.gas_spent(CHAIN_ID, ALICE, NOW) == COST
 
 
+@pytest.mark.parametrize("later", [NOW, NOW + DAY_MS])
+async def test_what_a_reorg_takes_back_after_it_was_buried_is_counted_once(
+    store: Store, later: int
+) -> None:
+    """A final transaction that the chain wants again is pending, then mined, then final: each time
+    with its own cost and no other, by the day it was signed, beside one that stays final.
+    """
+    first, second = await claim(store, 10 * COST), await claim(store, 10 * COST)
+    await end(store, first, 2**80, block=10)
+    await end(store, second, 5, block=10)
+    await store.bury(CHAIN_ID, 10)
+    assert isinstance(first, Claimed)
+    nonce = first.transaction.account_nonce
+    for cost in (3, 2**90, 0):
+        assert await store.revive(CHAIN_ID, ALICE, nonce)
+        assert await store.gas_spent(CHAIN_ID, ALICE, NOW) == COST + 5
+        await end(store, first, cost, block=11, now=later)
+        assert await store.gas_spent(CHAIN_ID, ALICE, NOW) == cost + 5
+        await store.bury(CHAIN_ID, 11)
+        assert await store.gas_spent(CHAIN_ID, ALICE, NOW) == cost + 5
+        assert await store.gas_spent(CHAIN_ID, ALICE, NOW + DAY_MS) == 0
+
+
+async def test_what_was_superseded_has_cost_nothing_to_give_back(store: Store) -> None:
+    first, second = await claim(store, 10 * COST), await claim(store, 10 * COST)
+    await end(store, first, None, block=0)
+    await end(store, second, 5, block=10)
+    await store.bury(CHAIN_ID, 10)
+    assert isinstance(first, Claimed)
+    assert await store.revive(CHAIN_ID, ALICE, first.transaction.account_nonce)
+    assert await store.gas_spent(CHAIN_ID, ALICE, NOW) == COST + 5
+
+
 async def test_a_replacement_and_another_transaction_keep_to_the_budget(store: Store) -> None:
     claimed = await claim(store, COST)
     assert isinstance(claimed, Claimed)

@@ -4,12 +4,14 @@ import asyncio
 import signal
 import subprocess
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
 
 from facilitator.payments import Proof
+from facilitator.redaction import redact
 from facilitator.settlement import SettlementState, TransactionState
 from facilitator.store import (
     Claimed,
@@ -310,6 +312,30 @@ async def test_no_error_holds_a_password_or_a_row(postgres: Server, far: Store) 
         await far.add_attempt(second.id, attempt, None, NOW)
     assert attempt.hash.hex() not in str(caught.value)
     assert PASSWORD not in str(caught.value)
+
+
+async def test_a_password_that_is_rotated_is_a_secret_of_the_log(
+    postgres: Server, tmp_path: Path
+) -> None:
+    """From the first connection on that was made with it."""
+    file = tmp_path / "password"
+    file.write_text("the-first-password\n")
+    postgres.execute(DATABASE, "CREATE ROLE rotating LOGIN PASSWORD 'the-first-password'")
+    url = f"postgresql://rotating@127.0.0.1:{postgres.port}/{DATABASE}?sslmode=disable"
+    pool = await Pool.open(settings(url, password_file=file))
+    assert redact("the-first-password and the-second-password") == (
+        "[redacted] and the-second-password"
+    )
+    postgres.execute(DATABASE, "ALTER ROLE rotating PASSWORD 'the-second-password'")
+    file.write_text("the-second-password\n")
+    end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'rotating'"
+    postgres.execute(DATABASE, end)
+    for _ in range(2):  # the first finds that its connection has ended
+        with suppress(StoreError):
+            assert await pool.read(lambda db: db.fetchval("SELECT current_user")) == "rotating"
+    assert redact("the-first-password and the-second-password") == "[redacted] and [redacted]"
+    await pool.close()
+    postgres.execute(DATABASE, "DROP ROLE rotating")
 
 
 async def test_a_crash_of_the_server_loses_no_acknowledged_claim() -> None:

@@ -2,7 +2,14 @@
 
 import pytest
 
-from facilitator.redaction import REDACTED, add_secret, redact, url_secrets
+from facilitator.redaction import (
+    CHANGING_LIMIT,
+    REDACTED,
+    add_changing_secret,
+    add_secret,
+    redact,
+    url_secrets,
+)
 
 HASH = "0x" + "ab12" * 16
 SIGNATURE = "0x" + "cd34" * 32 + "1b"
@@ -70,3 +77,20 @@ def test_a_short_secret_does_not_blank_the_language() -> None:
     add_secret("0x")
     add_secret("key")
     assert redact("the key") == "the key"
+
+
+def test_of_secrets_that_replace_each_other_the_last_are_known() -> None:
+    """One that is read again takes no second place, and is as new as the last; what was configured
+    is never forgotten.
+    """
+    add_secret("configured-for-good")
+    secrets = [f"rotated-{number:03}-secret" for number in range(CHANGING_LIMIT + 1)]
+    for secret in secrets[:-1]:
+        for _ in range(3):
+            add_changing_secret(secret)
+    assert [redact(secret) for secret in secrets] == [REDACTED] * CHANGING_LIMIT + [secrets[-1]]
+    add_changing_secret(secrets[0])
+    add_changing_secret(secrets[-1])
+    shown = [secret for secret in secrets if redact(secret) == secret]
+    assert shown == [secrets[1]]
+    assert redact("it is configured-for-good") == f"it is {REDACTED}"

@@ -66,8 +66,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--anvil",
         type=Path,
         metavar="PATH",
-        help="anvil to run (default: the one on PATH if it is 1.5 or newer, else the pinned one, "
-        "which is installed into .tools with npm)",
+        help="anvil to run (default: the one on PATH if it is 1.5 or newer, else the pinned one in "
+        "the folder .tools of the current folder, installed there with npm where it is missing)",
     )
 
 

@@ -208,8 +208,8 @@ class Store(Protocol):
 
     async def revive(self, chain_id: int, signer: bytes, account_nonce: int) -> bool:
         """The chain wants an account nonce whose transaction counts as ended (SUPERSEDED, FINAL):
-        it is PENDING again. False where there is none, or it carried a settlement that FAILED or
-        was LOST: that was told, and must stay true.
+        it is PENDING again, and what it had cost is not spent. False where there is none, or it
+        carried a settlement that FAILED or was LOST: that was told, and must stay true.
         """
 
     async def add_attempt(
@@ -300,6 +300,7 @@ class Store(Protocol):
     async def mark_all_told(self, now: int) -> int:
         """Of every settlement that could still end in success, let nobody hear of it any more; how
         many there were. For a journal that comes from a backup: what happened since is not in it.
+        Raises StoreLocked where another process uses the journal, as `refuse_shared` does.
         """
 
     async def keep_reply(self, settlement_id: str, reply: bytes) -> None:
@@ -348,6 +349,11 @@ class SharedStore(Store, Protocol):
 
     async def step_down(self, chain_id: int, holder: str) -> None:
         """End the lease, if the holder has it: another one may take it at once."""
+
+    async def refuse_shared(self) -> None:
+        """Raise StoreLocked where another process uses the journal, as far as leases tell: one is
+        held, or has ended within the seconds in which its holder may come back to it.
+        """
 
     def fenced(self, fence: Fence) -> Store:
         """The same journal for the loop of a chain: nothing is written, and StoreError raised,

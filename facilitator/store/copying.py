@@ -38,11 +38,12 @@ COPY_TIMEOUT = 600.0  # seconds for one table or batch
 
 
 async def copy_journal(source: Path, target: PostgreSQL) -> dict[str, int]:
-    """Everything in the file, in one transaction: rows by table. The file stays as it is, but for
-    its tables, which are brought up to date.
+    """Everything in the file, in one transaction: rows by table. The file's rows stay as they are;
+    its tables are brought up to date, and last it is marked as moved: nothing opens it any more.
 
     Raises StoreError, StoreLocked where a service runs on the file, and writes nothing where
-    anything is in the target already.
+    anything is in the target already. Where the commit is unknown, the file is marked: rather none
+    of the two can be served from than both.
     """
     if not await schema_version(source):
         raise StoreError(f"there is no journal {source}")
@@ -58,7 +59,7 @@ async def copy_journal(source: Path, target: PostgreSQL) -> dict[str, int]:
             await postgres_schema.refuse_forgetful(pool)
             _, version = await postgres_schema.migrate(pool)
             _refuse_newer(target, version)
-            return await _copy(source, target, pool)
+            return await _copy(source, target, pool, held)
         finally:
             await pool.close()
     finally:
@@ -75,7 +76,9 @@ def _refuse_newer(journal: Path | PostgreSQL, version: int) -> None:
         )
 
 
-async def _copy(source: Path, target: PostgreSQL, pool: "Pool") -> dict[str, int]:
+async def _copy(
+    source: Path, target: PostgreSQL, pool: "Pool", held: SQLiteStore
+) -> dict[str, int]:
     async def copy(db: "Connection") -> dict[str, int]:
         # A service that starts meanwhile waits, and finds a full journal.
         names = ", ".join(f'"{name}"' for name in (*TABLES, LEASES))
@@ -101,10 +104,19 @@ async def _copy(source: Path, target: PostgreSQL, pool: "Pool") -> dict[str, int
             """SELECT setval(pg_get_serial_sequence('"transaction"', 'id'),
                              coalesce(max(id), 0) + 1, false) FROM "transaction" """
         )
+        # Before the commit, so that there is no moment in which both could be served from.
+        await held.mark_moved(str(target))
         return rows
+
+    from facilitator.store.postgres_pool import CommitUnknown  # noqa: PLC0415 - as above
 
     try:
         return await pool.write(copy)
+    except CommitUnknown as unknown:
+        raise StoreError(
+            f"{unknown}; look into {target}. Where the rows are there, the move is done. Where none"
+            f" are, take {source} into use again (`facilitator migrate --reopen`), and copy anew"
+        ) from None
     except sqlite3.Error as error:
         raise StoreError(f"the journal {source} cannot be read: {error}") from None
 

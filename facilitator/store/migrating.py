@@ -7,6 +7,7 @@ from urllib.parse import quote
 
 from facilitator.database import PostgreSQL
 from facilitator.store import StoreError
+from facilitator.store.moved import refuse_moved
 from facilitator.store.opening import require_asyncpg
 from facilitator.store.schema import APPLICATION_ID, refuse_newer
 from facilitator.store.sqlite import SQLiteStore
@@ -55,9 +56,10 @@ def _version_of_file(path: Path) -> int:
     try:
         uri = f"file:{quote(str(path.resolve()))}?mode=ro"
         with closing(sqlite3.connect(uri, uri=True)) as db:
+            refuse_moved(db)
             (application,) = db.execute("PRAGMA application_id").fetchone()
             (version,) = db.execute("PRAGMA user_version").fetchone()
-    except sqlite3.Error as error:
+    except (sqlite3.Error, StoreError) as error:
         raise StoreError(f"cannot read the journal {path}: {error}") from None
     if version and application != APPLICATION_ID:
         raise StoreError(f"cannot read the journal {path}: it is the database of another program")

@@ -234,6 +234,9 @@ class PostgresStore:
     async def step_down(self, chain_id: int, holder: str) -> None:
         await self._pool.write(partial(leases.step_down, chain_id, holder))
 
+    async def refuse_shared(self) -> None:
+        await self._pool.read(leases.refuse_shared)
+
     def fenced(self, fence: Fence) -> "PostgresStore":
         return PostgresStore(FencedPool(self._pool, fence))
 

@@ -8,10 +8,14 @@ for what is being written, and nothing is written after that.
 from collections.abc import Iterable
 from typing import Protocol, TypeVar
 
-from facilitator.store import Fence, StoreError
+from facilitator.store import Fence, StoreError, StoreLocked
 from facilitator.store.postgres_pool import Connection, Operation
 
 T = TypeVar("T")
+
+# Milliseconds after its lease has ended in which a process may come back to it: one whose chain
+# does not answer waits 10 s for that, and as long again before it tries once more.
+COMES_BACK_MS = 20_000
 
 _NOW = "(extract(epoch FROM clock_timestamp()) * 1000)::bigint"
 
@@ -37,6 +41,28 @@ async def step_down(chain_id: int, holder: str, db: Connection) -> None:
     await db.execute(
         "UPDATE chain_loop SET held_until = 0 WHERE chain_id = $1 AND holder = $2", chain_id, holder
     )
+
+
+async def refuse_shared(db: Connection) -> None:
+    """Raise StoreLocked where a process has a chain's lease, or has lost it a moment ago and did
+    not step down. Leases, since nothing else of a process can be seen behind PgBouncer.
+    """
+    row = await db.fetchrow(
+        f"""SELECT chain_id, held_until + $1::bigint - {_NOW} AS remaining FROM chain_loop
+            WHERE held_until + $1::bigint > {_NOW} ORDER BY held_until DESC LIMIT 1""",
+        COMES_BACK_MS,
+    )
+    if row is not None:
+        raise StoreLocked(
+            f"a replica uses this journal (it watches chain {row['chain_id']}): stop all replicas"
+            f" first; if none runs, one was killed: try again in {-(-row['remaining'] // 1000)} s"
+        )
+
+
+async def keep_others_out(db: Connection) -> None:
+    """As `refuse_shared`; until this transaction ends, nobody takes a lease or writes by one."""
+    await db.execute("LOCK TABLE chain_loop IN EXCLUSIVE MODE")
+    await refuse_shared(db)
 
 
 class _Pool(Protocol):

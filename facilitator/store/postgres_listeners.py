@@ -3,6 +3,7 @@ transaction that writes.
 """
 
 from facilitator.settlement import Settlement
+from facilitator.store.postgres_leases import keep_others_out
 from facilitator.store.postgres_pool import Connection
 from facilitator.store.postgres_queries import get
 
@@ -72,6 +73,7 @@ async def mark_success_told(
 
 
 async def mark_all_told(now: int, db: Connection) -> int:
+    await keep_others_out(db)
     status = await db.execute(
         """UPDATE settlement SET replied_success_at = $1
            WHERE replied_success_at IS NULL AND state NOT IN ('failed', 'lost')""",

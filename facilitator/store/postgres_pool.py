@@ -8,11 +8,13 @@ in the transaction that prepared it where the cache of statements is off.
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from typing import Any, Protocol, TypeVar
 
 import asyncpg
 
 from facilitator.database import PostgreSQL
+from facilitator.redaction import add_changing_secret
 from facilitator.store import StoreError
 from facilitator.store.rows import Row
 from facilitator.values import ConfigError
@@ -190,13 +192,23 @@ def connect_arguments(settings: PostgreSQL) -> dict[str, object]:
         "port": settings.port,
         "user": settings.user,
         # A file is read anew for every connection; None has asyncpg look into PGPASSFILE.
-        "password": settings.read_password if settings.password_file else settings.password,
+        "password": partial(_read_password, settings)
+        if settings.password_file
+        else settings.password,
         "database": settings.name,
         "timeout": CONNECT_TIMEOUT,
         "command_timeout": COMMAND_TIMEOUT,
         "statement_cache_size": settings.statement_cache,
         "server_settings": {"application_name": "facilitator"},
     }
+
+
+def _read_password(settings: PostgreSQL) -> str | None:
+    """As the file has it now, known to the log as a secret. Raises ConfigError."""
+    password = settings.read_password()
+    if password is not None:
+        add_changing_secret(password)
+    return password
 
 
 def describe(fault: Exception) -> str:

@@ -33,8 +33,8 @@ async def fill(
 
 
 async def revive(chain_id: int, signer: bytes, account_nonce: int, db: Connection) -> bool:
-    revived = await db.fetchval(
-        """UPDATE "transaction" SET state = 'pending', block_number = NULL, gas_cost = NULL
+    ended = await db.fetchrow(
+        """SELECT id, state, created_at, gas_cost FROM "transaction"
            WHERE chain_id = $1 AND signer = $2 AND account_nonce = $3
                AND state IN ('superseded', 'final')
                AND NOT EXISTS (
@@ -42,12 +42,23 @@ async def revive(chain_id: int, signer: bytes, account_nonce: int, db: Connectio
                        JOIN settlement ON settlement.id = settlement_id
                    WHERE transaction_id = "transaction".id
                        AND settlement.state IN ('failed', 'lost'))
-           RETURNING true""",
+           FOR UPDATE""",
         chain_id,
         signer,
         account_nonce,
     )
-    return revived is not None
+    if ended is None:
+        return False
+    await db.execute(
+        """UPDATE "transaction" SET state = 'pending', block_number = NULL, gas_cost = NULL
+           WHERE id = $1""",
+        ended["id"],
+    )
+    if ended["state"] == "final":
+        # Its gas was not spent after all, and counts again with what it may cost.
+        day = budget.day_of(ended["created_at"])
+        await _add_to_spent((chain_id, signer, day), -int(ended["gas_cost"] or 0), db)
+    return True
 
 
 async def sign(
@@ -209,18 +220,21 @@ async def bury(chain_id: int, block_number: int, db: Connection) -> int:
         chain_id,
         block_number,
     )
-    spent: dict[tuple[bytes, int], int] = {}
+    spent: dict[tuple[int, bytes, int], int] = {}
     for row in buried:
-        key = row["signer"], budget.day_of(row["created_at"])
+        key = chain_id, row["signer"], budget.day_of(row["created_at"])
         spent[key] = spent.get(key, 0) + int(row["gas_cost"] or 0)
-    for (signer, day), wei in sorted(spent.items()):
-        await db.execute(
-            """INSERT INTO gas_spent (chain_id, signer, day, wei) VALUES ($1, $2, $3, $4)
-               ON CONFLICT (chain_id, signer, day) DO UPDATE
-                   SET wei = (gas_spent.wei::numeric + excluded.wei::numeric)::text""",
-            chain_id,
-            signer,
-            day,
-            str(wei),
-        )
+    for key, wei in sorted(spent.items()):
+        await _add_to_spent(key, wei, db)
     return len(buried)
+
+
+async def _add_to_spent(key: tuple[int, bytes, int], wei: int, db: Connection) -> None:
+    """To what the FINAL transactions of a chain, a signer and a day have cost."""
+    await db.execute(
+        """INSERT INTO gas_spent (chain_id, signer, day, wei) VALUES ($1, $2, $3, $4)
+           ON CONFLICT (chain_id, signer, day) DO UPDATE
+               SET wei = (gas_spent.wei::numeric + excluded.wei::numeric)::text""",
+        *key,
+        str(wei),
+    )

@@ -28,8 +28,8 @@ def fill(
 
 
 def revive(chain_id: int, signer: bytes, account_nonce: int, db: sqlite3.Connection) -> bool:
-    revived = db.execute(
-        """UPDATE "transaction" SET state = 'pending', block_number = NULL, gas_cost = NULL
+    ended = db.execute(
+        """SELECT id, state, created_at, gas_cost FROM "transaction"
            WHERE chain_id = ? AND signer = ? AND account_nonce = ?
                AND state IN ('superseded', 'final')
                AND NOT EXISTS (
@@ -38,8 +38,19 @@ def revive(chain_id: int, signer: bytes, account_nonce: int, db: sqlite3.Connect
                    WHERE transaction_id = "transaction".id
                        AND settlement.state IN ('failed', 'lost'))""",
         (chain_id, signer, account_nonce),
+    ).fetchone()
+    if ended is None:
+        return False
+    db.execute(
+        """UPDATE "transaction" SET state = 'pending', block_number = NULL, gas_cost = NULL
+           WHERE id = ?""",
+        (ended["id"],),
     )
-    return revived.rowcount == 1
+    if ended["state"] == "final":
+        # Its gas was not spent after all, and counts again with what it may cost.
+        day = budget.day_of(ended["created_at"])
+        _add_to_spent((chain_id, signer, day), -int(ended["gas_cost"] or 0), db)
+    return True
 
 
 def sign(new: NewTransaction, now: int, db: sqlite3.Connection) -> Transaction:
@@ -163,13 +174,17 @@ def bury(chain_id: int, block_number: int, db: sqlite3.Connection) -> int:
         (chain_id, block_number),
     ).fetchall()
     for signer, created_at, cost in buried:
-        key = (chain_id, signer, budget.day_of(created_at))
-        row = db.execute(
-            "SELECT wei FROM gas_spent WHERE chain_id = ? AND signer = ? AND day = ?", key
-        ).fetchone()
-        total = int(cost or 0) + (0 if row is None else int(row["wei"]))
-        db.execute(
-            "INSERT OR REPLACE INTO gas_spent (chain_id, signer, day, wei) VALUES (?, ?, ?, ?)",
-            (*key, str(total)),
-        )
+        _add_to_spent((chain_id, signer, budget.day_of(created_at)), int(cost or 0), db)
     return len(buried)
+
+
+def _add_to_spent(key: tuple[int, bytes, int], wei: int, db: sqlite3.Connection) -> None:
+    """To what the FINAL transactions of a chain, a signer and a day have cost."""
+    row = db.execute(
+        "SELECT wei FROM gas_spent WHERE chain_id = ? AND signer = ? AND day = ?", key
+    ).fetchone()
+    total = wei + (0 if row is None else int(row["wei"]))
+    db.execute(
+        "INSERT OR REPLACE INTO gas_spent (chain_id, signer, day, wei) VALUES (?, ?, ?, ?)",
+        (*key, str(total)),
+    )

@@ -1,6 +1,5 @@
 """The journal in one SQLite file, for one process."""
 
-import fcntl
 import os
 import sqlite3
 from collections.abc import Callable, Sequence
@@ -22,7 +21,6 @@ from facilitator.store import (
     Ride,
     SettlementChange,
     StoreError,
-    StoreLocked,
     Taken,
     TransactionChange,
     forgetting,
@@ -30,6 +28,8 @@ from facilitator.store import (
     signed,
 )
 from facilitator.store import statements as sql
+from facilitator.store.file_lock import lock_file
+from facilitator.store.moved import mark_moved, refuse_moved
 from facilitator.store.schema import APPLICATION_ID, MIGRATIONS, refuse_newer
 from facilitator.store.statements import ClaimedOrNot
 from facilitator.store.writer import Writer, connect, connect_reader
@@ -50,7 +50,7 @@ class SQLiteStore:
         """Open or create the file, as its only user. Raises StoreError, StoreLocked."""
         path = Path(path)
         try:
-            lock = _lock(path)
+            lock = lock_file(path)
         except FileNotFoundError:
             raise StoreError(
                 f"cannot open the journal {path}: create the directory {path.parent} first"
@@ -70,6 +70,12 @@ class SQLiteStore:
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
+
+    async def mark_moved(self, target: str) -> None:
+        """Once its rows are in another database, `target` in words without secrets, the file is
+        opened no more.
+        """
+        await self._writer.run(partial(mark_moved, target))
 
     async def claim(
         self, new: NewSettlement, transaction: NewTransaction, now: int
@@ -246,29 +252,12 @@ class SQLiteStore:
         )
 
 
-def _lock(path: Path) -> int:
-    """Keep other processes out, for as long as this one lives: the kernel lets go of the lock with
-    the process, however it ends. A file beside the journal, since SQLite's own locks are on that.
-    """
-    beside = f"{path.resolve()}.lock"
-    lock = os.open(beside, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(lock)
-        raise StoreLocked(
-            f"another process uses the journal {path}; stop it first, or give this one a file of"
-            " its own (DATABASE_URL) and signing keys of its own; several processes share a journal"
-            " and keys with DATABASE_URL=postgresql://..."
-        ) from None
-    return lock
-
-
 def _open(path: Path) -> sqlite3.Connection:
     # Signed payments are nobody else's to read; SQLite gives its other files the same mode.
     os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
     connection = connect(path)
     try:
+        refuse_moved(connection)
         _refuse_strangers(connection)
         connection.execute("PRAGMA journal_mode = WAL")
         _migrate(connection)
