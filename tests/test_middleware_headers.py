@@ -11,7 +11,7 @@ from h2.connection import H2Connection
 from h2.events import DataReceived, ResponseReceived, StreamEnded
 
 from facilitator.middleware import CORS, SecurityHeaders
-from tests.layers import LIMIT, Raw, raw, serving
+from tests.layers import LIMIT, PATIENCE, Raw, raw, serving
 
 pytestmark = pytest.mark.anyio
 
@@ -97,7 +97,7 @@ async def test_head_is_get_without_a_body() -> None:
                 got.append((head.split(b"\r\n")[0], length))
             assert got[0] == got[1]
         client.write(b"HEAD /ignoring HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
-        rest = await asyncio.wait_for(client.reader.read(), 5)
+        rest = await asyncio.wait_for(client.reader.read(), PATIENCE)
         assert rest.endswith(b"\r\n\r\n")
         assert rest.count(b"\r\n\r\n") == 1
 
@@ -174,7 +174,7 @@ async def h2_request(
             unsent -= room
             h2.send_data(stream, b"x" * room, end_stream=unsent == 0)
         client.write(h2.data_to_send())
-        data = await asyncio.wait_for(client.reader.read(65_536), 5)
+        data = await asyncio.wait_for(client.reader.read(65_536), PATIENCE)
         assert data, "connection closed"
         for event in h2.receive_data(data):
             if isinstance(event, ResponseReceived):
