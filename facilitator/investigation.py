@@ -113,7 +113,9 @@ class Investigator:
         for _ in range(queries):
             first = max(last - LOG_RANGE + 1, 0)
             logs = await self._chain.logs(wanted, first, last)
-            receipts = await self._chain.receipts({log.transaction_hash for log in logs})
+            receipts = await self._chain.receipts(
+                dict.fromkeys(log.transaction_hash for log in logs)
+            )
             if any(not receipt.succeeded for receipt in receipts.values()):
                 raise ChainUnavailable("a receipt denies its own log")
             for receipt in receipts.values():

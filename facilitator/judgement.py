@@ -116,10 +116,10 @@ class Judge:
         """
         settlement = ride.settlement
         mined = [each for each in ride.transactions if each.state is TransactionState.MINED]
-        hashes = {attempt.hash for each in mined for attempt in each.attempts}
+        hashes = [attempt.hash for each in mined for attempt in each.attempts]
         if settlement.proof is not None:  # it may be in somebody else's transaction
-            hashes.add(settlement.proof.transaction_hash)
-        receipts = await self._deep_receipts(hashes)
+            hashes.append(settlement.proof.transaction_hash)
+        receipts = await self._deep_receipts(dict.fromkeys(hashes))
         changes = _moved(mined, receipts)
         change = None
         proof = await self._proof_among(settlement.payment, receipts.values())
@@ -129,7 +129,7 @@ class Judge:
 
     async def fillers_again(self, fillers: Sequence[Transaction]) -> list[TransactionChange]:
         """What has changed about gap fillers that were mined."""
-        hashes = {attempt.hash for each in fillers for attempt in each.attempts}
+        hashes = [attempt.hash for each in fillers for attempt in each.attempts]
         return _moved(fillers, await self._deep_receipts(hashes))
 
     async def _deep_receipts(self, hashes: Collection[bytes]) -> dict[bytes, Receipt]:

@@ -30,7 +30,8 @@ class Observer:
         """
         head = self._heads.head
         assert head is not None
-        signers = tuple({transaction.signer for transaction in transactions})
+        # each once, and in the same order in every run
+        signers = tuple(dict.fromkeys(transaction.signer for transaction in transactions))
         hashes = [attempt.hash for each in transactions for attempt in each.attempts]
         receipts, mined = await asyncio.gather(
             self._chain.receipts(hashes), self._chain.account_nonces(signers, "latest")
@@ -43,7 +44,9 @@ class Observer:
             if not any(attempt.hash in receipts for attempt in transaction.attempts)
         ]
         depth = head.number - self._policy.superseded_depth
-        passed = {each.signer for each in unmined if each.account_nonce < mined[each.signer]}
+        passed = dict.fromkeys(
+            each.signer for each in unmined if each.account_nonce < mined[each.signer]
+        )
         buried = await self._buried(passed, depth) if depth >= 0 else {}
         oldest = min((each.attempts[-1].signed_at for each in unmined), default=None)
         market = None
@@ -76,7 +79,7 @@ class Observer:
     async def _strangers(self, receipts: Iterable[Receipt]) -> set[bytes]:
         """Those whose block is not on the head's chain, or not known to be; by transaction hash."""
         found = tuple(receipts)
-        blocks = tuple({(each.block_number, each.block_hash) for each in found})
+        blocks = tuple(dict.fromkeys((each.block_number, each.block_hash) for each in found))
         held = await asyncio.gather(*(self._heads.holds(*block) for block in blocks))
         sure = {block for block, holds in zip(blocks, held, strict=True) if holds}
         return {

@@ -24,6 +24,7 @@ LIMIT = 65_536
 CONCURRENCY = 3
 POST = b"POST %s HTTP/1.1\r\nHost: x\r\n"
 CHUNKED = b"Transfer-Encoding: chunked\r\n\r\n"
+PATIENCE = 60.0  # seconds: a server that hangs fails a test, a machine that is busy does not
 CHUNK = b"c350\r\n" + b"x" * 50_000 + b"\r\n"
 
 
@@ -100,15 +101,15 @@ async def serving(deadline: float = 10.0) -> AsyncIterator[Service]:
         await asyncio.sleep(0.05)
         idle = len(asyncio.all_tasks())
         yield service
-        await settled(lambda: len(asyncio.all_tasks()) <= idle, seconds=4)
+        await settled(lambda: len(asyncio.all_tasks()) <= idle)
     finally:
         stop.set()
         await server
 
 
-async def settled(condition: Any, seconds: float) -> None:
-    """Wait until `condition()` holds; it must within `seconds`."""
-    deadline = time.monotonic() + seconds
+async def settled(condition: Any) -> None:
+    """Wait until `condition()` holds; it must within PATIENCE."""
+    deadline = time.monotonic() + PATIENCE
     while not condition():
         assert time.monotonic() < deadline, [task.get_coro() for task in asyncio.all_tasks()]
         await asyncio.sleep(0.01)
@@ -128,15 +129,16 @@ class Raw:
 
     async def reply(self) -> tuple[int, dict[bytes, bytes], bytes]:
         """One whole reply, by its Content-Length: the connection need not be closed."""
-        head = (await asyncio.wait_for(self.reader.readuntil(b"\r\n\r\n"), 5)).split(b"\r\n")
-        headers = dict(line.lower().split(b": ", 1) for line in head[1:] if line)
-        body = await self.reader.readexactly(int(headers.get(b"content-length", b"0")))
+        async with asyncio.timeout(PATIENCE):
+            head = (await self.reader.readuntil(b"\r\n\r\n")).split(b"\r\n")
+            headers = dict(line.lower().split(b": ", 1) for line in head[1:] if line)
+            body = await self.reader.readexactly(int(headers.get(b"content-length", b"0")))
         return int(head[0].split()[1]), headers, body
 
     async def closed(self) -> None:
         """Return once the server has closed, by an end or by a reset."""
         try:
-            while await asyncio.wait_for(self.reader.read(65_536), 5):
+            while await asyncio.wait_for(self.reader.read(65_536), PATIENCE):
                 pass
         except ConnectionError:
             pass

@@ -17,12 +17,14 @@ async def test_a_request_is_one_line_without_its_query(caplog: pytest.LogCapture
     caplog.set_level(logging.INFO)
     async with serving() as service, aiohttp.ClientSession() as session:
         headers = {"X-Request-Id": "id-1"}
+        asked = time.monotonic()
         await session.post(service.url("/echo?secret=1"), data=b"x", headers=headers)
+        took = time.monotonic() - asked
         (line,) = requests_logged(caplog)
     fields = line.__dict__["fields"]
     assert (fields["method"], fields["route"], fields["status"]) == ("POST", "/echo", 200)
     assert "path" not in fields
-    assert 0 < fields["duration_ms"] < 1000
+    assert 0 < fields["duration_ms"] < 1000 * took
     assert "secret" not in JSONFormatter().format(line)
 
 
@@ -62,7 +64,7 @@ async def test_over_the_limit_one_is_told_to_come_back() -> None:
         waiting = [
             asyncio.create_task(session.get(service.url("/gate"))) for _ in range(CONCURRENCY)
         ]
-        await settled(lambda: service.waiting == CONCURRENCY, seconds=2)
+        await settled(lambda: service.waiting == CONCURRENCY)
         async with session.get(service.url("/ignoring")) as response:
             assert response.status == 503
             assert response.headers["Retry-After"] == "1"

@@ -9,7 +9,9 @@ from functools import cache
 from facilitator.settlement import Policy
 from tests.simulation import Verdicts, World
 
-DEFAULT_SEEDS = range(600)
+DEFAULT_SEEDS = range(300)
+# Some of the worlds that go wrong under a policy that believes what may be undone.
+TELLING_SEEDS = (72, 75, 135, 156, 251)
 FAULTS = (
     "claim after a failure",
     "confirmed",
@@ -61,7 +63,7 @@ def test_the_worlds_had_every_fault_and_every_end() -> None:
     verdicts = [_run(seed) for seed in DEFAULT_SEEDS]
     seen = sum((each.events for each in verdicts), start=type(verdicts[0].events)())
     assert {fault: seen[fault] for fault in FAULTS if seen[fault] < 5} == {}
-    assert sum(each.settlements for each in verdicts) > 3_000
+    assert sum(each.settlements for each in verdicts) > 1_500
 
 
 def test_a_policy_that_trusts_shallow_nonces_is_caught() -> None:
@@ -69,5 +71,6 @@ def test_a_policy_that_trusts_shallow_nonces_is_caught() -> None:
     worlds go wrong when it is believed.
     """
     reckless = Policy(superseded_depth=1)
-    wrong = [seed for seed in range(300) if World(seed, reckless).run().wrong]
-    assert len(wrong) > 3
+    assert not any(_run(seed).wrong for seed in TELLING_SEEDS)
+    wrong = [seed for seed in TELLING_SEEDS if World(seed, reckless).run().wrong]
+    assert len(wrong) > 3, "other seeds tell it now: look at the first few hundred"

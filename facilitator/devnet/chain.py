@@ -10,7 +10,6 @@ from typing import Any, Final
 import aiohttp
 import msgspec
 from eth_abi.abi import encode
-from eth_account.hdaccount import key_from_seed, seed_from_mnemonic
 
 from facilitator.contracts import Artifact, creation_code, load
 from facilitator.devnet.anvil import Anvil, find_anvil, run_anvil
@@ -68,6 +67,10 @@ def derive_accounts(count: int = ACCOUNTS) -> tuple[Account, ...]:
     """The first `count` accounts of anvil's mnemonic, at least ten. 0 deploys and owns, 1 signs for
     the service, 9 receives the fees, 3 sells, all others pay.
     """
+    # Only here: eth-account computes pairings of BLS12-381 while it is imported, which takes as
+    # long as all else that a command imports, and `serve` needs none of it.
+    from eth_account.hdaccount import key_from_seed, seed_from_mnemonic  # noqa: PLC0415
+
     roles = {0: "deployer", 1: "signer", 3: "seller", 9: "fee recipient"}
     seed = seed_from_mnemonic(MNEMONIC, "")
     keys = (key_from_seed(seed, f"m/44'/60'/0'/0/{index}") for index in range(count))
