@@ -29,21 +29,23 @@ class HTTP1Connection(h11.Connection):
 
     `Upgrade` is left out of requests, as RFC 9110 section 7.8 allows: they are answered over
     HTTP/1.1. `next_event` raises RemoteProtocolError, with the status to answer, for what is
-    refused, and from then on at every call, as it does after a malformed request: bytes that follow
-    are never taken for a request.
+    refused. From then on, or once somebody has set `over`, whatever comes is the end: bytes behind
+    a refusal are never taken for a request.
     """
 
-    refusal: int | None = None  # the status
+    over = False
 
     def next_event(self) -> h11.Event | type[h11.NEED_DATA] | type[h11.PAUSED]:
-        if self.refusal is None:
-            event = super().next_event()
-            if not isinstance(event, h11.Request):
-                return event
-            self.refusal = _refusal(event)
-            if self.refusal is None:
-                return _without_upgrade(event)
-        raise h11.RemoteProtocolError("refused", error_status_hint=self.refusal)
+        if self.over:
+            return h11.ConnectionClosed()
+        event = super().next_event()
+        if not isinstance(event, h11.Request):
+            return event
+        status = _refusal(event)
+        if status is not None:
+            self.over = True
+            raise h11.RemoteProtocolError("refused", error_status_hint=status)
+        return _without_upgrade(event)
 
 
 def _refusal(request: h11.Request) -> int | None:
@@ -81,26 +83,41 @@ def _without_upgrade(request: h11.Request) -> h11.Request:
 class HTTP1Protocol(H11Protocol):
     """Hypercorn's side of HTTP/1.x, with that connection. Its own refusals (a malformed request's)
     carry the headers that the application's replies carry.
+
+    It also lets go of a connection that is over, which Hypercorn (0.18) does not. It goes on timing
+    it as an idle one: three tasks of each stay until that time is up. And a second request, sent
+    before the first was answered, waits for its turn when no turn comes any more: then the reader's
+    task stays for ever, or until a stop has waited for the whole grace.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         limit = self.config.h11_max_incomplete_size
-        self.connection = HTTP1Connection(h11.SERVER, max_incomplete_event_size=limit)
-        self.over = False
+        self.requests = HTTP1Connection(h11.SERVER, max_incomplete_event_size=limit)
+        self.connection = self.requests
+        self.to_socket = self.send
+        self.send = self._send
+        self.gone = False
 
     async def handle(self, event: Event) -> None:
-        """Without this, Hypercorn (0.18) goes on timing a connection that has ended: three tasks of
-        each stay until the time for idle ones is up.
-        """
         await super().handle(event)
-        if isinstance(event, Closed):
-            self.over = True
+        if isinstance(event, Closed):  # the client has, or it was idle for too long
+            self.gone = True
+            await self._end()
             await self.send(Updated(idle=False))  # stops the clock, and nothing else
 
+    async def _send(self, event: Event) -> None:
+        if isinstance(event, Closed):  # from here on, by the server
+            await self._end()
+        await self.to_socket(event)
+
+    async def _end(self) -> None:
+        self.requests.over = True
+        await self.can_read.set()  # whoever waits for a turn sees that it is over
+
     async def _maybe_recycle(self) -> None:
-        await super()._maybe_recycle()  # which starts it
-        if self.over:
+        await super()._maybe_recycle()  # which starts the clock
+        if self.gone:
             await self.send(Updated(idle=False))
 
     async def _send_error_response(self, status_code: int) -> None:

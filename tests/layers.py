@@ -35,6 +35,7 @@ class Service:
         self.deadline = deadline
         self.port = 0
         self.gate = asyncio.Event()
+        self.stop = asyncio.Event()
         self.waiting = 0
         self.shared = PlainTextResponse("one object for every request")
         self.app = Starlette(
@@ -94,16 +95,15 @@ async def serving(deadline: float = 10.0) -> AsyncIterator[Service]:
     config.bind = [f"fd://{listener.detach()}"]
     config.errorlog = logging.getLogger("hypercorn.error")
     config.keep_alive_timeout = 75  # nothing that a client leaves may last that long
-    stop = asyncio.Event()
     app = cast(ASGIFramework, service.app)
-    server = asyncio.create_task(serve(app, config, shutdown_trigger=stop.wait))
+    server = asyncio.create_task(serve(app, config, shutdown_trigger=service.stop.wait))
     try:
         await asyncio.sleep(0.05)
         idle = len(asyncio.all_tasks())
         yield service
         await settled(lambda: len(asyncio.all_tasks()) <= idle)
     finally:
-        stop.set()
+        service.stop.set()
         await server
 
 

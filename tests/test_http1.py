@@ -138,6 +138,33 @@ async def test_a_client_that_says_no_more_is_answered_and_the_connection_closed(
         assert await asyncio.wait_for(client.reader.read(), 5) == b""
 
 
+@pytest.mark.parametrize("reset", [False, True])
+async def test_a_request_whose_turn_does_not_come_holds_nothing(reset: bool) -> None:
+    """The reply before it was cut off; the client is still there, or is not."""
+    ask = b"GET /cut-off HTTP/1.1\r\nHost: x\r\n\r\n"
+    async with serving() as service:
+        for _ in range(20):
+            async with raw(service) as client:
+                client.write(ask * 2)
+                if not reset:
+                    await client.closed()
+
+
+async def test_a_request_whose_turn_does_not_come_delays_no_stop() -> None:
+    """The reply that is under way when the stop comes is given, and the next one is not begun."""
+    loop = asyncio.get_running_loop()
+    async with serving() as service, raw(service) as client:
+        client.write(b"GET /gate HTTP/1.1\r\nHost: x\r\n\r\n" * 2)
+        await settled(lambda: service.waiting == 1, seconds=4)
+        service.stop.set()
+        await asyncio.sleep(0.1)  # until it has heard
+        service.gate.set()
+        told = loop.time()
+        assert (await client.reply())[2] == b"one object for every request"
+        assert await asyncio.wait_for(client.reader.read(), 5) == b""
+    assert loop.time() - told < 1  # of 3 s that it would wait for what is under way
+
+
 async def test_a_client_that_hangs_up_on_an_ignored_upgrade_leaves_nothing() -> None:
     """While its request is worked on; `serving` sees to it that nothing is left."""
     async with serving() as service:
