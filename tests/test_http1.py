@@ -32,7 +32,7 @@ async def test_500_clients_that_hang_up_at_once_leave_no_task(
     async with serving() as service:
         idle = len(asyncio.all_tasks())
         await asyncio.to_thread(hang_up, service.port, sent, MANY)
-        await settled(lambda: len(asyncio.all_tasks()) <= idle, seconds=4)
+        await settled(lambda: len(asyncio.all_tasks()) <= idle)
         stopped = loop.time()
     assert loop.time() - stopped < 1
     assert [each for each in caplog.records if each.levelno >= logging.WARNING] == []
@@ -155,7 +155,7 @@ async def test_a_request_whose_turn_does_not_come_delays_no_stop() -> None:
     loop = asyncio.get_running_loop()
     async with serving() as service, raw(service) as client:
         client.write(b"GET /gate HTTP/1.1\r\nHost: x\r\n\r\n" * 2)
-        await settled(lambda: service.waiting == 1, seconds=4)
+        await settled(lambda: service.waiting == 1)
         service.stop.set()
         await asyncio.sleep(0.1)  # until it has heard
         service.gate.set()
@@ -170,7 +170,7 @@ async def test_a_client_that_hangs_up_on_an_ignored_upgrade_leaves_nothing() -> 
     async with serving() as service:
         asks = b"GET /gate HTTP/1.1\r\nHost: x\r\n" + H2C + b"\r\n"
         await asyncio.to_thread(hang_up, service.port, asks, 3)
-        await settled(lambda: service.waiting == 3, seconds=4)
+        await settled(lambda: service.waiting == 3)
         service.gate.set()
 
 

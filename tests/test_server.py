@@ -47,7 +47,7 @@ async def test_clients_that_ask_for_another_protocol_and_hang_up_delay_no_stop(
         before = len(os.listdir(descriptors))
         for sent in (*refused, IGNORED["h2c"]):
             await asyncio.to_thread(hang_up, port, sent, 500)
-        await settled(lambda: len(os.listdir(descriptors)) <= before, seconds=5)
+        await settled(lambda: len(os.listdir(descriptors)) <= before)
         assert (await service.get("/health"))[0] == 200
         await asyncio.to_thread(hang_up, port, IGNORED["h2c"], 500)
         told = time.monotonic()
