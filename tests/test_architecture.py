@@ -31,7 +31,8 @@ MAP: Final = {
     "settling": (
         *("heads", "observation", "examination", "investigation", "judgement", "listeners"),
         *("verifier", "accounts", "waiting", "data_fees", "signing", "gaps", "reorgs"),
-        *("resettlement", "leadership", "tally", "watcher", "retention"),
+        *("resettlement", "leadership", "tally"),
+        *("broadcast", "confirmation", "pending", "recording", "watcher", "retention"),
         *("history", "orders", "claiming", "submission", "settler"),
     ),
     "shell": (

@@ -1,0 +1,115 @@
+"""What transactions and settlements have come to: into the journal, and to those who wait."""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+
+from facilitator.broadcast import Broadcaster
+from facilitator.changes import settlement_changed
+from facilitator.judgement import Judge, Resolved, change_of, end_of
+from facilitator.listeners import Listeners
+from facilitator.node import ChainUnavailable
+from facilitator.reorgs import ReorgWatch
+from facilitator.resettlement import Resettler
+from facilitator.settlement import SettleAgain, Settlement, TransactionState
+from facilitator.store import Ride, SettlementChange, Store, TransactionChange
+from facilitator.tally import Tally
+from facilitator.telemetry import event
+from facilitator.tracing import inside
+
+_log = logging.getLogger(__name__)
+
+
+class Recorder:
+    """Records the outcomes of one chain. `clock` is in unix milliseconds."""
+
+    def __init__(
+        self,
+        *,
+        network: str,
+        store: Store,
+        judge: Judge,
+        resettler: Resettler,
+        reorgs: ReorgWatch,
+        broadcaster: Broadcaster,
+        listeners: Listeners,
+        tally: Tally,
+        clock: Callable[[], int],
+    ) -> None:
+        self._network = network
+        self._store = store
+        self._judge = judge
+        self._resettler = resettler
+        self._reorgs = reorgs
+        self._broadcaster = broadcaster
+        self._listeners = listeners
+        self._tally = tally
+        self._clock = clock
+
+    async def conclude(
+        self, rides: Sequence[Ride], resolved: Mapping[int, Resolved], margin: int
+    ) -> list[int]:
+        """Record what these transactions and settlements have come to, and tell who waits; what may
+        be settled again is. `margin` is the seconds before its deadline after which a payment is
+        not sent any more. The ids of the transactions that are pending no more. Raises StoreError.
+        """
+        undecided: set[int] = set()
+        changes: list[SettlementChange] = []
+        again: list[Settlement] = []
+        for ride in rides:
+            self._tally.step()
+            try:
+                with inside(ride.settlement.traceparent):
+                    verdict = await self._judge.judge(ride, resolved, margin)
+            except Exception as fault:
+                # Its transactions stay pending in the journal, so that the next turn sees it anew;
+                # one that breaks something must not hold up all others.
+                undecided.update(transaction.id for transaction in ride.transactions)
+                self._tell_undecided(ride.settlement, fault)
+                continue
+            change = change_of(ride.settlement, verdict)
+            if change is not None:
+                changes.append(change)
+            elif isinstance(verdict, SettleAgain):
+                again.append(ride.settlement)
+        ended = [end_of(number, end) for number, end in resolved.items() if number not in undecided]
+        if ended or changes:
+            await self.record(ended, changes)
+        for settlement in again:
+            self._tally.step()
+            await self._resettler.settle_again(settlement)
+        return [change.id for change in ended]
+
+    async def record(
+        self, ended: Sequence[TransactionChange], changes: Sequence[SettlementChange]
+    ) -> None:
+        """Into the journal, all or nothing; then to those who wait. Raises StoreError."""
+        changed = await self._store.record(ended, changes, self._clock())
+        for transaction in ended:
+            self._broadcaster.forget(transaction.id)
+            self._reorgs.mined(transaction.block_number)
+            if transaction.state is TransactionState.SUPERSEDED:
+                event(
+                    _log,
+                    logging.ERROR,
+                    "superseded",
+                    network=self._network,
+                    transaction_id=transaction.id,
+                )
+        for settlement in changed:
+            self._tally.changes[settlement.state] += 1
+            settlement_changed(self._network, settlement)
+            if settlement.proof is not None:
+                self._reorgs.mined(settlement.proof.block_number)
+            self._listeners.wake(settlement.id)
+
+    def _tell_undecided(self, settlement: Settlement, fault: Exception) -> None:
+        known = isinstance(fault, ChainUnavailable)
+        event(
+            _log,
+            logging.WARNING if known else logging.ERROR,
+            "undecided",
+            exc_info=None if known else fault,
+            network=self._network,
+            settlement=settlement.id,
+            fault=str(fault) if known else type(fault).__name__,
+        )
