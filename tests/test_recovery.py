@@ -219,7 +219,7 @@ async def test_a_second_signal_ends_it_at_once_and_loses_nothing(
         assert first.process.returncode is None
         started = time.monotonic()
         assert await first.stop() == -signal.SIGTERM
-        assert time.monotonic() - started < 2
+        assert time.monotonic() - started < 15  # settlements are waited for more than twice as long
         await asyncio.gather(*posting, return_exceptions=True)
     await resume_mining(devnet)
     async with serve(devnet, tmp_path) as second:
