@@ -12,7 +12,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceResponse,
 )
 
-RECEIVED_WITHIN = 20.0  # seconds
+RECEIVED_WITHIN = 60.0  # seconds
 
 
 class Received(Struct, frozen=True, kw_only=True):

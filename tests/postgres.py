@@ -21,7 +21,7 @@ from facilitator.database import PostgreSQL, parse_postgresql
 USER = "facilitator"
 PASSWORD = "a password: with @ / and %"
 URL_PASSWORD = "a%20password%3A%20with%20%40%20%2F%20and%20%25"
-START_TIMEOUT = 20.0  # seconds
+START_TIMEOUT = 60.0  # seconds
 # The first one that exists runs the servers where the tests run as root, which both refuse.
 SERVANTS = ("postgres", "nobody")
 

@@ -7,7 +7,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.service import Service
 
-SEEN_WITHIN = 20.0  # seconds: what is looked at now and then was looked at again
+SEEN_WITHIN = 60.0  # seconds: what is looked at now and then was looked at again
 
 
 class Scrape:

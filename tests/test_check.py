@@ -8,7 +8,7 @@ import pytest
 
 from facilitator.devnet import Devnet
 from tests.chain import calldata, deploy_legacy
-from tests.commands import facilitator
+from tests.commands import called, facilitator
 from tests.faultproxy import answer_with, fault_proxy
 from tests.service import environment, serve
 
@@ -22,11 +22,11 @@ async def check(variables: dict[str, str], *options: str) -> tuple[int, str, str
 
 async def failing(variables: dict[str, str]) -> list[str]:
     """The subjects of the lines that fail, without addresses."""
-    code, output, errors = await check(variables, "--json")
-    assert errors == ""
-    findings: list[dict[str, Any]] = json.loads(output)
+    ended = await called("check", variables, "--json")
+    assert ended.errors == ""
+    findings: list[dict[str, Any]] = json.loads(ended.output)
     bad = [str(finding["subject"]).split(" 0x")[0] for finding in findings if not finding["ok"]]
-    assert code == (1 if bad else 0)
+    assert ended.code == (1 if bad else 0)
     return bad
 
 
@@ -46,6 +46,8 @@ async def test_each_line_fails_where_it_should(devnet: Devnet, tmp_path: Path) -
     good = environment(devnet, tmp_path)
     nobody = "0x" + "12" * 20
     poor = "0x" + "77" * 32
+    code, output, _ = await check({**good, "X402_FACILITATOR_ADDRESS": nobody})
+    assert (code, output.count("FAIL jeju contract")) == (1, 1)
     assert await failing({**good, "X402_FACILITATOR_ADDRESS": nobody}) == ["jeju contract"]
     assert await failing({**good, "PROTOCOL_FEE_BPS": "60"}) == ["jeju fee"]
     assert await failing({**good, "FEE_RECIPIENT_ADDRESS": nobody}) == ["jeju fee recipient"]

@@ -10,7 +10,7 @@ from eth_utils.address import to_checksum_address
 
 from facilitator.devnet import Devnet, DevnetOptions
 from tests.chain import approve, balance, calldata, devnet_payment, read, settled_logs, unhex
-from tests.commands import Ended, facilitator
+from tests.commands import Ended, called, facilitator
 from tests.faultproxy import (
     Answer,
     Call,
@@ -154,13 +154,16 @@ async def test_what_the_chain_refuses_is_one_line_and_exit_1(
     good = settings(devnet, tmp_path)
 
     async def refused(variables: dict[str, str], *options: str) -> str:
-        ended = await facilitator("deploy", variables, *options)
+        ended = await called("deploy", variables, *options)
         assert (ended.code, ended.output) == (1, "")
         return ended.error
 
     before = await sent(devnet)
     poor = {**good, "FACILITATOR_PRIVATE_KEY": "0x" + "77" * 32}
-    assert "has 0 ETH on jeju, the gas may cost 0." in await refused(poor)
+    ended = await facilitator("deploy", poor)
+    assert (ended.code, ended.output) == (1, "")
+    assert ended.error == await refused(poor)
+    assert "has 0 ETH on jeju, the gas may cost 0." in ended.error
     assert "not a token" in await refused(good, "--token", NOBODY)
     assert "jeju#0" in await refused({**good, "JEJU_RPC_URL": "http://127.0.0.1:1/secret"})
     # more tokens than a transaction may carry: 25,000 gas each
@@ -185,12 +188,15 @@ async def test_a_wrong_setting_is_one_line_and_exit_2(devnet: Devnet, tmp_path: 
     good = settings(devnet, tmp_path)
 
     async def refused(variables: dict[str, str], *options: str) -> str:
-        ended = await facilitator("deploy", variables, *options)
+        ended = await called("deploy", variables, *options)
         assert (ended.code, ended.output) == (2, "")
         return ended.error
 
     keyless = {k: v for k, v in good.items() if k != "FACILITATOR_PRIVATE_KEY"}
-    assert "FACILITATOR_PRIVATE_KEY" in await refused(keyless)
+    ended = await facilitator("deploy", keyless)
+    assert (ended.code, ended.output) == (2, "")
+    assert ended.error == await refused(keyless)
+    assert "FACILITATOR_PRIVATE_KEY" in ended.error
     retired = tmp_path / "keys"
     retired.write_text(good["FACILITATOR_PRIVATE_KEY"] + " retire\n")
     alone = {**keyless, "FACILITATOR_PRIVATE_KEY_FILE": str(retired)}

@@ -77,7 +77,7 @@ async def exchange(service: Service, sent: bytes) -> tuple[int, dict[str, Any]]:
     reader, writer = await asyncio.open_connection(*service.url.removeprefix("http://").split(":"))
     try:
         writer.write(sent)
-        head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 20)
+        head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 60)
         length = int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
         return int(head.split()[1]), json.loads(await reader.readexactly(length))
     finally:

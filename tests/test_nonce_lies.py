@@ -43,7 +43,7 @@ async def test_a_count_that_one_endpoint_alone_tells_leaves_no_account_nonce_out
             assert (status, reply["success"]) == (503, False)
             assert not service.logged("settlement_submitted")
             proxies[liar].faults.clear()
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(90):
                 while not reply["success"]:
                     await asyncio.sleep(0.5)
                     _, reply = await service.post("/settle", body)

@@ -62,7 +62,7 @@ PAIRINGS = [
 LIARS = [*PAIRINGS[:3], PAIRINGS[-1]]
 # The sellers that ask again while a settlement is pending: all of version 2.
 LATE = [pairing for pairing in LIARS if pairing.version == 2]
-WAIT = 30.0  # seconds
+WAIT = 90.0  # seconds
 
 OTHER_TOKEN = "0x1111111111111111111111111111111111111111"
 OTHER_PAYEE = "0x2222222222222222222222222222222222222222"

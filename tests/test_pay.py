@@ -10,7 +10,7 @@ from aiohttp import web
 from facilitator.devnet import Devnet, DevnetOptions
 from facilitator.ethereum.addresses import checksum
 from tests.chain import approve, balance, read, settled_logs
-from tests.commands import Ended, facilitator
+from tests.commands import Ended, called, facilitator
 from tests.service import Service, environment, launch, serve
 from tests.x402_chain import deploy_token
 
@@ -201,13 +201,17 @@ async def test_options_choose_contract_and_token(devnet: Devnet, tmp_path: Path)
 async def test_what_fails_on_the_way_is_one_line_and_exit_1(devnet: Devnet, tmp_path: Path) -> None:
     async def refused(*options: str, **changes: str) -> str:
         base = ("--to", spelt(devnet.seller.address), "--amount", "1", "--timeout", "1")
-        ended = await facilitator("pay", settings(devnet, tmp_path, **changes), *base, *options)
+        ended = await called("pay", settings(devnet, tmp_path, **changes), *base, *options)
         assert (ended.code, ended.output) == (1, "")
         assert devnet.payer.key.hex() not in ended.errors
         return ended.error
 
     nowhere = "http://127.0.0.1:1"
-    assert await refused("--url", nowhere) == f"error: {nowhere} cannot be reached"
+    variables, to = settings(devnet, tmp_path), spelt(devnet.seller.address)
+    ended = await facilitator("pay", variables, "--url", nowhere, "--to", to, "--amount", "1")
+    assert (ended.code, ended.output) == (1, "")
+    assert ended.error == f"error: {nowhere} cannot be reached"
+    assert await refused("--url", nowhere) == ended.error
     # without --url it is the configured port
     assert nowhere in await refused(FACILITATOR_PORT="1")
     # the chain answers, and is no facilitator
@@ -264,12 +268,15 @@ async def test_a_wrong_setting_is_one_line_and_exit_2(devnet: Devnet, tmp_path: 
     base = ("--url", "http://127.0.0.1:1", "--to", spelt(devnet.seller.address), "--amount", "1")
 
     async def refused(variables: dict[str, str], *options: str) -> str:
-        ended = await facilitator("pay", variables, *options)
+        ended = await called("pay", variables, *options)
         assert (ended.code, ended.output) == (2, "")
         assert devnet.payer.key.hex() not in ended.errors
         return ended.error
 
     keyless = {name: value for name, value in good.items() if name != "PAYER_PRIVATE_KEY"}
+    ended = await facilitator("pay", keyless, *base)
+    assert (ended.code, ended.output) == (2, "")
+    assert ended.error == await refused(keyless, *base)
     assert "no key to pay with in PAYER_PRIVATE_KEY" in await refused(keyless, *base)
     bad = {**good, "PAYER_PRIVATE_KEY": spelt(devnet.payer.key)[:-2] + "zz"}
     assert "PAYER_PRIVATE_KEY must hold" in await refused(bad, *base)

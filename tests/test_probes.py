@@ -121,7 +121,7 @@ async def test_a_service_that_stops_answers_no_probe(devnet: Devnet, tmp_path: P
         assert (await reader.readline()).startswith(b"HTTP/1.1 200")
         await reader.readuntil(b"}")
         service.process.terminate()
-        assert await asyncio.wait_for(reader.read(), 5) == b""
+        assert await asyncio.wait_for(reader.read(), 30) == b""
         with socket.socket() as late:
             assert late.connect_ex((host, int(port))) == errno.ECONNREFUSED
         await devnet.rpc("evm_setIntervalMining", 1)

@@ -12,7 +12,7 @@ import pytest
 
 from facilitator.devnet import Devnet, DevnetOptions
 from tests.chain import approve, devnet_payment, settled_logs
-from tests.commands import facilitator
+from tests.commands import called, facilitator
 from tests.faultproxy import Answer, Call, Forward, fault_proxy
 from tests.service import Service, environment, request, serve
 from tests.x402 import v2_body
@@ -126,11 +126,11 @@ async def test_recover_says_what_stands_in_its_way(devnet: Devnet, tmp_path: Pat
     nothing = await facilitator("recover", variables, "--restored")
     assert (nothing.code, nothing.error.startswith("error: there is no journal")) == (1, True)
     assert not (tmp_path / "facilitator.db").exists()
-    assert (await facilitator("recover", variables)).code == 2
-    wrong = await facilitator("recover", {**variables, "CONFIRMATIONS": "x"}, "--restored")
+    assert (await called("recover", variables)).code == 2
+    wrong = await called("recover", {**variables, "CONFIRMATIONS": "x"}, "--restored")
     assert (wrong.code, wrong.error.startswith("error: CONFIRMATIONS must be")) == (2, True)
     (tmp_path / "facilitator.db").write_bytes(b"no database" * 100)
-    broken = await facilitator("recover", variables, "--restored")
+    broken = await called("recover", variables, "--restored")
     assert (broken.code, broken.error.startswith("error: cannot read the journal")) == (1, True)
 
 
@@ -219,7 +219,7 @@ async def test_a_second_signal_ends_it_at_once_and_loses_nothing(
         assert first.process.returncode is None
         started = time.monotonic()
         assert await first.stop() == -signal.SIGTERM
-        assert time.monotonic() - started < 2
+        assert time.monotonic() - started < 15  # settlements are waited for more than twice as long
         await asyncio.gather(*posting, return_exceptions=True)
     await resume_mining(devnet)
     async with serve(devnet, tmp_path) as second:

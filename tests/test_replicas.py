@@ -39,7 +39,7 @@ async def replicas(
 
 async def watching(replicas: list[Service]) -> Service:
     """The replica that watches the chain."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while True:
             for replica in replicas:
                 if replica.logged("watching"):

@@ -36,14 +36,14 @@ async def test_an_endpoint_that_keeps_failing_is_left_alone_and_tried_by_one_loo
 
 
 async def test_one_that_hangs_leaves_time_for_the_next() -> None:
-    async with nodes(2, timeout=1.0) as (rpc, [first, _second]):
+    async with nodes(2, timeout=5.0) as (rpc, [first, _second]):
         await rpc.call("eth_call")
         first.delay = 30.0
         started = time.monotonic()
         assert await rpc.call("eth_call") == "second"
-        assert 0.4 < time.monotonic() - started < 0.9
+        assert 2.4 < time.monotonic() - started < 4.9
         assert await rpc.call("eth_call") == "second"  # and is not waited for again
-        assert time.monotonic() - started < 1.0
+        assert time.monotonic() - started < 5.0
         assert first.asked == ["eth_call"] * 2
 
 
@@ -53,7 +53,7 @@ async def test_one_that_hangs_from_the_start_is_waited_for_once() -> None:
         started = time.monotonic()
         assert await rpc.call("eth_call") == "second"
         assert await rpc.call("eth_call") == "second"
-        assert time.monotonic() - started < 1.5
+        assert time.monotonic() - started < 9
         assert first.asked == []
 
 

@@ -206,13 +206,13 @@ async def test_one_that_has_it_is_enough_and_the_most_telling_fault_is_told(
 
 
 async def test_a_slow_endpoint_does_not_hold_up_a_send_and_still_gets_it() -> None:
-    async with nodes(2) as (rpc, [first, _second]):
+    async with nodes(2, timeout=10.0) as (rpc, [first, _second]):
         await rpc.call("eth_call")
-        first.delay = 0.5
+        first.delay = 4.0
         started = time.monotonic()
         assert await Chain(rpc).broadcast(b"\x01") is None
-        assert time.monotonic() - started < 0.4
-        await asyncio.sleep(0.6)
+        assert time.monotonic() - started < 3.5
+        await asyncio.sleep(4.5)
         assert SEND in first.asked
         assert first.server.aborted == 0
 

@@ -147,10 +147,10 @@ def test_the_deepest_nesting_allowed_is_read() -> None:
     ],
 )
 def test_a_hostile_text_is_refused_fast(body: bytes) -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     with pytest.raises(StrictJSONError):
         decode(body)
-    assert time.perf_counter() - start < 0.5  # some 10 ms; recursion or backtracking takes minutes
+    assert time.process_time() - start < 2  # some 10 ms; recursion or backtracking takes minutes
 
 
 def test_a_reason_repeats_little_of_a_hostile_key() -> None:

@@ -14,7 +14,7 @@ from facilitator.store.writer import Writer, connect
 
 pytestmark = pytest.mark.anyio
 
-PATIENCE = 20  # seconds: a caller without an answer is a failure, not a test without an end
+PATIENCE = 60  # seconds: a caller without an answer is a failure, not a test without an end
 
 
 def insert(db: sqlite3.Connection, number: int) -> int:

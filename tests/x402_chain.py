@@ -26,7 +26,7 @@ TRANSFER = event_signature_to_log_topic("Transfer(address,address,uint256)")
 AUTHORIZATION_USED = event_signature_to_log_topic("AuthorizationUsed(address,bytes32)")
 NOBODY = bytes(20)
 RECEIPT_POLL = 0.005  # seconds
-RECEIPT_TIMEOUT = 30.0  # seconds
+RECEIPT_TIMEOUT = 90.0  # seconds
 
 
 class Behaviour(IntEnum):

@@ -11,8 +11,8 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
-START_TIMEOUT = 20.0  # seconds
-STOP_TIMEOUT = 10.0  # seconds
+START_TIMEOUT = 60.0  # seconds
+STOP_TIMEOUT = 60.0  # seconds
 
 
 class BenchFailed(Exception):
