@@ -135,6 +135,10 @@ async def run_service(config: Config, metrics: Metrics) -> AsyncIterator[Service
         stack.callback(tasks.cancel_scope.cancel)
         for watcher in watchers:
             tasks.start_soon(watcher.run)
+        if isinstance(opened, SharedStore):
+            notices = opened.notices
+            tasks.start_soon(notices.run)
+            metrics.notices.set_function(lambda: notices.arrive)
         if config.metrics:
             tasks.start_soon(watch_event_loop, metrics)
             observed = [
