@@ -1,6 +1,7 @@
 """Replicas on PostgreSQL tell each other of outcomes, and look for them where that fails."""
 
 import asyncio
+import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -231,16 +232,18 @@ async def test_without_the_listening_connection_replies_come_all_the_same(
         assert PASSWORD not in follower.output.decode()
 
 
-async def test_a_wrong_address_to_listen_at_is_told_without_its_password(
+async def test_a_wrong_address_to_listen_at_is_told_without_its_password_whoever_quotes_it(
     devnet: Devnet, postgres: Server, direct: PostgreSQL, tmp_path: Path
 ) -> None:
     await approve(devnet)
     url = postgres.url(DATABASE)
     wrong = url.replace(URL_PASSWORD, "hunter2hunter2")
-    async with launch(
-        {**variables(devnet, url, tmp_path), "DATABASE_LISTEN_URL": wrong}
-    ) as service:
+    told = {**variables(devnet, url, tmp_path), "DATABASE_LISTEN_URL": wrong}
+    async with launch(told, sys.executable, "-m", "tests.leaky") as service:
         await (await service.started()).wait_for("notices_lost")
         assert (await service.settle(devnet_payment(devnet)))["success"]
+        quoting = f"{service.url}/leak/traceback"
+        async with service.session.post(quoting, data="hunter2hunter2") as response:
+            assert response.status == 200
     assert "password authentication failed" in service.logged("notices_lost")[0]["why"]
     assert "hunter2" not in service.output.decode()
