@@ -36,6 +36,7 @@ class PostgreSQL(Struct, frozen=True, kw_only=True):
     tls_files: tuple[tuple[str, str], ...]  # (parameter of the URL, path)
     pool_size: int  # connections at most
     statement_cache: int  # prepared statements a connection; 0 behind PgBouncer
+    direct: "PostgreSQL | None" = None  # the same database where no pooler stands before it
 
     def __repr__(self) -> str:
         host = f"[{self.host}]" if ":" in self.host else quote(self.host)
@@ -47,6 +48,11 @@ class PostgreSQL(Struct, frozen=True, kw_only=True):
     def tls_url(self) -> str:
         """A URL with how the connection is encrypted, and nothing else."""
         return f"postgresql:///?{urlencode([('sslmode', self.tls_mode), *self.tls_files])}"
+
+    @property
+    def listens_at(self) -> "PostgreSQL | None":
+        """Where LISTEN reaches the server itself: not through what needs the cache to be off."""
+        return self.direct or (self if self.statement_cache else None)
 
     def read_password(self) -> str | None:
         """The password as it is now: a file is read for every connection, so that it may change.
@@ -111,7 +117,8 @@ def parse_postgresql(
     user, password = _decoded(parts.username), _decoded(parts.password)
     host, database = _decoded(_host(parts)), _decoded(parts.path.removeprefix("/"))
     if (
-        not _VISIBLE.match(value)
+        parts.scheme != "postgresql"
+        or not _VISIBLE.match(value)
         or _ESCAPES.search(value)
         or "#" in value
         or port == 0

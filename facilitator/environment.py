@@ -8,9 +8,11 @@ landed in the wrong variable.
 import ipaddress
 import re
 from collections.abc import Collection, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from facilitator.database import PostgreSQL, parse_postgresql, parse_sqlite, read_password_file
 from facilitator.ethereum.secp256k1 import ORDER
@@ -150,17 +152,21 @@ class Environment:
         cache = self.integer("DATABASE_STATEMENT_CACHE", default=100, low=0, high=10_000)
         file = self.text("DATABASE_PASSWORD_FILE")[1]
         password_file = None if file is None else Path(file)
+        direct_name, direct = self.text("DATABASE_LISTEN_URL")
         if not value.startswith("postgresql://"):
+            if direct is not None:
+                raise ConfigError(f"{direct_name} is set, and {name} names no PostgreSQL database")
             return parse_sqlite(name, value)
         if password_file is not None:
             read_password_file(password_file)
-        return parse_postgresql(
-            name,
-            value,
+        parse = partial(
+            parse_postgresql,
             password_file=password_file,
             pool_size=pool_size,
             statement_cache=cache,
         )
+        found = parse(name, value)
+        return found if direct is None else replace(found, direct=parse(direct_name, direct))
 
     def keys(self, name: str, file_name: str) -> tuple[Key, ...]:
         """Private keys: `name` holds them separated by commas, or `file_name` names a file.

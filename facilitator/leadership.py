@@ -1,7 +1,7 @@
 """Which of several processes watches a chain: the one that has its lease.
 
-The others answer requests all the same. They look in the journal for what has come of what they
-wait for, and take over within seconds when the lease is not prolonged.
+The others answer requests all the same. They are told what has come of what they wait for, or look
+for it in the journal, and take over within seconds when the lease is not prolonged.
 """
 
 import secrets
@@ -18,6 +18,9 @@ from facilitator.store import Fence, SharedStore, Store, StoreError
 LEASE_MS = 5_000
 PROLONG_EVERY = 1.5  # seconds
 FOLLOW_EVERY = 0.5  # seconds between two looks at the journal
+# Seconds between two looks for outcomes while notices tell of them as well. Not many: a replica of
+# a release that sends none may watch the chain, in the middle of an upgrade.
+LOOK_ANYWAY_EVERY = 2.0
 
 
 class Leadership:
@@ -33,8 +36,10 @@ class Leadership:
         self._holder = secrets.token_hex(8)
         self._fence = Fence(chain_id)
         self._prolong_at = 0.0
+        self._look_at = 0.0
         self._idle = False
         self.store: Store = store.fenced(self._fence)
+        store.notices.subscribe(listeners.wake)
 
     @property
     def leads(self) -> bool:
@@ -85,9 +90,13 @@ class Leadership:
     async def _wake_who_waits(self) -> None:
         """Requests of this process may wait for what another one has recorded."""
         waited_for = self._listeners.waited_for
-        if waited_for:
-            for settlement_id in await self._shared.ended(waited_for):
-                self._listeners.wake(settlement_id)
+        arrive, now = self._shared.notices.arrive, anyio.current_time()
+        if not waited_for or (arrive and now < self._look_at):
+            return
+        for settlement_id in await self._shared.ended(waited_for):
+            self._listeners.wake(settlement_id)
+        # What was recorded before notices began to arrive is found by one more look.
+        self._look_at = now + LOOK_ANYWAY_EVERY if arrive else now
 
     async def step_down(self) -> None:
         """Let another process take over at once."""

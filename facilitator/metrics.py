@@ -126,6 +126,11 @@ class Metrics:
             buckets=RPC_BUCKETS,
             registry=self._registry,
         )
+        self.notices = Gauge(
+            "facilitator_notices_up",
+            "1 while outcomes that other replicas record are told at once.",
+            registry=self._registry,
+        )
         self.loop_lag = Histogram(
             "facilitator_event_loop_lag_seconds",
             "How late a timer of the event loop fired.",

@@ -170,9 +170,10 @@ def start_logging(config: Config) -> None:
     for key in config.keys:
         add_secret(key.secret.hex())
     if isinstance(config.database, PostgreSQL):
-        password = config.database.read_password()
-        if password is not None:
-            add_secret(password)
+        for database in (config.database, config.database.direct or config.database):
+            password = database.read_password()
+            if password is not None:
+                add_secret(password)
     for network in config.networks.values():
         for url in network.rpc_urls:
             if network.explicit_rpc:

@@ -141,6 +141,10 @@ async def run_service(config: Config, metrics: Metrics) -> AsyncIterator[Service
         for served in networks.values():
             if served.retention is not None:
                 tasks.start_soon(served.retention.run)
+        if isinstance(opened, SharedStore):
+            notices = opened.notices
+            tasks.start_soon(notices.run)
+            metrics.notices.set_function(lambda: notices.arrive)
         if config.metrics:
             tasks.start_soon(watch_event_loop, metrics)
             observed = [

@@ -61,6 +61,42 @@ def test_pool_and_cache_are_settings() -> None:
     assert wrong.startswith("DATABASE_STATEMENT_CACHE")
 
 
+def test_it_listens_where_no_pooler_stands_before_the_server() -> None:
+    assert (straight := database("postgresql://db/d")).listens_at == straight
+    pooled = {"DATABASE_STATEMENT_CACHE": "0"}
+    assert database("postgresql://pool/d", **pooled).listens_at is None
+    told = {"DATABASE_LISTEN_URL": "postgresql://me:hunt%40er2@db:5433/d"}
+    for found in (
+        database("postgresql://pool/d", **told),
+        database("postgresql://pool/d", **pooled, **told),
+    ):
+        assert found.host == "pool"
+        assert found.listens_at is not None
+        assert (found.listens_at.host, found.listens_at.port) == ("db", 5433)
+        assert found.listens_at.read_password() == "hunt@er2"
+        assert "hunt" not in repr(found)
+
+
+def test_the_password_file_is_for_both_addresses(tmp_path: Path) -> None:
+    file = tmp_path / "password"
+    file.write_text("first")
+    both = {"DATABASE_LISTEN_URL": "postgresql://db/d", "DATABASE_PASSWORD_FILE": str(file)}
+    found = database("postgresql://pool/d", **both)
+    assert found.listens_at is not None
+    assert found.listens_at.read_password() == "first"
+    two = refusal("postgresql://pool/d", **{**both, "DATABASE_LISTEN_URL": "postgresql://u:p@h/d"})
+    assert two.startswith("DATABASE_LISTEN_URL has a password")
+
+
+@pytest.mark.parametrize("bad", ["sqlite:///hunter2", "http://h/hunter2", "postgresql://hunter2"])
+def test_nobody_listens_anywhere_else(bad: str) -> None:
+    wrong = refusal("postgresql://db/d", DATABASE_LISTEN_URL=bad)
+    assert wrong.startswith("DATABASE_LISTEN_URL must be postgresql://")
+    assert "hunter2" not in wrong
+    lone = refusal("sqlite:///journal.db", DATABASE_LISTEN_URL="postgresql://db/d")
+    assert lone.startswith("DATABASE_LISTEN_URL")
+
+
 def test_a_password_file_is_read_anew_every_time(tmp_path: Path) -> None:
     file = tmp_path / "password"
     file.write_text("first\n")

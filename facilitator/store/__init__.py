@@ -337,6 +337,24 @@ class Fence:
         self.token: int | None = None
 
 
+class Notices(Protocol):
+    """What tells at once of settlements that `record` has changed, in whichever process. Some may
+    be missed, so who waits for one looks in the journal as well, now and then.
+    """
+
+    @property
+    def arrive(self) -> bool:
+        """Whether they do at present, as far as is known."""
+
+    def subscribe(self, tell: Callable[[str], None]) -> None:
+        """`tell` is called with the id of each, while `run` runs."""
+
+    async def run(self) -> None:
+        """Listen for them, and again whenever that breaks off; return where nothing can be heard.
+        Raises nothing of the database.
+        """
+
+
 @runtime_checkable
 class SharedStore(Store, Protocol):
     """A journal that several processes have open. One of them at a time watches a chain."""
@@ -362,3 +380,7 @@ class SharedStore(Store, Protocol):
 
     async def ended(self, settlement_ids: Sequence[str]) -> frozenset[str]:
         """Those of them that are not PENDING nor REORGED."""
+
+    @property
+    def notices(self) -> Notices:
+        """Of what any of the processes records."""

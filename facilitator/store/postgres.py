@@ -35,6 +35,7 @@ from facilitator.store import postgres_queries as queries
 from facilitator.store import postgres_signed as signed
 from facilitator.store.postgres_claims import ClaimedOrNot
 from facilitator.store.postgres_leases import FencedPool
+from facilitator.store.postgres_notices import PostgresNotices
 from facilitator.store.postgres_pool import CommitUnknown, Operation, Pool, T
 from facilitator.store.postgres_schema import migrate, refuse_forgetful
 
@@ -46,8 +47,9 @@ LOOK_AGAIN = 0.25
 class PostgresStore:
     """`Store` on one database. Use `PostgresStore.open`."""
 
-    def __init__(self, pool: Pool | FencedPool) -> None:
+    def __init__(self, pool: Pool | FencedPool, notices: PostgresNotices) -> None:
         self._pool = pool
+        self.notices = notices
 
     @classmethod
     async def open(cls, settings: PostgreSQL) -> "PostgresStore":
@@ -59,7 +61,7 @@ class PostgresStore:
         except StoreError as error:
             await pool.close()
             raise StoreError(f"cannot open the journal {settings}: {error}") from None
-        return cls(pool)
+        return cls(pool, PostgresNotices(settings.listens_at, pool))
 
     async def close(self) -> None:
         await self._pool.close()
@@ -238,7 +240,7 @@ class PostgresStore:
         await self._pool.read(leases.refuse_shared)
 
     def fenced(self, fence: Fence) -> "PostgresStore":
-        return PostgresStore(FencedPool(self._pool, fence))
+        return PostgresStore(FencedPool(self._pool, fence), self.notices)
 
     async def ended(self, settlement_ids: Sequence[str]) -> frozenset[str]:
         return await self._pool.read(partial(queries.ended, settlement_ids))

@@ -22,6 +22,7 @@ from facilitator.store import (
     Taken,
     TransactionChange,
 )
+from facilitator.store.postgres_notices import notify
 from facilitator.store.postgres_pool import Connection, Undo
 from facilitator.store.postgres_queries import find_transaction, get, ride
 from facilitator.store.postgres_signed import sign
@@ -275,6 +276,7 @@ async def record(
         )
         if row is not None:
             changed.append(read_settlement(row))
+    await notify([settlement.id for settlement in changed], db)
     return tuple(changed)
 
 

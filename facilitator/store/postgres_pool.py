@@ -217,7 +217,7 @@ def describe(fault: Exception) -> str:
         return f"{type(fault).__name__} ({fault.sqlstate}): {fault.message}"
     if isinstance(fault, OSError) and fault.strerror:
         return fault.strerror
-    if isinstance(fault, asyncpg.InterfaceError | ConfigError):
+    if isinstance(fault, asyncpg.InterfaceError | ConfigError | StoreError):
         return str(fault)
     return type(fault).__name__
 

@@ -74,6 +74,16 @@ def test_the_contracts_address_and_variables_arrive() -> None:
     assert values["LOG_LEVEL"] == "DEBUG"
 
 
+def test_beside_a_pooler_the_server_itself_can_be_reached() -> None:
+    values = ("database.kind=postgresql", "database.port=6432", "database.listenPort=5432")
+    found = objects(helm_template(*values))
+    rule = only("NetworkPolicy", found)["spec"]["egress"][-1]
+    assert [each["port"] for each in rule["ports"]] == [6432, 5432]
+    [container] = only("Deployment", found)["spec"]["template"]["spec"]["containers"]
+    [variable] = [each for each in container["env"] if each["name"] == "DATABASE_LISTEN_URL"]
+    assert variable["valueFrom"]["secretKeyRef"]["optional"]
+
+
 def test_a_digest_goes_before_a_tag() -> None:
     digest = "sha256:" + "0" * 64
     found = objects(helm_template(f"image.digest={digest}", "image.tag=one"))
