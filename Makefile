@@ -49,8 +49,8 @@ SECONDS ?= 60
 chaos: setup ## settle while everything fails and the service is killed, and judge by the chain
 	@$(BIN)/python -m tests.chaos --seconds $(SECONDS) $(if $(SEED),--seed $(SEED))
 
-# Most tests wait for blocks, so there may be more workers than cores: `make test WORKERS=8`.
-WORKERS ?= 4
+# Most tests wait for blocks: with four workers two cores stand idle for a third of the time.
+WORKERS ?= 6
 PYTEST  = pytest --numprocesses $(WORKERS) --dist worksteal
 
 .PHONY: test

@@ -329,7 +329,7 @@ async def test_in_flight_counts_the_pending_transactions_of_each_signer(store: S
 async def test_closing_finishes_what_was_asked(engine: Engine) -> None:
     """And afterwards the journal refuses, as often as it is closed."""
     store = await engine()
-    fresh = [payment() for _ in range(300)]
+    fresh = [payment() for _ in range(100)]
     claims = [
         asyncio.ensure_future(store.claim(settlement_of(paid), transaction_of(paid), NOW))
         for paid in fresh
@@ -343,7 +343,7 @@ async def test_closing_finishes_what_was_asked(engine: Engine) -> None:
         await store.ping()
     await store.close()
     store = await engine()
-    assert len((await store.open_work(CHAIN_ID)).rides) == 300
+    assert len((await store.open_work(CHAIN_ID)).rides) == 100
     await store.close()
 
 
