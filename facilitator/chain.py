@@ -6,7 +6,7 @@ makes anything valid.
 """
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from msgspec import Struct
 
@@ -32,7 +32,7 @@ from facilitator.node import (
 )
 from facilitator.rpc import RPC, Endpoint, RPCError, TransportError
 from facilitator.strict_json import JSON
-from facilitator.witnesses import Witnesses
+from facilitator.witnesses import QUORUM, Witnesses
 
 # No question may use more: a payer's wallet or a token could otherwise burn a node's time in an
 # endless loop. A wallet that checks a signature of another curve (passkeys) needs about 350 k.
@@ -194,14 +194,33 @@ class Chain:
         return dict(zip(asked, counts, strict=True))
 
     async def logs(self, wanted: LogFilter, first: int, last: int) -> tuple[Log, ...]:
-        """A contract's events in blocks first..last."""
+        """A contract's events in blocks first..last, those that any endpoint shows: one alone hides
+        none. Two must answer where two are well, but for those that serve no logs at all.
+        """
         query = {
             "address": to_hex(wanted.address),
             "topics": [None if topic is None else to_hex(topic) for topic in wanted.topics],
             "fromBlock": hex(first),
             "toBlock": hex(last),
         }
-        return tuple(parse_log(entry) for entry in items(await self._ask("eth_getLogs", query)))
+        told = await self.witnesses.hear(_parse_logs, "eth_getLogs", query, refusing=True)
+        shown = [logs for logs in told if logs is not None]
+        if len(shown) < max(min(QUORUM, len(told)), 1):
+            raise ChainUnavailable("eth_getLogs: too few endpoints answer")
+        return tuple({(log.block_hash, log.index): log for logs in shown for log in logs}.values())
+
+    async def confirm_read(
+        self, read: Read, block: int, same: Callable[[bytes], bool]
+    ) -> bool | None:
+        """Whether the witnesses answer a read as of a block in the same way; None without any.
+        Never raises.
+        """
+
+        def agrees(answer: JSON) -> bool:
+            return same(parse_data(answer))
+
+        method, params = _question(read, hex(block))
+        return await self.witnesses.confirm(agrees, method, *params)
 
     async def broadcast(self, raw: bytes) -> NodeFault | None:
         """Offer signed bytes to every endpoint that is well: None as soon as one has them, the most
@@ -253,6 +272,10 @@ def _reverted(method: str, error: RPCError) -> Reverted:
     if classify(error) is not NodeFault.REVERTED:
         raise ChainUnavailable(f"{method}: {error}") from None
     return Reverted(revert_data(error))
+
+
+def _parse_logs(answer: JSON) -> tuple[Log, ...]:
+    return tuple(parse_log(entry) for entry in items(answer))
 
 
 def _question(read: Read, tag: str) -> tuple[str, tuple[object, ...]]:

@@ -107,6 +107,8 @@ class Gaps:
             if await self._store.revive(self._chain_id, signer, account_nonce):
                 self._alert("gap_reopened", signer, account_nonce)
                 continue  # the next turn sends it
+            if signer not in self._signers.addresses:
+                return  # its key is another replica's
             if await self._may_still_come(signer, gap.start):
                 return
             prepared = await self._signers.prepare(call, signer, FILLER_GAS_CAP)

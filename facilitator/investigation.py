@@ -113,17 +113,22 @@ class Investigator:
         for _ in range(queries):
             first = max(last - LOG_RANGE + 1, 0)
             logs = await self._chain.logs(wanted, first, last)
-            receipts = await self._chain.receipts(
-                dict.fromkeys(log.transaction_hash for log in logs)
-            )
-            if any(not receipt.succeeded for receipt in receipts.values()):
-                raise ChainUnavailable("a receipt denies its own log")
+            carriers = dict.fromkeys(log.transaction_hash for log in logs)
+            receipts = await self._chain.receipts(carriers)
+            if any(each not in receipts or not receipts[each].succeeded for each in carriers):
+                raise ChainUnavailable("a log without a receipt that bears it out")
             for receipt in receipts.values():
                 proof = await self._proof_in(receipt, payment)
                 if proof is not None:
                     return proof
+            if first == 0:
+                return None
             oldest = await self._chain.block(first)
-            if first == 0 or oldest is None or oldest.timestamp < since:
+            if oldest is None:
+                raise ChainUnavailable("an old block is missing")
+            if oldest.timestamp < since:
+                if await self._chain.witnesses.confirm_older(first, since) is False:
+                    raise ChainUnavailable("how old a block is, is not agreed on")
                 return None
             last = first - 1
         return None
@@ -137,7 +142,7 @@ class Investigator:
     async def _proof_in(self, receipt: Receipt, payment: AnyPayment) -> Proof | None:
         timestamp = await self._mined_at(receipt)
         if timestamp is None:
-            return None
+            raise ChainUnavailable("a receipt's block is not on the chain")
         proof: Proof | None = scheme_of(payment).find_proof(payment, receipt.logs, timestamp)
         return proof
 

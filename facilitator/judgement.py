@@ -15,6 +15,7 @@ from facilitator.schemes import AnyPayment, scheme_of
 from facilitator.settlement import (
     Confirm,
     Fail,
+    Findings,
     Investigate,
     Keep,
     Mined,
@@ -81,6 +82,8 @@ class Judge:
                     await self._look_twice(findings.block_number, findings.block_hash)
                 if isinstance(verdict, Confirm):
                     await self._look_twice_at(verdict.proof)
+                if isinstance(verdict, Fail):
+                    await self._look_twice_at_use(settlement.payment, findings)
         return verdict
 
     async def _proof_among(self, payment: AnyPayment, receipts: Iterable[Receipt]) -> Proof | None:
@@ -107,6 +110,18 @@ class Judge:
         receipt = receipts.get(proof.transaction_hash)
         if receipt is None or await self._chain.witnesses.confirm_receipt(receipt) is False:
             raise ChainUnavailable("a receipt that decides is not there at a second look")
+
+    async def _look_twice_at_use(self, payment: AnyPayment, findings: Findings) -> None:
+        """At whether a payment was executed, by whomever: if it was, and no more is known of it, it
+        has not failed.
+        """
+
+        def same(answer: bytes) -> bool:
+            return bool(int.from_bytes(answer)) is findings.authorization_used
+
+        call = scheme_of(payment).used_call(payment)
+        if await self._chain.confirm_read(call, findings.block_number, same) is False:
+            raise ChainUnavailable("whether a payment was executed is not agreed on")
 
     async def look_again(
         self, ride: Ride

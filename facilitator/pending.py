@@ -76,7 +76,8 @@ class PendingTransactions:
     async def _replace(self, transaction: Transaction, replace: Replace, now: int) -> Attempt:
         """The attempt to send: a new one at these fees, in the journal, where it may be signed."""
         if not self._signers.allows(transaction.call, transaction.signer):
-            # Its contract is configured no more: what was signed is all there will be.
+            # Its contract or key is configured no more, or not here: what was signed is all that
+            # there will be.
             return transaction.attempts[-1]
         with inside(self._broadcaster.trace_of(transaction)):
             attempt = self._signers.replacement(transaction, replace.fees)

@@ -132,10 +132,11 @@ class SignerPool:
 
     def doubt(self, address: bytes) -> None:
         """The chain calls an account nonce of this signer too low: see what it has mined before
-        another one is handed out.
+        another one is handed out. A signer of other replicas is none of ours to doubt.
         """
-        account = self._accounts[address]
-        account.synced, account.doubted = False, True
+        account = self._accounts.get(address)
+        if account is not None:
+            account.synced, account.doubted = False, True
 
     def about_to_observe(self) -> None:
         """The loop asks the journal now: what is claimed from here on it may not see."""
@@ -301,8 +302,10 @@ class SignerPool:
         )
 
     def allows(self, call: Call, address: bytes) -> bool:
-        """Whether this signer may sign the call; not where its contract is configured no more."""
-        return self._builder.allows(call, address)
+        """Whether this signer may sign the call; not where its contract is configured no more, and
+        not where its key is another replica's.
+        """
+        return address in self._accounts and self._builder.allows(call, address)
 
     def replacement(self, transaction: Transaction, fees: Fees) -> Attempt:
         """The same transaction with other fees."""

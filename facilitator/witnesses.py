@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from facilitator.ethereum.receipts import Receipt
 from facilitator.node import ChainUnavailable, counter, parse_block, parse_receipt, to_hex
-from facilitator.rpc import RPC
+from facilitator.rpc import RPC, RPCError
 from facilitator.strict_json import JSON
 
 QUORUM = 2
@@ -52,7 +52,15 @@ class Witnesses:
             block = parse_block(answer)
             return (block.number, block.hash) == (number, block_hash)
 
-        return await self._confirm(same, "eth_getBlockByNumber", hex(number), False)
+        return await self.confirm(same, "eth_getBlockByNumber", hex(number), False)
+
+    async def confirm_older(self, number: int, timestamp: int) -> bool | None:
+        """Whether the block at this height was made before then, unix seconds. Never raises."""
+
+        def older(answer: JSON) -> bool:
+            return parse_block(answer).timestamp < timestamp
+
+        return await self.confirm(older, "eth_getBlockByNumber", hex(number), False)
 
     async def confirm_receipt(self, receipt: Receipt) -> bool | None:
         """Whether they show the same receipt: its block, its success and its logs. Never raises."""
@@ -61,7 +69,7 @@ class Witnesses:
             return _decisive(parse_receipt(answer)) == _decisive(receipt)
 
         name = to_hex(receipt.transaction_hash)
-        return await self._confirm(same, "eth_getTransactionReceipt", name)
+        return await self.confirm(same, "eth_getTransactionReceipt", name)
 
     async def confirm_account_nonce(self, address: bytes, count: int) -> bool | None:
         """Whether they count so many mined transactions of `address`, no more and no fewer, at
@@ -71,7 +79,7 @@ class Witnesses:
         def same(answer: JSON) -> bool:
             return counter(answer) == count
 
-        return await self._confirm(same, "eth_getTransactionCount", to_hex(address), "latest")
+        return await self.confirm(same, "eth_getTransactionCount", to_hex(address), "latest")
 
     async def account_nonce(self, address: bytes, block: int | str = "latest") -> AgreedCount:
         """How many transactions of `address` are mined as of a block number or tag. Raises
@@ -79,7 +87,7 @@ class Witnesses:
         """
         tag = hex(block) if isinstance(block, int) else block
         asked = "eth_getTransactionCount", to_hex(address), tag
-        counts = await self._hear(counter, *asked)
+        counts = await self.hear(counter, *asked)
         if all(count is None for count in counts):
             raise ChainUnavailable("no endpoint counts an account's transactions")
         quorum = min(QUORUM, len(counts))
@@ -87,20 +95,27 @@ class Witnesses:
         borne_out = sorted((count or 0 for count in counts), reverse=True)[quorum - 1]
         return AgreedCount(borne_out, alone=quorum < QUORUM and self.exist)
 
-    async def _confirm(
+    async def confirm(
         self, same: Callable[[JSON], bool], method: str, *params: object
     ) -> bool | None:
+        """Whether they answer a question in the same way; `same` raises ChainUnavailable for what
+        is no answer. Never raises.
+        """
         if not self.exist:
             return None
-        words = await self._hear(same, method, *params)
-        return bool(words) and words.count(True) >= min(QUORUM, len(words))
+        words = await self.hear(same, method, *params)
+        return words.count(True) >= min(QUORUM, len(words)) > 0
 
-    async def _hear(
-        self, parse: Callable[[JSON], T], method: str, *params: object
+    async def hear(
+        self, parse: Callable[[JSON], T], method: str, *params: object, refusing: bool = False
     ) -> list[T | None]:
-        """Each one's word, None where it gives none."""
+        """Each one's word, None where it gives none; those that refuse to answer the question are
+        left out where they may be `refusing` it. Never raises.
+        """
         words: list[T | None] = []
         for answer in await self._rpc.call_each(method, *params):
+            if refusing and isinstance(answer, RPCError):
+                continue
             word = None
             if not (answer is None or isinstance(answer, BaseException)):
                 with suppress(ChainUnavailable):  # garbage

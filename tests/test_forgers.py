@@ -10,7 +10,14 @@ from eth_abi.abi import encode
 
 from facilitator.devnet import Devnet, DevnetOptions
 from facilitator.ethereum.keccak import keccak256
-from tests.chain import PAYMENT_SETTLED, approve, devnet_payment, settled_logs, unhex
+from tests.chain import (
+    PAYMENT_SETTLED,
+    approve,
+    devnet_payment,
+    settle_call,
+    settled_logs,
+    unhex,
+)
 from tests.endpoints import behind_two
 from tests.faultproxy import (
     Answer,
@@ -22,6 +29,7 @@ from tests.faultproxy import (
     lose_reply,
     refuse_with,
 )
+from tests.x402_service import nonce_of
 
 pytestmark = pytest.mark.anyio
 
@@ -95,4 +103,63 @@ async def test_a_payment_that_one_endpoint_makes_up_is_never_a_success(
         for proxy in pair:
             proxy.heal()
         assert (await service.settle(header))["success"]
+    assert len(await settled_logs(devnet)) == 1
+
+
+async def nothing_is_used(call: Call, forward: Forward) -> Answer | None:
+    """For eth_call: simulations revert, no nonce is used, and no contract knows anything."""
+    if "from" in call["params"][0]:
+        return await refuse_with(3, "execution reverted")(call, forward)
+    return {"jsonrpc": "2.0", "id": call["id"], "result": f"0x{bytes(32).hex()}"}
+
+
+async def every_nonce_is_used(call: Call, forward: Forward) -> Answer | None:
+    """For eth_call."""
+    return {"jsonrpc": "2.0", "id": call["id"], "result": f"0x{(1).to_bytes(32).hex()}"}
+
+
+async def no_logs(call: Call, forward: Forward) -> Answer | None:
+    """For eth_getLogs."""
+    return {"jsonrpc": "2.0", "id": call["id"], "result": []}
+
+
+@pytest.mark.parametrize(
+    ("liar", "lies"),
+    [
+        (0, {"eth_call": nothing_is_used}),
+        (0, {"eth_getLogs": no_logs}),
+        (0, {"eth_call": every_nonce_is_used, "eth_getLogs": no_logs}),
+        (1, {"eth_call": nothing_is_used, "eth_getLogs": no_logs}),
+    ],
+    ids=["not paid", "no proof", "paid without a proof", "the second one"],
+)
+async def test_a_payment_that_somebody_else_made_is_no_failure_because_one_endpoint_says_so(
+    devnet: Devnet, tmp_path: Path, liar: int, lies: dict[str, Fault]
+) -> None:
+    await approve(devnet)
+    async with behind_two(devnet, tmp_path, SETTLE_TIMEOUT_SECONDS="30") as (service, *pair):
+        header = devnet_payment(devnet)
+        for proxy in pair:
+            proxy.faults["eth_sendRawTransaction"] = already_known  # and it is in no pool
+        asked = asyncio.create_task(service.settle(header))
+        await service.wait_for("settlement_submitted")
+        stranger = {"from": f"0x{devnet.accounts[5].address.hex()}", "gas": hex(500_000)}
+        call = {"to": f"0x{devnet.contract.hex()}", "data": f"0x{settle_call(header).hex()}"}
+        await devnet.rpc("eth_sendTransaction", {**stranger, **call})
+        async with asyncio.timeout(20):
+            while not await settled_logs(devnet):  # noqa: ASYNC110 - blocks come by themselves
+                await asyncio.sleep(0.1)
+        pair[liar].faults = {**lies}
+        pair[1 - liar].faults = {}
+        async with asyncio.timeout(40):
+            while await nonce_of(devnet) == 0:  # noqa: ASYNC110 - it is sent again by itself
+                await asyncio.sleep(0.1)
+        # Ours was mined, and failed. How the payment ended is found out a few blocks later.
+        await asyncio.sleep(12)
+        assert not service.logged("settlement_failed")
+        pair[liar].heal()
+        reply = await asked
+        if not reply["success"]:
+            assert reply["error"] == "Settlement pending"
+            assert (await service.settle(header))["success"]
     assert len(await settled_logs(devnet)) == 1
