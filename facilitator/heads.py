@@ -75,15 +75,19 @@ class Heads:
             if block is None:
                 return None
             known = block.hash
+            self._note_timestamp(block)
         return known == block_hash
 
     def _remember(self, head: Block) -> None:
         self.head = head
         self._hashes[head.number] = head.hash
         self._hashes[head.number - 1] = head.parent_hash
-        self._timestamps[head.hash] = head.timestamp
         while len(self._hashes) > REMEMBERED:
             del self._hashes[min(self._hashes)]
+        self._note_timestamp(head)
+
+    def _note_timestamp(self, block: Block) -> None:
+        self._timestamps[block.hash] = block.timestamp
         while len(self._timestamps) > REMEMBERED:
             del self._timestamps[next(iter(self._timestamps))]
 

@@ -1,7 +1,7 @@
 """What one turn makes of a settlement: its own receipts first, the rest of the chain where it
 must."""
 
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
 from msgspec.structs import replace
 
@@ -31,8 +31,13 @@ from facilitator.settlement import (
     outcome,
 )
 from facilitator.store import Ride, SettlementChange, TransactionChange
+from facilitator.together import together
 
 Resolved = Mined | Superseded
+# What a reorg may undo: a settlement that rides on mined transactions, or a mined gap filler; and
+# what is to be written down about it.
+Watched = Ride | Transaction
+Found = tuple[tuple[TransactionChange, ...], SettlementChange | None]
 _OPEN = frozenset({SettlementState.PENDING, SettlementState.REORGED})
 
 
@@ -123,45 +128,103 @@ class Judge:
         if await self._chain.confirm_read(call, findings.block_number, same) is False:
             raise ChainUnavailable("whether a payment was executed is not agreed on")
 
-    async def look_again(
-        self, ride: Ride
-    ) -> tuple[list[TransactionChange], SettlementChange | None]:
-        """What has changed about a settlement whose transactions were mined, if a reorg undid or
-        moved them.
+    async def look_again(self, watched: Sequence[Watched]) -> list[Found | None]:
+        """What has changed about settlements whose transactions were mined, and about gap fillers
+        that were, if a reorg undid or moved them; None where that cannot be told now.
+
+        In a few round trips for all: their receipts, the blocks of these, a second look at them.
         """
-        settlement = ride.settlement
-        mined = [each for each in ride.transactions if each.state is TransactionState.MINED]
-        hashes = [attempt.hash for each in mined for attempt in each.attempts]
-        if settlement.proof is not None:  # it may be in somebody else's transaction
-            hashes.append(settlement.proof.transaction_hash)
-        receipts = await self._deep_receipts(dict.fromkeys(hashes))
-        changes = _moved(mined, receipts)
+        hashes = dict.fromkeys(one for each in watched for one in _hashes(each))
+        receipts = await self._deep_receipts(tuple(hashes))
+        await self.learn_blocks(each for each in receipts.values() if isinstance(each, Receipt))
+
+        async def look(each: Watched) -> Found:
+            return await self._look_again(each, receipts)
+
+        found = await together(look, watched)
+        return [None if isinstance(each, ChainUnavailable) else each for each in found]
+
+    async def _look_again(
+        self, watched: Watched, receipts: Mapping[bytes, Receipt | ChainUnavailable]
+    ) -> Found:
+        mine: dict[bytes, Receipt] = {}
+        for each in _hashes(watched):
+            receipt = receipts.get(each)
+            if isinstance(receipt, ChainUnavailable):
+                raise receipt
+            if receipt is not None:
+                mine[each] = receipt
+        changes = tuple(_moved(_mined_of(watched), mine))
+        if isinstance(watched, Transaction):
+            return changes, None
+        settlement = watched.settlement
         change = None
-        proof = await self._proof_among(settlement.payment, receipts.values())
+        proof = await self._proof_among(settlement.payment, mine.values())
         if settlement.state is SettlementState.CONFIRMED or proof is not None:
+            mined = _mined_of(watched)
             change = change_of(settlement, outcome(settlement, mined, proof, None, self._policy))
         return changes, change
 
-    async def fillers_again(self, fillers: Sequence[Transaction]) -> list[TransactionChange]:
-        """What has changed about gap fillers that were mined."""
-        hashes = [attempt.hash for each in fillers for attempt in each.attempts]
-        return _moved(fillers, await self._deep_receipts(hashes))
+    async def learn_blocks(self, receipts: Iterable[Receipt]) -> None:
+        """Look at the blocks in which these may prove something, all at once: whoever judges by
+        one of them then finds it known. What is not known then is asked again by him.
+        """
+        blocks = {each.block_hash: each.block_number for each in receipts if each.succeeded}
 
-    async def _deep_receipts(self, hashes: Collection[bytes]) -> dict[bytes, Receipt]:
-        """Receipts on the head's chain, `confirmations` deep: all others count as none. One that
-        cannot be told apart is ChainUnavailable.
+        async def learn(block: tuple[bytes, int]) -> None:
+            block_hash, number = block
+            await self._heads.timestamp_of(block_hash)
+            await self._confirm_block(number, block_hash)
+
+        await together(learn, blocks.items())
+
+    async def _deep_receipts(
+        self, hashes: Sequence[bytes]
+    ) -> dict[bytes, Receipt | ChainUnavailable]:
+        """Receipts on the head's chain, `confirmations` deep: all others count as none. Of one that
+        cannot be told apart, ChainUnavailable.
         """
         head = self._heads.head
         assert head is not None
-        receipts = await self._chain.receipts(hashes)
-        deep = {}
-        for each, receipt in receipts.items():
-            holds = await self._heads.holds(receipt.block_number, receipt.block_hash)
-            if holds is None:
-                raise ChainUnavailable("a receipt's block is not known yet")
-            if holds and head.number - receipt.block_number + 1 >= self._policy.confirmations:
+
+        async def receipt_of(each: bytes) -> Receipt | None:
+            return (await self._chain.receipts([each])).get(each)
+
+        async def holds(block: tuple[int, bytes]) -> bool | None:
+            return await self._heads.holds(*block)
+
+        receipts = await together(receipt_of, hashes)
+        mined = [each for each in receipts if isinstance(each, Receipt)]
+        blocks = tuple(dict.fromkeys((each.block_number, each.block_hash) for each in mined))
+        held = dict(zip(blocks, await together(holds, blocks), strict=True))
+        deep: dict[bytes, Receipt | ChainUnavailable] = {}
+        for each, receipt in zip(hashes, receipts, strict=True):
+            if isinstance(receipt, ChainUnavailable):
                 deep[each] = receipt
+            elif receipt is not None:
+                known = held[receipt.block_number, receipt.block_hash]
+                depth = head.number - receipt.block_number + 1
+                if known is None:
+                    deep[each] = ChainUnavailable("a receipt's block is not known yet")
+                elif isinstance(known, ChainUnavailable):
+                    deep[each] = known
+                elif known and depth >= self._policy.confirmations:
+                    deep[each] = receipt
         return deep
+
+
+def _mined_of(watched: Watched) -> list[Transaction]:
+    transactions = (watched,) if isinstance(watched, Transaction) else watched.transactions
+    return [each for each in transactions if each.state is TransactionState.MINED]
+
+
+def _hashes(watched: Watched) -> list[bytes]:
+    """Of all that was signed for transactions that were mined, and of what proves the payment."""
+    hashes = [attempt.hash for each in _mined_of(watched) for attempt in each.attempts]
+    if isinstance(watched, Ride) and watched.settlement.proof is not None:
+        # it may be in somebody else's transaction
+        hashes.append(watched.settlement.proof.transaction_hash)
+    return list(dict.fromkeys(hashes))
 
 
 def _as_resolved(

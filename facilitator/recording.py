@@ -3,6 +3,8 @@
 import logging
 from collections.abc import Callable, Mapping, Sequence
 
+from msgspec import Struct
+
 from facilitator.broadcast import Broadcaster
 from facilitator.changes import settlement_changed
 from facilitator.judgement import Judge, Resolved, change_of, end_of
@@ -10,13 +12,24 @@ from facilitator.listeners import Listeners
 from facilitator.node import ChainUnavailable
 from facilitator.reorgs import ReorgWatch
 from facilitator.resettlement import Resettler
-from facilitator.settlement import SettleAgain, Settlement, TransactionState
+from facilitator.settlement import Mined, SettleAgain, Settlement, TransactionState, Verdict
 from facilitator.store import Ride, SettlementChange, Store, TransactionChange
 from facilitator.tally import Tally
 from facilitator.telemetry import event
+from facilitator.together import together
 from facilitator.tracing import inside
 
 _log = logging.getLogger(__name__)
+
+# So many settlements are judged, or settled again, at a time: each takes a few round trips where
+# its own receipts do not tell. A group whose transaction failed has up to 32 of them.
+AT_ONCE = 16
+
+
+class _Fault(Struct, frozen=True):
+    """Why there is no verdict."""
+
+    fault: Exception
 
 
 class Recorder:
@@ -52,19 +65,28 @@ class Recorder:
         be settled again is. `margin` is the seconds before its deadline after which a payment is
         not sent any more. The ids of the transactions that are pending no more. Raises StoreError.
         """
-        undecided: set[int] = set()
-        changes: list[SettlementChange] = []
-        again: list[Settlement] = []
-        for ride in rides:
+        await self._judge.learn_blocks(
+            end.receipt for end in resolved.values() if isinstance(end, Mined)
+        )
+
+        async def judge(ride: Ride) -> Verdict | _Fault:
             self._tally.step()
             try:
                 with inside(ride.settlement.traceparent):
-                    verdict = await self._judge.judge(ride, resolved, margin)
-            except Exception as fault:
-                # Its transactions stay pending in the journal, so that the next turn sees it anew;
-                # one that breaks something must not hold up all others.
+                    return await self._judge.judge(ride, resolved, margin)
+            except Exception as fault:  # one that breaks something must not hold up all others
+                return _Fault(fault)
+
+        undecided: set[int] = set()
+        changes: list[SettlementChange] = []
+        again: list[Settlement] = []
+        verdicts = await together(judge, rides, AT_ONCE)
+        for ride, verdict in zip(rides, verdicts, strict=True):
+            assert not isinstance(verdict, ChainUnavailable)  # it is a _Fault
+            if isinstance(verdict, _Fault):
+                # Its transactions stay pending in the journal, so that the next turn sees it anew.
                 undecided.update(transaction.id for transaction in ride.transactions)
-                self._tell_undecided(ride.settlement, fault)
+                self._tell_undecided(ride.settlement, verdict.fault)
                 continue
             change = change_of(ride.settlement, verdict)
             if change is not None:
@@ -74,9 +96,7 @@ class Recorder:
         ended = [end_of(number, end) for number, end in resolved.items() if number not in undecided]
         if ended or changes:
             await self.record(ended, changes)
-        for settlement in again:
-            self._tally.step()
-            await self._resettler.settle_again(settlement)
+        await together(self._settle_again, again, AT_ONCE)
         return [change.id for change in ended]
 
     async def record(
@@ -101,6 +121,10 @@ class Recorder:
             if settlement.proof is not None:
                 self._reorgs.mined(settlement.proof.block_number)
             self._listeners.wake(settlement.id)
+
+    async def _settle_again(self, settlement: Settlement) -> None:
+        self._tally.step()
+        await self._resettler.settle_again(settlement)
 
     def _tell_undecided(self, settlement: Settlement, fault: Exception) -> None:
         known = isinstance(fault, ChainUnavailable)

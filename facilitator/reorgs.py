@@ -1,19 +1,25 @@
 """The reorg watch of one chain: what was mined and is not buried may be undone, or moved.
 
-It looks after every reorg and at the start. A machine that lags does not show what exists all the
-same, so nothing counts as undone until two looks in a row agree on it, and nothing is looked at
-that lies above the head.
+It looks after every reorg and at the start, at so much a turn of the loop that other work does not
+wait for it. A machine that lags does not show what exists all the same, so nothing counts as undone
+until two looks in a row agree on it, and nothing is looked at that lies above the head.
 """
 
 from collections.abc import Callable, Iterator
+from itertools import islice
 
 from msgspec import Struct
 
 from facilitator.heads import Heads
-from facilitator.judgement import Judge
-from facilitator.node import ChainUnavailable
-from facilitator.settlement import Policy, TransactionState
-from facilitator.store import OpenWork, Ride, SettlementChange, Store, TransactionChange
+from facilitator.judgement import Judge, Watched
+from facilitator.settlement import Policy, Transaction, TransactionState
+from facilitator.store import Ride, SettlementChange, Store, TransactionChange
+
+# What one turn looks at, in settlements and gap fillers: three or four round trips.
+SLICE = 200
+# Looks after which one whose doubt never ends holds up nothing any more, where a reorg of now would
+# not reach it.
+MAX_LOOKS = 100
 
 
 class Undone(Struct, frozen=True):
@@ -24,6 +30,13 @@ class Undone(Struct, frozen=True):
 
 
 _NOTHING = Undone((), None)
+
+
+class _Doubtful(Struct):
+    """Something to look at again, after so many `looks` that did not end the doubt."""
+
+    watched: Watched
+    looks: int = 0
 
 
 class ReorgWatch:
@@ -37,8 +50,11 @@ class ReorgWatch:
         self._judge = judge
         self._heads = heads
         self._policy = policy
-        self._in_doubt = False
-        # What the last look found, by settlement ("" for fillers), until another one agrees.
+        self._must_read = False  # what there is in the journal to look at
+        # What to look at, by settlement or filler, in this order. It leaves when a look finds that
+        # all is as the journal says: not before what was found is written there.
+        self._doubtful: dict[str, _Doubtful] = {}
+        # What the last look found, of each, until another one agrees.
         self._suspected: dict[str, Undone] = {}
         # The highest block in which something of ours was mined: a reorg is watched for above it.
         self._mined_until = -1
@@ -46,7 +62,7 @@ class ReorgWatch:
     @property
     def in_doubt(self) -> bool:
         """Whether there is something to look at again, soon."""
-        return self._in_doubt
+        return self._must_read or bool(self._doubtful)
 
     @property
     def watching(self) -> bool:
@@ -55,65 +71,98 @@ class ReorgWatch:
 
     def doubt(self) -> None:
         """There was a reorg, or what happened is not known: look again."""
-        self._in_doubt = True
+        self._must_read = True
 
     def mined(self, block_number: int | None) -> None:
         """Something of ours was mined there."""
         self._mined_until = max(self._mined_until, -1 if block_number is None else block_number)
 
     async def look(self, step: Callable[[], None]) -> list[Undone]:
-        """What a reorg has undone or moved; `step` is called before each settlement. Raises
-        ChainUnavailable and StoreError.
+        """What a reorg has undone or moved, of the next SLICE that are in doubt; `step` is called
+        as it gets on. Raises ChainUnavailable and StoreError.
         """
         head = self._heads.head
         assert head is not None
         horizon = head.number - self._policy.reorg_watch_blocks
-        work = await self._store.watched(self._chain_id, horizon)
-        for number in _blocks(work):
-            self.mined(number)
-        found: dict[str, Undone] = {}
-        open_questions = False
-        for ride in work.rides:
-            step()
-            if max(_blocks_of(ride), default=-1) > head.number:
-                open_questions = True
+        step()
+        if self._must_read:
+            await self._read(horizon)
+        some = dict(islice(self._doubtful.items(), SLICE))
+        await self._read_suspected(some)
+        low = {
+            name: each.watched
+            for name, each in some.items()
+            if max(_blocks_of(each.watched), default=-1) <= head.number
+        }
+        step()
+        told = await self._judge.look_again(tuple(low.values()))
+        found = {
+            name: None if each is None else Undone(*each)
+            for name, each in zip(low, told, strict=True)
+        }
+        agreed = []
+        for name, each in some.items():
+            before = self._suspected.pop(name, None)
+            del self._doubtful[name]
+            undone = found.get(name)
+            if undone == _NOTHING:
                 continue
-            try:
-                changes, change = await self._judge.look_again(ride)
-            except ChainUnavailable:
-                open_questions = True
-                continue
-            found[ride.settlement.id] = Undone(tuple(changes), change)
-        low = [each for each in work.fillers if (each.block_number or 0) <= head.number]
-        found[""] = Undone(tuple(await self._judge.fillers_again(low)), None)
-        found = {name: undone for name, undone in found.items() if undone != _NOTHING}
-        agreed = [undone for name, undone in found.items() if self._suspected.get(name) == undone]
-        self._suspected = {name: undone for name, undone in found.items() if undone not in agreed}
-        self._in_doubt = open_questions or bool(self._suspected) or len(low) < len(work.fillers)
+            each.looks += name in found
+            if each.looks < MAX_LOOKS or max(_blocks_of(each.watched), default=-1) > horizon:
+                self._doubtful[name] = each  # after all others
+                if undone is not None:
+                    self._suspected[name] = undone
+            if undone is not None and undone == before:
+                agreed.append(undone)
+        if any(isinstance(self._doubtful[name].watched, Transaction) for name in self._suspected):
+            self._must_read = True  # there is no other way to read a filler anew
         return agreed
 
+    async def _read(self, horizon: int) -> None:
+        """What was not looked at since the last reorg comes first, or reorgs that come fast would
+        keep it from its turn for ever; then what lies highest, which a reorg reaches first.
+        """
+        work = await self._store.watched(self._chain_id, horizon)
+        found: dict[str, Watched] = {each.settlement.id: each for each in work.rides}
+        found.update((f"filler {each.id}", each) for each in work.fillers)
+        height = {name: max(_blocks_of(each), default=-1) for name, each in found.items()}
+        for highest in height.values():
+            self.mined(highest)
+        newest = sorted(found, key=lambda name: -height[name])
+        left = self._doubtful
+        self._doubtful = {
+            name: _Doubtful(found[name], left[name].looks if name in left else 0)
+            for name in (*left, *newest)
+            if name in found
+        }
+        self._suspected = {
+            name: undone for name, undone in self._suspected.items() if name in found
+        }
+        self._must_read = False
+
+    async def _read_suspected(self, some: dict[str, _Doubtful]) -> None:
+        """What is written down about a settlement follows from what the journal holds by now."""
+        for name, each in some.items():
+            if name in self._suspected and isinstance(each.watched, Ride):
+                each.watched = await self._store.get(name) or each.watched
+
     async def bury(self) -> None:
-        """Forget what no reorg reaches any more."""
+        """Forget what no reorg reaches any more, unless it is still in doubt."""
         head = self._heads.head
-        if head is None or not self.watching:
+        if head is None or not self.watching or self._must_read:
             return
-        buried = head.number - self._policy.reorg_watch_blocks
+        in_doubt = (block for each in self._doubtful.values() for block in _blocks_of(each.watched))
+        reach = head.number - self._policy.reorg_watch_blocks
+        buried = min(reach, min(in_doubt, default=head.number) - 1)
         await self._store.bury(self._chain_id, buried)
         if self._mined_until <= buried:
             self._mined_until = -1
 
 
-def _blocks_of(ride: Ride) -> Iterator[int]:
-    for transaction in ride.transactions:
+def _blocks_of(watched: Watched) -> Iterator[int]:
+    transactions = (watched,) if isinstance(watched, Transaction) else watched.transactions
+    for transaction in transactions:
         if transaction.state is TransactionState.MINED and transaction.block_number is not None:
             yield transaction.block_number
-    if ride.settlement.proof is not None:
-        yield ride.settlement.proof.block_number
-
-
-def _blocks(work: OpenWork) -> Iterator[int]:
-    for ride in work.rides:
-        yield from _blocks_of(ride)
-    for filler in work.fillers:
-        if filler.block_number is not None:
-            yield filler.block_number
+    if isinstance(watched, Ride) and watched.settlement.proof is not None:
+        yield watched.settlement.proof.block_number

@@ -225,6 +225,10 @@ class Journal:
             self.transactions[each.id] = replace(each, state=TransactionState.FINAL)
         return len(buried)
 
+    async def get(self, settlement_id: str) -> Ride | None:
+        settlement = self.settlements[settlement_id]
+        return Ride(settlement, self.carriers(settlement))
+
     async def open_work(self, chain_id: int) -> OpenWork:
         return self._work(lambda each: each.state in OPEN, TransactionState.PENDING)
 

@@ -29,7 +29,8 @@ MAP: Final = {
         *("rpc", "node", "witnesses", "chain", "tokens", "store", "changes", "metrics"),
     ),
     "settling": (
-        *("heads", "observation", "examination", "investigation", "judgement", "listeners"),
+        *("together", "heads", "observation", "examination", "investigation", "judgement"),
+        "listeners",
         *("verifier", "accounts", "waiting", "data_fees", "signing", "gaps", "reorgs"),
         *("resettlement", "leadership", "tally"),
         *("broadcast", "confirmation", "pending", "recording", "watcher", "retention"),
