@@ -3,6 +3,8 @@
 import logging
 from collections.abc import Callable, Mapping, Sequence
 
+import anyio
+
 from facilitator.broadcast import Broadcaster
 from facilitator.changes import settlement_changed
 from facilitator.judgement import Judge, Resolved, change_of, end_of
@@ -83,7 +85,9 @@ class Recorder:
         self, ended: Sequence[TransactionChange], changes: Sequence[SettlementChange]
     ) -> None:
         """Into the journal, all or nothing; then to those who wait. Raises StoreError."""
-        changed = await self._store.record(ended, changes, self._clock())
+        # A turn that is cut off here is to tell what the journal has from then on.
+        with anyio.CancelScope(shield=True):
+            changed = await self._store.record(ended, changes, self._clock())
         for transaction in ended:
             self._broadcaster.forget(transaction.id)
             self._reorgs.mined(transaction.block_number)
