@@ -87,7 +87,11 @@ class Recorder:
         """Into the journal, all or nothing; then to those who wait. Raises StoreError."""
         # A turn that is cut off here is to tell what the journal has from then on.
         with anyio.CancelScope(shield=True):
-            changed = await self._store.record(ended, changes, self._clock())
+            try:
+                changed = await self._store.record(ended, changes, self._clock())
+            except BaseException:
+                self._reorgs.doubt()  # whether it is written is not known
+                raise
         for transaction in ended:
             self._broadcaster.forget(transaction.id)
             self._reorgs.mined(transaction.block_number)

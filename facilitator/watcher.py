@@ -7,7 +7,7 @@ drives all receipts, and where nothing is open the chain is not asked at all.
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import anyio
 
@@ -25,7 +25,7 @@ from facilitator.node import ChainUnavailable
 from facilitator.observation import Observer
 from facilitator.pending import PendingTransactions
 from facilitator.recording import Recorder
-from facilitator.reorgs import ReorgWatch, Undone
+from facilitator.reorgs import ReorgWatch
 from facilitator.resettlement import Resettler
 from facilitator.settlement import Attempt, Policy, Transaction, TransactionState
 from facilitator.signing import SignerPool
@@ -217,7 +217,9 @@ class Watcher:
         if sight is Sight.REPLACED:
             self._reorgs.doubt()
         if self._reorgs.in_doubt and sight is not Sight.LAGGING:
-            await self._undo(await self._reorgs.look(self.tally.step))
+            for undone in await self._reorgs.look(self.tally.step):
+                changed = () if undone.settlement is None else (undone.settlement,)
+                await self._recorder.record(undone.transactions, changed)
         now = self._clock()
         if sight is Sight.LAGGING or (
             sight is Sight.SAME and now - self._looked_at < LOOK_AGAIN_MS
@@ -243,15 +245,6 @@ class Watcher:
         self._looked_at = now
         await self._gaps.fill(tuple(pending.values()), mined)
         return await self._rest(busy=bool(pending or work.rides))
-
-    async def _undo(self, agreed: Sequence[Undone]) -> None:
-        try:
-            for undone in agreed:
-                changed = () if undone.settlement is None else (undone.settlement,)
-                await self._recorder.record(undone.transactions, changed)
-        except BaseException:
-            self._reorgs.doubt()  # what is not in the journal is to be found again
-            raise
 
     async def _rest(self, *, busy: bool) -> float | None:
         await self._reorgs.bury()
