@@ -61,8 +61,7 @@ class World:
     def __init__(self, seed: int, policy: Policy | None = None, interruptions: float = 0.0) -> None:
         """`interruptions` is how often a turn is cut off, or the journal fails, where it writes."""
         self._interruptions = interruptions
-        # Its own, so that the same seed is the same world without them.
-        self._dice = random.Random(-seed - 1)  # noqa: S311 - as below
+        self._dice = random.Random(-seed - 1)  # noqa: S311 - and the world stays the seed's
         self._rng = rng = random.Random(seed)  # noqa: S311 - a seed must give the same world again
         self.policy = policy or Policy(confirmations=rng.choice((1, 3)))
         self.signers = tuple(
@@ -147,9 +146,10 @@ class World:
             await self._tick(now, laziness=0.2 * bad)
         self.weather.lost_request = self.weather.lost_reply = self.weather.lag = 0.0
         self.weather.outage = False
+        # A restart would mend what interruptions have left half done.
+        self._process = self._process if self._interruptions else None
         self._crash = self._interruptions = 0.0
         self.chain.base_fee = GWEI
-        self._process = None
         quiet = 0
         for now in range(START + STORM_SECONDS, START + STORM_SECONDS + CALM_SECONDS):
             await self._tick(now, laziness=0.0)
