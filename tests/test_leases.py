@@ -21,7 +21,7 @@ from tests.chain import approve, devnet_payment, settled_logs
 from tests.engines import DATABASE, empty
 from tests.faultproxy import FaultProxy, delay, fault_proxy
 from tests.journal import CHAIN_ID, NOW
-from tests.postgres import Server, settings
+from tests.postgres import Server, running_server, settings
 from tests.replicated import variables
 from tests.service import Service, launch, request
 
@@ -175,3 +175,24 @@ async def test_a_killed_watcher_is_replaced_while_much_was_settled_and_nodes_tak
     assert settled < 19
     assert token(postgres) == before + 1
     print(f"settled {settled:.1f} s after the watcher died")
+
+
+async def test_after_an_outage_of_the_database_somebody_watches_within_seconds(
+    devnet: Devnet, tmp_path: Path
+) -> None:
+    """It lasts so long that a wait which doubles every time would be 8 s, and who had the lease
+    dies in it.
+    """
+    with running_server() as server:
+        server.create(DATABASE)
+        told = variables(devnet, server.url(DATABASE), tmp_path)
+        async with AsyncExitStack() as stack:
+            started = [await stack.enter_async_context(launch(told)) for _ in range(2)]
+            running = await asyncio.gather(*(replica.started() for replica in started))
+            await until(lambda: any(replica.logged("watching") for replica in running), 30)
+            other, leader = sorted(running, key=lambda one: len(one.logged("watching")))
+            await asyncio.to_thread(server.stop, signal.SIGQUIT)
+            await asyncio.sleep(9)
+            await leader.stop(signal.SIGKILL)
+            await asyncio.to_thread(server.start)
+            await until(lambda: bool(other.logged("watching")), 5)
