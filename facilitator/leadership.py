@@ -12,7 +12,7 @@ import anyio
 
 from facilitator.listeners import Listeners
 from facilitator.signing import SignerPool
-from facilitator.store import Fence, SharedStore, Store, StoreError
+from facilitator.store import Fence, LostLease, SharedStore, Store, StoreError
 
 # A process that died is missed for that long at most, and for FOLLOW_EVERY more.
 LEASE_MS = 5_000
@@ -38,6 +38,7 @@ class Leadership:
         self._prolong_at = 0.0
         self._look_at = 0.0
         self._idle = False
+        self._failed = False
         self.store: Store = store.fenced(self._fence)
         store.notices.subscribe(listeners.wake)
 
@@ -51,18 +52,22 @@ class Leadership:
         turn: Callable[[], Awaitable[float | None]],
         take_over: Callable[[], None],
         follow: Callable[[], Awaitable[None]],
+        is_stuck: Callable[[], bool],
     ) -> float:
         """One step: `take_over` when it is newly this process that watches the chain, and then a
-        `turn` of the loop, or else `follow`. The seconds until the next one. Raises what these
-        raise, and StoreError.
+        `turn` of the loop, or else `follow`. The seconds until the next one.
+
+        A turn may take longer than a lease, which is prolonged meanwhile, unless it `is_stuck`; it
+        is cut off where another process has the lease. Raises what these raise, StoreError, and
+        LostLease of a turn that was cut off.
         """
         leads, is_new = await self._hold()
         if is_new:
-            self._idle = False
+            self._idle = self._failed = False
             take_over()
         await self._wake_who_waits()
         if leads and not self._idle:
-            pause = await turn()
+            pause = await self._take_turn(turn, is_stuck)
             self._idle = pause is None
             return FOLLOW_EVERY if pause is None else pause
         # Others sign as well: what they have claimed is seen here.
@@ -82,10 +87,58 @@ class Leadership:
         before = self._fence.token
         if before is not None and now < self._prolong_at:
             return True, False
-        self._fence.token = None
-        self._fence.token = await self._shared.lead(self._chain_id, self._holder, LEASE_MS)
+        token = self._fence.token = await self._lead()
+        return token is not None, token not in (None, before)
+
+    async def _lead(self) -> int | None:
+        now = anyio.current_time()
+        # Whoever cuts this off waits for it: `step_down` must come after, not before it.
+        with anyio.CancelScope(shield=True):
+            token = await self._shared.lead(self._chain_id, self._holder, LEASE_MS)
         self._prolong_at = now + PROLONG_EVERY
-        return self._fence.token is not None, self._fence.token not in (None, before)
+        return token
+
+    async def _take_turn(
+        self, turn: Callable[[], Awaitable[float | None]], is_stuck: Callable[[], bool]
+    ) -> float | None:
+        held, pause = self._fence.token, None
+        fault: Exception | None = None
+        async with anyio.create_task_group() as tasks:
+            # After one that failed, another process gets to try where this takes long: its nodes
+            # may answer.
+            if not self._failed:
+                tasks.start_soon(self._prolong, held, tasks.cancel_scope, is_stuck)
+            try:
+                pause = await turn()
+            except Exception as raised:  # as it is, not in a group of exceptions
+                fault = raised
+            tasks.cancel_scope.cancel()
+        self._failed = fault is not None and not isinstance(fault, StoreError)
+        if isinstance(fault, LostLease):
+            self._fence.token = None
+        if fault is not None:
+            raise fault
+        if self._fence.token != held:
+            raise LostLease("another replica watches this chain now")
+        return pause
+
+    async def _prolong(
+        self, held: int | None, turn: anyio.CancelScope, is_stuck: Callable[[], bool]
+    ) -> None:
+        """Beside a turn. Whatever becomes of the lease, the journal lets nothing be written by a
+        token that is not its own any more.
+        """
+        while not is_stuck():
+            await anyio.sleep(self._prolong_at - anyio.current_time())
+            try:
+                token = await self._lead()
+            except StoreError:
+                await anyio.sleep(FOLLOW_EVERY)
+                continue
+            if token != held:
+                self._fence.token = None
+                turn.cancel()
+                return
 
     async def _wake_who_waits(self) -> None:
         """Requests of this process may wait for what another one has recorded."""

@@ -8,7 +8,7 @@ from typing import Any, cast
 from prometheus_client import Counter, Histogram
 
 from facilitator.metrics import Metrics
-from facilitator.store import Store, StoreError
+from facilitator.store import LostLease, Store, StoreError
 
 
 class MeasuredStore:
@@ -42,6 +42,8 @@ def _timed(
         started = time.perf_counter()
         try:
             return await operation(*arguments, **named)
+        except LostLease:
+            raise  # the journal did as it should
         except StoreError:
             errors.inc()
             raise

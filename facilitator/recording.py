@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Mapping, Sequence
 
+import anyio
 from msgspec import Struct
 
 from facilitator.broadcast import Broadcaster
@@ -103,7 +104,13 @@ class Recorder:
         self, ended: Sequence[TransactionChange], changes: Sequence[SettlementChange]
     ) -> None:
         """Into the journal, all or nothing; then to those who wait. Raises StoreError."""
-        changed = await self._store.record(ended, changes, self._clock())
+        # A turn that is cut off here is to tell what the journal has from then on.
+        with anyio.CancelScope(shield=True):
+            try:
+                changed = await self._store.record(ended, changes, self._clock())
+            except BaseException:
+                self._reorgs.doubt()  # whether it is written is not known
+                raise
         for transaction in ended:
             self._broadcaster.forget(transaction.id)
             self._reorgs.mined(transaction.block_number)

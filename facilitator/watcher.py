@@ -29,7 +29,7 @@ from facilitator.reorgs import ReorgWatch
 from facilitator.resettlement import Resettler
 from facilitator.settlement import Attempt, Policy, Transaction, TransactionState
 from facilitator.signing import SignerPool
-from facilitator.store import Store, StoreError
+from facilitator.store import LostLease, Store, StoreError
 from facilitator.tally import Tally
 from facilitator.telemetry import event
 
@@ -40,6 +40,8 @@ MAX_POLL_MS = 2_000
 # A node may show a block before it shows the receipts in it: an unchanged head is looked at again.
 LOOK_AGAIN_MS = 1_000
 MAX_BACKOFF_SECONDS = 10.0
+# The journal says who watches the chain: once it is back, somebody is to do so within seconds.
+MAX_JOURNAL_BACKOFF_SECONDS = 1.0
 # A process that only follows looks at the head that often.
 FOLLOW_HEAD_MS = 5_000
 
@@ -130,17 +132,24 @@ class Watcher:
 
     @property
     def gaps(self) -> frozenset[bytes]:
-        """The signers whose next account nonce nothing of ours has."""
-        return self._gaps.open
+        """The signers whose next account nonce nothing of ours has; none while another process
+        watches the chain.
+        """
+        return frozenset() if self._follows else self._gaps.open
 
     @property
     def horizon(self) -> int | None:
         """The highest block that no reorg reaches any more, as of the last look at the head; None
         before the first one, and while another process watches the chain.
         """
-        follows = self._leadership is not None and not self._leadership.leads
         head = self._heads.head
-        return None if follows or head is None else head.number - self._policy.reorg_watch_blocks
+        return (
+            None if self._follows or head is None else head.number - self._policy.reorg_watch_blocks
+        )
+
+    @property
+    def _follows(self) -> bool:
+        return self._leadership is not None and not self._leadership.leads
 
     @property
     def settle_margin(self) -> int:
@@ -159,9 +168,14 @@ class Watcher:
             try:
                 pause = await self._take_part()
                 backoff = 0.5
+            except LostLease:
+                self._event(logging.WARNING, "lease_lost")
+                pause = 0.0
             except (ChainUnavailable, StoreError) as fault:
                 self._event(logging.WARNING, "turn_failed", fault=str(fault))
-                pause, backoff = backoff, min(2 * backoff, MAX_BACKOFF_SECONDS)
+                journal = isinstance(fault, StoreError)
+                most = MAX_JOURNAL_BACKOFF_SECONDS if journal else MAX_BACKOFF_SECONDS
+                pause, backoff = min(backoff, most), min(2 * backoff, most)
             except Exception as bug:  # one turn that is broken must not end all others
                 event(_log, logging.ERROR, "turn_broken", exc_info=bug, network=self._network)
                 pause, backoff = backoff, min(2 * backoff, MAX_BACKOFF_SECONDS)
@@ -178,7 +192,9 @@ class Watcher:
         """A turn, where no other process watches the chain; the seconds until the next one."""
         if self._leadership is None:
             return await self._turn()
-        return await self._leadership.take_part(self._turn, self._take_over, self._follow)
+        return await self._leadership.take_part(
+            self._turn, self._take_over, self._follow, lambda: self.tally.is_stuck
+        )
 
     def _take_over(self) -> None:
         """What happened while another process watched is not known here."""

@@ -6,6 +6,7 @@ before and after each write of the journal and before each send.
 
 import random
 from collections import Counter
+from collections.abc import Callable
 from contextlib import suppress
 from typing import cast
 
@@ -22,17 +23,21 @@ from facilitator.schemes import eip3009, scheme_of
 from facilitator.schemes.eip3009 import Eip3009Payment
 from facilitator.settlement import Policy
 from facilitator.signing import SignerPool
-from facilitator.store import Store
+from facilitator.store import Store, StoreError
 from facilitator.submission import Submitter
 from facilitator.watcher import Watcher
 from tests.model_node import ModelNode
-from tests.simulated_journal import Journal, no_step
+from tests.simulated_journal import Journal
 
 CHAIN_ID = 1
 
 
 class Crash(BaseException):
     """The process is gone, with all that it had in memory."""
+
+
+class Cut(BaseException):
+    """The turn is cut off, and another process has the lease; what was in memory is still there."""
 
 
 class Clock:
@@ -58,15 +63,23 @@ class Process:
         clock: Clock,
         *,
         crash: float,
+        interrupt: Callable[[], None],
         events: Counter[str],
     ) -> None:
+        """`interrupt` is called wherever a crash may come in a turn; it may raise Cut or StoreError
+        there.
+        """
+
         def step() -> None:
-            if rng.random() < crash:
+            if self._in_turn:
+                interrupt()
+            if crash and rng.random() < crash:
                 events["crash"] += 1
                 raise Crash
 
         self._journal = journal
-        journal.step = node.step = step if crash else no_step
+        self._in_turn = False
+        journal.step = node.step = step
         store = cast(Store, journal)
         examiner = Examiner(chain=node, sender=signers[0].address)
         pool = SignerPool(
@@ -115,8 +128,14 @@ class Process:
 
     async def turn(self) -> None:
         """One turn of the loop, which an outage only delays."""
-        with suppress(ChainUnavailable):
-            await self._watcher._turn()
+        self._in_turn = True
+        try:
+            with suppress(ChainUnavailable, StoreError):
+                await self._watcher._turn()
+        except Cut:
+            self._watcher._take_over()
+        finally:
+            self._in_turn = False
 
 
 async def _no_reply(_: SettleReply) -> bytes:

@@ -17,10 +17,11 @@ from facilitator.schemes import scheme_of
 from facilitator.schemes.eip3009 import Eip3009Payment
 from facilitator.schemes.eip3009_chain import AUTHORIZATION_USED, TRANSFER
 from facilitator.settlement import Policy, SettlementState, TransactionState
+from facilitator.store import StoreError
 from tests.model_chain import BLOCK_SECONDS, MAX_REORG, Chain, Sent, Terms, Weather
 from tests.model_node import ModelNode
 from tests.simulated_journal import Journal
-from tests.simulated_service import CHAIN_ID, Clock, Crash, Process
+from tests.simulated_service import CHAIN_ID, Clock, Crash, Cut, Process
 
 START = 1_700_000_000
 # How long after the money has moved a failure may still be said: nobody could know it then.
@@ -57,7 +58,10 @@ class Verdicts:
 class World:
     """Everything that one seed decides."""
 
-    def __init__(self, seed: int, policy: Policy | None = None) -> None:
+    def __init__(self, seed: int, policy: Policy | None = None, interruptions: float = 0.0) -> None:
+        """`interruptions` is how often a turn is cut off, or the journal fails, where it writes."""
+        self._interruptions = interruptions
+        self._dice = random.Random(-seed - 1)  # noqa: S311 - and the world stays the seed's
         self._rng = rng = random.Random(seed)  # noqa: S311 - a seed must give the same world again
         self.policy = policy or Policy(confirmations=rng.choice((1, 3)))
         self.signers = tuple(
@@ -142,9 +146,10 @@ class World:
             await self._tick(now, laziness=0.2 * bad)
         self.weather.lost_request = self.weather.lost_reply = self.weather.lag = 0.0
         self.weather.outage = False
-        self._crash = 0.0
+        # A restart would mend what interruptions have left half done.
+        self._process = self._process if self._interruptions else None
+        self._crash = self._interruptions = 0.0
         self.chain.base_fee = GWEI
-        self._process = None
         quiet = 0
         for now in range(START + STORM_SECONDS, START + STORM_SECONDS + CALM_SECONDS):
             await self._tick(now, laziness=0.0)
@@ -215,6 +220,7 @@ class World:
                 self.policy,
                 self._clock,
                 crash=self._crash,
+                interrupt=self._interrupt,
                 events=self._events,
             )
         try:
@@ -227,6 +233,12 @@ class World:
             self._down_until = now + self._rng.randint(1, 12)
             await asyncio.sleep(0)  # what was on its way when it crashed has gone out, or has not
         self._note_failures(now)
+
+    def _interrupt(self) -> None:
+        if self._dice.random() < self._interruptions:
+            fault = self._dice.choice((Cut, StoreError))
+            self._events[fault.__name__] += 1
+            raise fault
 
     def _note_failures(self, now: int) -> None:
         for each in self.journal.settlements.values():

@@ -52,6 +52,16 @@ def test_no_world_ends_with_a_false_or_missing_outcome() -> None:
     assert not told, f"{len(told)} of {len(wrong)} worlds went wrong\n" + "\n".join(told)
 
 
+def test_a_turn_that_is_cut_off_anywhere_leaves_nothing_half_done() -> None:
+    """Before and after each write and before each send: the lease is lost, or the journal fails,
+    and the process goes on with what it has in memory.
+    """
+    verdicts = {seed: World(seed, interruptions=0.1).run() for seed in range(150)}
+    assert {seed: each.wrong for seed, each in verdicts.items() if each.wrong} == {}
+    for fault in ("Cut", "StoreError", "reorged", "confirmed"):
+        assert sum(each.events[fault] for each in verdicts.values()) > 20, fault
+
+
 def test_a_transaction_takes_few_attempts() -> None:
     """Only the next account nonce in line is replaced, so spikes do not multiply signatures."""
     assert max(_run(seed).most_attempts for seed in _seeds()) <= 6

@@ -31,6 +31,10 @@ class StoreLocked(StoreError):
     """Another process has this database open."""
 
 
+class LostLease(StoreError):
+    """Nothing was written: another process watches the chain by now."""
+
+
 class NewSettlement(Struct, frozen=True, kw_only=True):
     """A payment to take on. `key` and `second_key` are the one-shot nonces that it uses up.
 
@@ -374,8 +378,8 @@ class SharedStore(Store, Protocol):
         """
 
     def fenced(self, fence: Fence) -> Store:
-        """The same journal for the loop of a chain: nothing is written, and StoreError raised,
-        unless the lease is the one of the fence's token still.
+        """The same journal for the loop of a chain: nothing is written, and LostLease raised,
+        unless the lease is still the one of the token that the fence had when it was asked.
         """
 
     async def ended(self, settlement_ids: Sequence[str]) -> frozenset[str]:

@@ -8,7 +8,7 @@ for what is being written, and nothing is written after that.
 from collections.abc import Iterable
 from typing import Protocol, TypeVar
 
-from facilitator.store import Fence, StoreError, StoreLocked
+from facilitator.store import Fence, LostLease, StoreLocked
 from facilitator.store.postgres_pool import Connection, Operation
 
 T = TypeVar("T")
@@ -21,15 +21,21 @@ _NOW = "(extract(epoch FROM clock_timestamp()) * 1000)::bigint"
 
 
 async def lead(chain_id: int, holder: str, lease_ms: int, db: Connection) -> int | None:
+    # Who does not get the lease must not lock its row, or it could hold up what the holder writes:
+    # so no ON CONFLICT DO UPDATE, which locks the row whatever its WHERE says.
     token = await db.fetchval(
-        f"""INSERT INTO chain_loop (chain_id, holder, held_until, fencing_token)
-            VALUES ($1, $2, {_NOW} + $3::bigint, 1)
-            ON CONFLICT (chain_id) DO UPDATE SET holder = excluded.holder,
-                held_until = excluded.held_until,
-                fencing_token = chain_loop.fencing_token
-                    + (chain_loop.holder <> excluded.holder)::int
-            WHERE chain_loop.holder = excluded.holder OR chain_loop.held_until <= {_NOW}
-            RETURNING fencing_token""",
+        f"""WITH held AS (
+                UPDATE chain_loop SET holder = $2, held_until = {_NOW} + $3::bigint,
+                    fencing_token = fencing_token + (holder <> $2)::int
+                WHERE chain_id = $1 AND (holder = $2 OR held_until <= {_NOW})
+                RETURNING fencing_token
+            ), first AS (
+                INSERT INTO chain_loop (chain_id, holder, held_until, fencing_token)
+                SELECT $1, $2, {_NOW} + $3::bigint, 1
+                WHERE NOT EXISTS (SELECT FROM chain_loop WHERE chain_id = $1)
+                ON CONFLICT (chain_id) DO NOTHING
+                RETURNING fencing_token
+            ) SELECT fencing_token FROM held UNION ALL SELECT fencing_token FROM first""",
         chain_id,
         holder,
         lease_ms,
@@ -81,18 +87,19 @@ class FencedPool:
         self._fence = fence
 
     async def write(self, operation: Operation[T], locks: Iterable[int] = ()) -> T:
-        """As the pool does; StoreError where the lease is another process's by now."""
-        fence = self._fence
+        """As the pool does; LostLease where the lease is another process's by now."""
+        # As of now: what waits for a connection must not be written by a later lease.
+        chain_id, token = self._fence.chain_id, self._fence.token
 
         async def fenced(db: Connection) -> T:
             held = await db.fetchval(
                 """SELECT true FROM chain_loop
                    WHERE chain_id = $1 AND fencing_token = $2 FOR SHARE""",
-                fence.chain_id,
-                fence.token,
+                chain_id,
+                token,
             )
             if held is None:
-                raise StoreError("another replica watches this chain now")
+                raise LostLease("another replica watches this chain now")
             return await operation(db)
 
         return await self._pool.write(fenced, locks)
