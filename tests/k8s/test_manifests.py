@@ -8,6 +8,7 @@ import pytest
 
 from facilitator import __version__
 from facilitator.config import load_config
+from facilitator.database import PostgreSQL
 from tests.k8s.rendering import (
     CHART,
     GOLDENS,
@@ -119,16 +120,6 @@ def test_the_cluster_sets_no_variables_of_ours(pod: Object) -> None:
     assert pod["enableServiceLinks"] is False
 
 
-def test_keys_and_endpoints_are_files_not_variables(pod: Object) -> None:
-    [container] = pod["containers"]
-    values = {each["name"]: each.get("value") for each in container["env"]}
-    assert values["FACILITATOR_PRIVATE_KEY_FILE"].startswith("/run/secrets/facilitator/")
-    assert not [name for name in values if name.endswith("_RPC_URL")]
-    assert "FACILITATOR_PRIVATE_KEY" not in values
-    [secrets] = [each for each in pod["volumes"] if each["name"] == "secrets"]
-    assert secrets["secret"]["defaultMode"] & 0o007 == 0
-
-
 def test_a_pod_has_time_to_tell_what_it_settled(pod: Object) -> None:
     assert pod["terminationGracePeriodSeconds"] > GRACE_OF_THE_SERVICE
     [container] = pod["containers"]
@@ -201,21 +192,36 @@ def test_the_image_is_this_version(pod: Object) -> None:
     assert (chart["version"], chart["appVersion"]) == (__version__, __version__)
 
 
-def test_the_service_understands_its_environment(tmp_path: Path) -> None:
-    """The variables of the pod, with the files of the Secret in place, are a configuration."""
-    [container] = only("Deployment", objects(kustomize("single")))["spec"]["template"]["spec"][
-        "containers"
-    ]
-    environment = {each["name"]: each["value"] for each in container["env"]}
-    (tmp_path / "keys").write_text("11" * 32 + "\n")
-    (tmp_path / "config.toml").write_text('[networks.jeju]\nrpc_urls = ["https://node.example/"]\n')
+def test_the_service_understands_its_environment(pod: Object, tmp_path: Path) -> None:
+    """The variables of the pod, with its ConfigMap and the files of its Secrets in place, are a
+    configuration.
+    """
+    [container] = pod["containers"]
+    told = {
+        "url": "postgresql://pay@pool:6432/journal",
+        "listen-url": "postgresql://pay@db/journal",
+    }
+    environment = {}
+    for each in container["env"]:
+        reference = each.get("valueFrom", {}).get("configMapKeyRef")
+        environment[each["name"]] = told[reference["key"]] if reference else each["value"]
+    (tmp_path / "facilitator").mkdir()
+    (tmp_path / "facilitator-database").mkdir()
+    (tmp_path / "facilitator" / "keys").write_text("11" * 32 + "\n")
+    endpoints = '[networks.jeju]\nrpc_urls = ["https://node.example/"]\n'
+    (tmp_path / "facilitator" / "config.toml").write_text(endpoints)
+    (tmp_path / "facilitator-database" / "password").write_text("opens\n")
     moved = {
-        name: value.replace("/run/secrets/facilitator", str(tmp_path))
-        for name, value in environment.items()
+        name: value.replace("/run/secrets", str(tmp_path)) for name, value in environment.items()
     }
     config = load_config(moved)
     assert config.is_production
     assert len(config.keys) == 1
-    assert str(config.database) == "/data/facilitator.db"
     assert config.port == container["ports"][0]["containerPort"]
     assert config.settle_timeout <= 45
+    if isinstance(config.database, PostgreSQL):
+        assert config.database.listens_at is not None
+        for address in (config.database, config.database.listens_at):
+            assert address.read_password() == "opens"
+    else:
+        assert str(config.database) == "/data/facilitator.db"
