@@ -42,6 +42,7 @@ def test_it_keeps_the_names_of_the_chart_it_replaces() -> None:
         ["database.url=postgresql://pay:opens@db.example/journal"],
         ["database.listenUrl=postgresql://pay:opens@db.example/journal"],
         ["env.DATABASE_PASSWORD_FILE=x"],
+        ["metrics.port=3402"],
         ["secrets.facilitatorPrivateKey=x"],
         ["secrets.config=x"],
     ],
@@ -100,6 +101,21 @@ def test_the_databases_address_may_be_a_value(listen: str | None) -> None:
     variables = {each["name"]: each["value"] for each in container["env"]}
     assert variables["DATABASE_URL"] == url
     assert variables.get("DATABASE_LISTEN_URL") == listen
+
+
+@pytest.mark.parametrize(
+    ("values", "advice"),
+    [
+        (["--set-string=env.METRICS_PORT=9402"], "set metrics.port instead"),
+        (["--set=metrics.port=9402,service.port=9402"], "give it another one"),
+    ],
+)
+def test_a_port_of_metrics_that_nothing_would_lead_to_is_refused(
+    values: list[str], advice: str
+) -> None:
+    done = run("helm", "template", "facilitator", str(CHART), *values, check=False)
+    assert done.returncode != 0
+    assert advice in done.stderr
 
 
 def test_a_digest_goes_before_a_tag() -> None:

@@ -12,11 +12,13 @@ from facilitator.database import PostgreSQL
 from tests.k8s.rendering import (
     CHART,
     GOLDENS,
+    METRICS_PORT,
     MONITORING,
     OVERLAYS,
     PROGRAMS,
     VALUES,
     Object,
+    composed,
     goldens,
     helm_template,
     kustomize,
@@ -51,12 +53,32 @@ def pod(overlay: str) -> Object:
 def test_the_chart_renders_the_same_objects_as_the_overlay(overlay: str) -> None:
     ours = objects(kustomize(overlay)) + objects(kustomize("monitoring"))
     theirs = objects(helm_template(*VALUES[overlay], "monitoring.enabled=true"))
-
-    def by_name(found: list[Object]) -> dict[tuple[str, str], Object]:
-        return {(each["kind"], each["metadata"]["name"]): plain(each) for each in found}
-
     assert by_name(theirs) == by_name(ours)
     assert len(theirs) == len(ours)
+
+
+def by_name(found: list[Object]) -> dict[tuple[str, str], Object]:
+    return {(each["kind"], each["metadata"]["name"]): plain(each) for each in found}
+
+
+def test_metrics_on_a_port_of_their_own_are_found_there(overlay: str, tmp_path: Path) -> None:
+    """The process answers there, Service and NetworkPolicy lead there, Prometheus asks there."""
+    text = composed(tmp_path, [overlay, "monitoring"], ["metrics-port"])
+    found = objects(text)
+    theirs = helm_template(*VALUES[overlay], "monitoring.enabled=true", METRICS_PORT)
+    assert by_name(objects(theirs)) == by_name(found)
+    [container] = only("Deployment", found)["spec"]["template"]["spec"]["containers"]
+    [listens] = [each["value"] for each in container["env"] if each["name"] == "METRICS_PORT"]
+    ports = {each["name"]: each["containerPort"] for each in container["ports"]}
+    assert ports == {"http": 3402, "metrics": int(listens)}
+    services = {each["name"]: each for each in only("Service", found)["spec"]["ports"]}
+    [endpoint] = only("ServiceMonitor", found)["spec"]["endpoints"]
+    assert services[endpoint["port"]]["targetPort"] == "metrics"
+    policy = only("NetworkPolicy", found)["spec"]["ingress"]
+    assert {each["port"] for rule in policy for each in rule["ports"]} == {"http", "metrics"}
+    known = [each for each in found if each["kind"] not in CRDS]
+    done = validate(known, KUBERNETES[-1], tmp_path)
+    assert done.returncode == 0, done.stdout
 
 
 @pytest.mark.parametrize("name", ["single", "replicated", "monitoring", "helm", "helm-replicated"])
