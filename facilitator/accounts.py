@@ -42,6 +42,11 @@ class Account:
         self.unfit_until = 0
 
     @property
+    def is_paused(self) -> bool:
+        """Whether it signs nothing, as its next account nonce was not certain at the last look."""
+        return not self.synced and self.looked_at is not None
+
+    @property
     def load(self) -> int:
         """Transactions in flight, and those about to be."""
         return self.reserved + self.pending

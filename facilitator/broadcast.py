@@ -79,6 +79,11 @@ class Broadcaster:
                 transaction=to_hex(attempt.hash),
             )
 
+    @property
+    def at_cap(self) -> int:
+        """How many transactions are pending of which that was told."""
+        return len(self._at_cap)
+
     def trace_of(self, transaction: Transaction) -> str | None:
         """What the transaction is a part of (W3C traceparent)."""
         return self._traces.get(transaction.id)
@@ -99,3 +104,4 @@ class Broadcaster:
     def forget_before(self, time: int) -> None:
         """What was sent until then is somebody else's to send again."""
         self._sent_at = {number: at for number, at in self._sent_at.items() if at > time}
+        self._at_cap &= self._sent_at.keys()

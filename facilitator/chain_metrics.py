@@ -116,6 +116,16 @@ def _gaps(one: Observed, _: int) -> Iterator[Sample]:
             yield (checksum(address),), address in one.watcher.gaps
 
 
+def _paused(one: Observed, _: int) -> Iterator[Sample]:
+    for account in one.signers.accounts if one.signers else ():
+        yield (checksum(account.address),), account.is_paused
+
+
+def _at_fee_cap(one: Observed, _: int) -> Iterator[Sample]:
+    if one.watcher is not None:
+        yield (), one.watcher.at_fee_cap
+
+
 def _silence(one: Observed, _: int) -> Iterator[Sample]:
     if one.watcher is not None:
         yield (), one.watcher.tally.silence()
@@ -146,6 +156,11 @@ def _signed(one: Observed, _: int) -> Iterator[Sample]:
 def _replacements(one: Observed, _: int) -> Iterator[Sample]:
     if one.watcher is not None:
         yield (), one.watcher.tally.replacements
+
+
+def _superseded(one: Observed, _: int) -> Iterator[Sample]:
+    if one.watcher is not None:
+        yield (), one.watcher.tally.superseded
 
 
 def _gas_spent(one: Observed, _: int) -> Iterator[Sample]:
@@ -187,6 +202,8 @@ _GAUGES: tuple[_Family, ...] = (
     ("signer_balance_wei", "Gas money, as last seen.", _SIGNER, _balances),
     ("signer_in_flight", "A signer's transactions that are not mined.", _SIGNER, _loads),
     ("signer_nonce_gap", "1 while nothing of ours has the next nonce.", _SIGNER, _gaps),
+    ("signer_paused", "1 while its account nonce is not certain.", _SIGNER, _paused),
+    ("stuck_at_fee_cap", "Transactions that wait for fees to fall.", (), _at_fee_cap),
     ("settlement_cost_wei", "What a payment may cost at the fees of now.", (), _cost),
     ("rpc_endpoint_up", "1 while the endpoint is used.", _ENDPOINT, _up),
     ("rpc_head_lag_blocks", "Behind the furthest endpoint.", _ENDPOINT, _head_lag),
@@ -196,6 +213,7 @@ _GAUGES: tuple[_Family, ...] = (
 _COUNTERS: tuple[_Family, ...] = (
     ("attempts", "Transactions signed, replacements included.", (), _signed),
     ("replacements", "Attempts that replace one with higher fees.", (), _replacements),
+    ("superseded", "Transactions whose account nonce another one took.", (), _superseded),
     ("gas_spent_wei", "Paid for mined transactions.", _SIGNER, _gas_spent),
     ("reorgs", "Settled payments that left the chain again.", (), _reorgs),
     ("settlement_changes", "Payments that came to a state.", ("state",), _changes),

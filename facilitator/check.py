@@ -16,6 +16,7 @@ from facilitator.checks import Finding
 from facilitator.checks.factories import check_factories
 from facilitator.checks.tokens import check_token
 from facilitator.config import Config, ConfigError, NetworkConfig, load_config
+from facilitator.database import PostgreSQL
 from facilitator.ethereum.abi import address_word, selector
 from facilitator.ethereum.addresses import checksum
 from facilitator.ethereum.fees import initial_fees
@@ -24,7 +25,7 @@ from facilitator.ethereum.transactions import Call
 from facilitator.node import ChainUnavailable
 from facilitator.rpc import RPC
 from facilitator.schemes import jeju_chain
-from facilitator.store import StoreError, StoreLocked
+from facilitator.store import SharedStore, Store, StoreError, StoreLocked
 from facilitator.store.opening import open_store
 
 SETTLEMENT_GAS = 175_000  # the dearest way to settle, measured
@@ -64,9 +65,9 @@ async def run(options: argparse.Namespace) -> int:
             async for finding in _network(config, network, chain):
                 findings.append(finding)
                 _say(finding, quiet=options.json)
-    journal = await _journal(config)
-    findings.append(journal)
-    _say(journal, quiet=options.json)
+    for finding in await _journal(config):
+        findings.append(finding)
+        _say(finding, quiet=options.json)
     if options.json:
         print(
             json.dumps([{name: getattr(f, name) for name in f.__struct_fields__} for f in findings])
@@ -172,15 +173,27 @@ async def _contract(config: Config, network: NetworkConfig, chain: Chain) -> Asy
     yield Finding(f"{name} token decimals", known == usdc.decimals, str(known))
 
 
-async def _journal(config: Config) -> Finding:
+async def _journal(config: Config) -> list[Finding]:
     try:
         store = await open_store(config.database)
         try:
             await store.ping()
+            notices = await _notices(store, config)
         finally:
             await store.close()
     except StoreLocked:
-        return Finding("journal", True, f"{config.database}, in use by a running service")
+        return [Finding("journal", True, f"{config.database}, in use by a running service")]
     except StoreError as error:
-        return Finding("journal", False, str(error))
-    return Finding("journal", True, f"{config.database}, can be written")
+        return [Finding("journal", False, str(error))]
+    return [Finding("journal", True, f"{config.database}, can be written"), *notices]
+
+
+async def _notices(store: Store, config: Config) -> list[Finding]:
+    """Whether LISTEN reaches the journal's server where DATABASE_LISTEN_URL says."""
+    if not isinstance(store, SharedStore) or not isinstance(config.database, PostgreSQL):
+        return []
+    if config.database.direct is None:
+        return []
+    why = await store.notices.prove()
+    told = "outcomes are told at once" if why is None else why
+    return [Finding("journal notices", why is None, f"{config.database.direct}, {told}")]

@@ -115,6 +115,7 @@ class Recorder:
             self._broadcaster.forget(transaction.id)
             self._reorgs.mined(transaction.block_number)
             if transaction.state is TransactionState.SUPERSEDED:
+                self._tally.superseded += 1
                 event(
                     _log,
                     logging.ERROR,

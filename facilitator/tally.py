@@ -12,13 +12,15 @@ STUCK_AFTER = 300.0
 
 class Tally:
     """Of one chain since the start of the process. `gas_spent` is wei by signer's address, for
-    transactions that were mined; one that is mined again after a reorg counts again. `changes` are
+    transactions that were mined; one that is mined again after a reorg counts again. `superseded`
+    are transactions whose account nonce something that we did not sign took. `changes` are
     settlements by the state that they came to; `stepped_at` is when the loop last did something, on
     time.monotonic(), None while it rests.
     """
 
     def __init__(self) -> None:
         self.replacements = 0
+        self.superseded = 0
         self.gas_spent: Counter[bytes] = Counter()
         self.changes: Counter[SettlementState] = Counter()
         self.stepped_at: float | None = None

@@ -138,6 +138,11 @@ class Watcher:
         return frozenset() if self._follows else self._gaps.open
 
     @property
+    def at_fee_cap(self) -> int:
+        """How many transactions wait for the fees to fall, as they may not offer more."""
+        return self._broadcaster.at_cap
+
+    @property
     def horizon(self) -> int | None:
         """The highest block that no reorg reaches any more, as of the last look at the head; None
         before the first one, and while another process watches the chain.

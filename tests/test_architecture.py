@@ -39,7 +39,7 @@ MAP: Final = {
     "shell": (
         *("checks", "mounts"),
         *("middleware", "measured_store", "survey", "chain_metrics", "measurement", "recent"),
-        *("service", "routes", "app", "http1", "server"),
+        *("served", "service", "routes", "app", "http1", "server"),
         *("agreement", "sending", "options", "check", "deploy", "migrate", "devnet"),
         "recover",
         *(

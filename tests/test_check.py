@@ -9,7 +9,9 @@ import pytest
 from facilitator.devnet import Devnet
 from tests.chain import calldata, deploy_legacy
 from tests.commands import called, facilitator
+from tests.engines import DATABASE, empty
 from tests.faultproxy import answer_with, fault_proxy
+from tests.postgres import URL_PASSWORD, Server
 from tests.service import environment, serve
 
 pytestmark = pytest.mark.anyio
@@ -77,6 +79,26 @@ async def test_a_contract_of_another_network_name_is_found_out(
         "BASE_SEPOLIA_RPC_URL": devnet.url,
     }
     assert await failing(renamed) == ["base-sepolia chain id"]
+
+
+async def test_an_address_to_listen_at_is_tried(
+    devnet: Devnet, postgres: Server, pgbouncer: Server, tmp_path: Path
+) -> None:
+    """It leads to the server itself, or the line says why not, without its password."""
+    empty(postgres)
+    pooled = {"DATABASE_URL": pgbouncer.url(DATABASE), "DATABASE_STATEMENT_CACHE": "0"}
+    good = environment(devnet, tmp_path, **pooled, DATABASE_LISTEN_URL=postgres.url(DATABASE))
+    code, output, _ = await check(good)
+    assert (code, output.count("ok   journal notices: postgresql://")) == (0, 1)
+    closed = f"postgresql://pay:hunter2hunter2@127.0.0.1:1/{DATABASE}"
+    refused = postgres.url(DATABASE).replace(URL_PASSWORD, "hunter2hunter2")
+    for wrong in (closed, refused, pgbouncer.url(DATABASE)):
+        code, output, errors = await check({**good, "DATABASE_LISTEN_URL": wrong})
+        assert (code, output.count("FAIL journal notices")) == (1, 1)
+        assert "ok   journal: postgresql://" in output
+        assert "hunter2" not in output + errors
+    del good["DATABASE_LISTEN_URL"]
+    assert "journal notices" not in (await check(good))[1]
 
 
 async def test_decimals_that_differ_are_found_out(devnet: Devnet, tmp_path: Path) -> None:

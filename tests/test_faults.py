@@ -18,6 +18,7 @@ from tests.faultproxy import (
     lose_request,
     refuse_with,
 )
+from tests.scraping import scrape
 from tests.service import Service, request, serve
 
 pytestmark = pytest.mark.anyio
@@ -136,6 +137,8 @@ async def test_a_nonce_that_something_else_took_is_survived(devnet: Devnet, tmp_
             proxy.faults.clear()
             reply = await waiting
             assert service.logged("superseded")
+            seen = await scrape(service)
+            assert seen.values("facilitator_superseded_total", network="jeju") == [1]
             assert service.logged("settled_again")
     [log] = await settled_logs(devnet)
     assert (reply["success"], reply["txHash"]) == (True, log.transaction_hash)

@@ -116,6 +116,8 @@ async def test_three_payments_are_counted_by_what_they_were(devnet: Devnet, tmp_
         assert seen.values(f"facilitator_{name}", **JEJU) == [0]
     assert seen.values("facilitator_signer_in_flight", **JEJU) == [0]
     assert seen.values("facilitator_signer_nonce_gap", **JEJU) == [0]
+    for name in ("signer_paused", "stuck_at_fee_cap", "superseded_total"):
+        assert seen.values(f"facilitator_{name}", **JEJU) == [0]
     assert seen.values("facilitator_queue_limit", **JEJU) == [1024]
     assert seen.value("facilitator_build_info", version=__version__) == 1
     assert seen.value("http_requests_total", method="POST", route="/settle", status="200") == 3

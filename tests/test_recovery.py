@@ -14,6 +14,7 @@ from facilitator.devnet import Devnet, DevnetOptions
 from tests.chain import approve, devnet_payment, settled_logs
 from tests.commands import called, facilitator
 from tests.faultproxy import Answer, Call, Forward, fault_proxy
+from tests.scraping import scrape
 from tests.service import Service, environment, request, serve
 from tests.x402 import v2_body
 
@@ -157,9 +158,11 @@ async def test_a_pool_that_holds_more_than_a_pool_can_pauses_the_signer(
                 assert (status, reply["error"]) == (503, "Chain unavailable")
             [alert] = service.logged("signer_paused")
             assert alert["level"] == "critical"
+            assert (await scrape(service)).values("facilitator_signer_paused") == [1]
             proxy.faults.clear()
             await asyncio.sleep(2.1)
             assert (await service.settle(header))["success"]
+            assert (await scrape(service)).values("facilitator_signer_paused") == [0]
     assert len(await settled_logs(devnet)) == 1
 
 

@@ -12,6 +12,7 @@ from facilitator.nonces import MAX_IN_FLIGHT
 from tests.bursts import OPTIONS, payers, post_all, replies_of, x402_posts, x402_proofs
 from tests.chain import approve, devnet_payment, settled_logs
 from tests.faultproxy import fault_proxy, replacement_underpriced
+from tests.scraping import scrape
 from tests.service import Service, serve
 from tests.x402 import v2_body
 from tests.x402_service import resume_mining, stop_mining
@@ -72,11 +73,13 @@ async def test_above_the_cap_it_stays_pending_and_is_mined_when_the_fees_fall(
         assert await settled_logs(devnet) == []
         assert_bumped(await attempts_of(service, submitted["transaction"]), 10)
         await service.wait_for("stuck_at_fee_cap")
+        assert (await scrape(service)).values("facilitator_stuck_at_fee_cap") == [1]
         await raise_base_fee(devnet, 1)
         await resume_mining(devnet)
         reply = await service.settle(header)
         attempts = await attempts_of(service, submitted["transaction"])
         assert len(service.logged("stuck_at_fee_cap")) == 1
+        assert (await scrape(service)).values("facilitator_stuck_at_fee_cap") == [0]
     [log] = await settled_logs(devnet)
     assert (reply["success"], reply["txHash"]) == (True, log.transaction_hash)
     assert_bumped(attempts, 10)

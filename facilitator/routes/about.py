@@ -12,7 +12,7 @@ from facilitator.metrics import CONTENT_TYPE
 from facilitator.node import ChainUnavailable
 from facilitator.routes.replying import RETRY_AFTER, json_reply, service_of
 from facilitator.schemes import jeju_chain
-from facilitator.service import Served
+from facilitator.served import Served
 
 
 async def describe_verify(request: Request) -> Response:

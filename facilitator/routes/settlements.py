@@ -16,7 +16,8 @@ from facilitator.payments import Proof
 from facilitator.routes.replying import RETRY_AFTER, json_reply, service_of
 from facilitator.schemes import eip3009, jeju
 from facilitator.schemes.jeju import JejuPayment
-from facilitator.service import Served, Service
+from facilitator.served import Served
+from facilitator.service import Service
 from facilitator.settlement import Settlement, Transaction
 from facilitator.store import Ride, StoreError
 

@@ -358,6 +358,9 @@ class Notices(Protocol):
         Raises nothing of the database.
         """
 
+    async def prove(self) -> str | None:
+        """Instead of `run`, once: why none arrive here, without any password; None if they do."""
+
 
 @runtime_checkable
 class SharedStore(Store, Protocol):

@@ -55,6 +55,7 @@ class PostgresNotices:
         self._own_channel = f"facilitator_{secrets.token_hex(8)}"
         self._told: bool | None = None  # what the log was told last
         self.arrive = False
+        self._arrived = asyncio.Event()  # once, for who proves it
 
     def subscribe(self, tell: Callable[[str], None]) -> None:
         """As the protocol says."""
@@ -71,6 +72,18 @@ class PostgresNotices:
                 self._now(arrive=False, why=describe(fault))
             await asyncio.sleep(pause)
 
+    async def prove(self) -> str | None:
+        """Why notices do not arrive here; None once what this one has told came back to it."""
+        if self._address is None:
+            return "nobody listens behind a pooler"
+        listening = asyncio.create_task(self._listen(self._address))
+        arrived = asyncio.create_task(self._arrived.wait())
+        await asyncio.wait({listening, arrived}, return_when=asyncio.FIRST_COMPLETED)
+        listening.cancel()
+        arrived.cancel()
+        ended, _ = await asyncio.gather(listening, arrived, return_exceptions=True)
+        return describe(ended) if isinstance(ended, Exception) else None
+
     async def _listen(self, address: PostgreSQL) -> None:
         """For as long as notices arrive. Raises what ends it."""
         connection = await asyncpg.connect(**connect_arguments(address))
@@ -85,6 +98,7 @@ class PostgresNotices:
                 if not await _within(HEARD_WITHIN, heard):
                     raise StoreError("what is told does not come back")
                 self._now(arrive=True)
+                self._arrived.set()
                 await _within(SPEAK_EVERY, cut_off)
         finally:
             connection.terminate()

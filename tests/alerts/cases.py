@@ -25,6 +25,9 @@ FAILURE = 'facilitator_settlements_total{network="base",outcome="failed"}'
 ENDPOINT = 'facilitator_rpc_endpoint_up{network="base",endpoint="base#%d"}'
 OLDEST = 'facilitator_oldest_pending_seconds{network="base"}'
 GAP = 'facilitator_signer_nonce_gap{network="base",signer="0xA"}'
+PAUSED = 'facilitator_signer_paused{network="base",signer="%s",instance="%s"}'
+SUPERSEDED = 'facilitator_superseded_total{network="base"}'
+AT_CAP = 'facilitator_stuck_at_fee_cap{network="base",instance="%s"}'
 HEAD = 'facilitator_head_age_seconds{network="base",instance="%s"}'
 REORGS = 'facilitator_reorgs_total{network="base"}'
 STORE = 'facilitator_store_errors_total{operation="claim",instance="a"}'
@@ -65,6 +68,24 @@ CASES: Final = [
     # --- nonce gap: one that is filled at once is none
     Case("FacilitatorNonceGap", {GAP: "0x2 1x20"}, {3: False, 6: False, 9: True}),
     Case("FacilitatorNonceGap", {GAP: "0x2 1x3 0x20"}, {15: False}),
+    # --- paused: by endpoints that go on disagreeing, of any signer and in any replica
+    Case("FacilitatorSignerPaused", {PAUSED % ("0xA", "a"): "0x2 1x20"}, {4: False, 5: True}),
+    Case("FacilitatorSignerPaused", {PAUSED % ("0xA", "a"): "0x2 1x1 0x20"}, {15: False}),
+    Case(
+        "FacilitatorSignerPaused",
+        {PAUSED % ("0xA", "a"): "0x20", PAUSED % ("0xB", "b"): "0x2 1x20"},
+        {1: False, 6: True},
+    ),
+    # --- superseded: once is enough; what was there at the start is not news
+    Case("FacilitatorSuperseded", {SUPERSEDED: "0x5 1x30"}, {4: False, 7: True, 30: False}),
+    Case("FacilitatorSuperseded", {SUPERSEDED: "7x30"}, {16: False}),
+    # --- the cap: whichever replica watches the chain; not for a spike that passes
+    Case(
+        "FacilitatorStuckAtFeeCap",
+        {AT_CAP % "a": "0x20", AT_CAP % "b": "0x2 3x20"},
+        {4: False, 5: True},
+    ),
+    Case("FacilitatorStuckAtFeeCap", {AT_CAP % "a": "0x2 1x1 0x20"}, {15: False}),
     # --- RPC: all of a network's, not one
     Case(
         "FacilitatorAllRpcDown",

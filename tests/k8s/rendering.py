@@ -3,8 +3,10 @@ writes what is committed and made from something else: PrometheusRule, the chart
 """
 
 import json
+import os
 import shutil
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -27,6 +29,8 @@ VALUES: Final[dict[str, list[str]]] = {
         "autoscaling.enabled=true",
     ],
 }
+# The same for /metrics on a port of its own, beside monitoring.
+METRICS_PORT: Final = "metrics.port=9402"
 RULE_HEAD: Final = """\
 # Made of alerts.yaml by `make manifests`.
 apiVersion: monitoring.coreos.com/v1
@@ -45,6 +49,17 @@ Object = dict[str, Any]
 def kustomize(overlay: str) -> str:
     """The overlay's manifests, as text."""
     return run("kubectl", "kustomize", str(MANIFESTS / "overlays" / overlay)).stdout
+
+
+def composed(folder: Path, overlays: Sequence[str], components: Sequence[str]) -> str:
+    """The manifests of an overlay that is written into `folder`, as an operator would."""
+
+    def at(kind: str, names: Sequence[str]) -> list[str]:
+        return [os.path.relpath(MANIFESTS / kind / name, folder) for name in names]
+
+    written = {"resources": at("overlays", overlays), "components": at("components", components)}
+    (folder / "kustomization.yaml").write_text(yaml.safe_dump(written))
+    return run("kubectl", "kustomize", str(folder)).stdout
 
 
 def helm_template(*values: str) -> str:

@@ -39,6 +39,10 @@ def test_it_keeps_the_names_of_the_chart_it_replaces() -> None:
         ["env.jeju=x"],
         ["image.digest=latest"],
         ["database.kind=mysql"],
+        ["database.url=postgresql://pay:opens@db.example/journal"],
+        ["database.listenUrl=postgresql://pay:opens@db.example/journal"],
+        ["env.DATABASE_PASSWORD_FILE=x"],
+        ["metrics.port=3402"],
         ["secrets.facilitatorPrivateKey=x"],
         ["secrets.config=x"],
     ],
@@ -81,7 +85,37 @@ def test_beside_a_pooler_the_server_itself_can_be_reached() -> None:
     assert [each["port"] for each in rule["ports"]] == [6432, 5432]
     [container] = only("Deployment", found)["spec"]["template"]["spec"]["containers"]
     [variable] = [each for each in container["env"] if each["name"] == "DATABASE_LISTEN_URL"]
-    assert variable["valueFrom"]["secretKeyRef"]["optional"]
+    assert variable["valueFrom"]["configMapKeyRef"]["optional"]
+
+
+@pytest.mark.parametrize("listen", [None, "postgresql://pay@db.example/journal"])
+def test_the_databases_address_may_be_a_value(listen: str | None) -> None:
+    """Then there is no ConfigMap, and nothing of one that lies about."""
+    url = "postgresql://pay@pool.example:6432/journal?sslmode=require"
+    values = ["database.kind=postgresql", f"database.url={url}"]
+    values += [] if listen is None else [f"database.listenUrl={listen}"]
+    [container] = only("Deployment", objects(helm_template(*values)))["spec"]["template"]["spec"][
+        "containers"
+    ]
+    assert not [each for each in container["env"] if "valueFrom" in each]
+    variables = {each["name"]: each["value"] for each in container["env"]}
+    assert variables["DATABASE_URL"] == url
+    assert variables.get("DATABASE_LISTEN_URL") == listen
+
+
+@pytest.mark.parametrize(
+    ("values", "advice"),
+    [
+        (["--set-string=env.METRICS_PORT=9402"], "set metrics.port instead"),
+        (["--set=metrics.port=9402,service.port=9402"], "give it another one"),
+    ],
+)
+def test_a_port_of_metrics_that_nothing_would_lead_to_is_refused(
+    values: list[str], advice: str
+) -> None:
+    done = run("helm", "template", "facilitator", str(CHART), *values, check=False)
+    assert done.returncode != 0
+    assert advice in done.stderr
 
 
 def test_a_digest_goes_before_a_tag() -> None:
@@ -97,3 +131,6 @@ def test_its_notes_say_how_to_check_and_what_is_missing() -> None:
     assert "python -m facilitator check" in notes
     assert "create secret generic facilitator" in notes
     assert "helm rollback facilitator" in notes
+    shared = run("helm", *dry, "--set=database.kind=postgresql").stdout.partition("NOTES:")[2]
+    assert "create configmap facilitator-database" in shared
+    assert "create secret generic facilitator-database --from-file=password" in shared

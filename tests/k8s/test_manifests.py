@@ -8,14 +8,17 @@ import pytest
 
 from facilitator import __version__
 from facilitator.config import load_config
+from facilitator.database import PostgreSQL
 from tests.k8s.rendering import (
     CHART,
     GOLDENS,
+    METRICS_PORT,
     MONITORING,
     OVERLAYS,
     PROGRAMS,
     VALUES,
     Object,
+    composed,
     goldens,
     helm_template,
     kustomize,
@@ -50,12 +53,32 @@ def pod(overlay: str) -> Object:
 def test_the_chart_renders_the_same_objects_as_the_overlay(overlay: str) -> None:
     ours = objects(kustomize(overlay)) + objects(kustomize("monitoring"))
     theirs = objects(helm_template(*VALUES[overlay], "monitoring.enabled=true"))
-
-    def by_name(found: list[Object]) -> dict[tuple[str, str], Object]:
-        return {(each["kind"], each["metadata"]["name"]): plain(each) for each in found}
-
     assert by_name(theirs) == by_name(ours)
     assert len(theirs) == len(ours)
+
+
+def by_name(found: list[Object]) -> dict[tuple[str, str], Object]:
+    return {(each["kind"], each["metadata"]["name"]): plain(each) for each in found}
+
+
+def test_metrics_on_a_port_of_their_own_are_found_there(overlay: str, tmp_path: Path) -> None:
+    """The process answers there, Service and NetworkPolicy lead there, Prometheus asks there."""
+    text = composed(tmp_path, [overlay, "monitoring"], ["metrics-port"])
+    found = objects(text)
+    theirs = helm_template(*VALUES[overlay], "monitoring.enabled=true", METRICS_PORT)
+    assert by_name(objects(theirs)) == by_name(found)
+    [container] = only("Deployment", found)["spec"]["template"]["spec"]["containers"]
+    [listens] = [each["value"] for each in container["env"] if each["name"] == "METRICS_PORT"]
+    ports = {each["name"]: each["containerPort"] for each in container["ports"]}
+    assert ports == {"http": 3402, "metrics": int(listens)}
+    services = {each["name"]: each for each in only("Service", found)["spec"]["ports"]}
+    [endpoint] = only("ServiceMonitor", found)["spec"]["endpoints"]
+    assert services[endpoint["port"]]["targetPort"] == "metrics"
+    policy = only("NetworkPolicy", found)["spec"]["ingress"]
+    assert {each["port"] for rule in policy for each in rule["ports"]} == {"http", "metrics"}
+    known = [each for each in found if each["kind"] not in CRDS]
+    done = validate(known, KUBERNETES[-1], tmp_path)
+    assert done.returncode == 0, done.stdout
 
 
 @pytest.mark.parametrize("name", ["single", "replicated", "monitoring", "helm", "helm-replicated"])
@@ -117,16 +140,6 @@ def test_nothing_runs_as_root_or_may_become_it(pod: Object) -> None:
 def test_the_cluster_sets_no_variables_of_ours(pod: Object) -> None:
     """A Service of this name makes FACILITATOR_PORT a URL where service links are on."""
     assert pod["enableServiceLinks"] is False
-
-
-def test_keys_and_endpoints_are_files_not_variables(pod: Object) -> None:
-    [container] = pod["containers"]
-    values = {each["name"]: each.get("value") for each in container["env"]}
-    assert values["FACILITATOR_PRIVATE_KEY_FILE"].startswith("/run/secrets/facilitator/")
-    assert not [name for name in values if name.endswith("_RPC_URL")]
-    assert "FACILITATOR_PRIVATE_KEY" not in values
-    [secrets] = [each for each in pod["volumes"] if each["name"] == "secrets"]
-    assert secrets["secret"]["defaultMode"] & 0o007 == 0
 
 
 def test_a_pod_has_time_to_tell_what_it_settled(pod: Object) -> None:
@@ -201,21 +214,36 @@ def test_the_image_is_this_version(pod: Object) -> None:
     assert (chart["version"], chart["appVersion"]) == (__version__, __version__)
 
 
-def test_the_service_understands_its_environment(tmp_path: Path) -> None:
-    """The variables of the pod, with the files of the Secret in place, are a configuration."""
-    [container] = only("Deployment", objects(kustomize("single")))["spec"]["template"]["spec"][
-        "containers"
-    ]
-    environment = {each["name"]: each["value"] for each in container["env"]}
-    (tmp_path / "keys").write_text("11" * 32 + "\n")
-    (tmp_path / "config.toml").write_text('[networks.jeju]\nrpc_urls = ["https://node.example/"]\n')
+def test_the_service_understands_its_environment(pod: Object, tmp_path: Path) -> None:
+    """The variables of the pod, with its ConfigMap and the files of its Secrets in place, are a
+    configuration.
+    """
+    [container] = pod["containers"]
+    told = {
+        "url": "postgresql://pay@pool:6432/journal",
+        "listen-url": "postgresql://pay@db/journal",
+    }
+    environment = {}
+    for each in container["env"]:
+        reference = each.get("valueFrom", {}).get("configMapKeyRef")
+        environment[each["name"]] = told[reference["key"]] if reference else each["value"]
+    (tmp_path / "facilitator").mkdir()
+    (tmp_path / "facilitator-database").mkdir()
+    (tmp_path / "facilitator" / "keys").write_text("11" * 32 + "\n")
+    endpoints = '[networks.jeju]\nrpc_urls = ["https://node.example/"]\n'
+    (tmp_path / "facilitator" / "config.toml").write_text(endpoints)
+    (tmp_path / "facilitator-database" / "password").write_text("opens\n")
     moved = {
-        name: value.replace("/run/secrets/facilitator", str(tmp_path))
-        for name, value in environment.items()
+        name: value.replace("/run/secrets", str(tmp_path)) for name, value in environment.items()
     }
     config = load_config(moved)
     assert config.is_production
     assert len(config.keys) == 1
-    assert str(config.database) == "/data/facilitator.db"
     assert config.port == container["ports"][0]["containerPort"]
     assert config.settle_timeout <= 45
+    if isinstance(config.database, PostgreSQL):
+        assert config.database.listens_at is not None
+        for address in (config.database, config.database.listens_at):
+            assert address.read_password() == "opens"
+    else:
+        assert str(config.database) == "/data/facilitator.db"

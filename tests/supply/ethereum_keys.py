@@ -1,5 +1,5 @@
 """A detector for detect-secrets: private keys of Ethereum, which it does not know. They look like
-hashes, so every 32 bytes in hex count; those that are none are listed in .secrets.baseline.
+hashes, so every 32 bytes in hex count; those that are none are listed in known_secrets.json.
 """
 
 import re

@@ -56,7 +56,9 @@ def test_every_lock_file_is_watched() -> None:
     assert {"pip", "npm", "docker", "github-actions"} == {e["package-ecosystem"] for e in updates}
 
 
-@pytest.mark.parametrize("folder", [".github", "k8s/base", "k8s/overlays", "k8s/helm/values.yaml"])
+@pytest.mark.parametrize(
+    "folder", [".github", "k8s/base", "k8s/components", "k8s/overlays", "k8s/helm/values.yaml"]
+)
 def test_yaml_means_what_it_looks_like(folder: str) -> None:
     """No key twice, no stray indentation."""
     rules = "{extends: relaxed, rules: {line-length: disable, truthy: disable}}"
