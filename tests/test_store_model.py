@@ -7,6 +7,7 @@ and opened again.
 
 import asyncio
 import tempfile
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -523,10 +524,18 @@ class Journal(RuleBasedStateMachine):
         assert await self.store.in_flight(CHAIN_ID) == in_flight
         states = [each.state for each in self.settlements.values()]
         census = await self.store.census(CHAIN_ID)
-        assert (census.total, census.pending, census.states.get("confirmed", 0)) == (
+        assert census.states == Counter(states)
+        assert (census.total, census.pending) == (
             len(states),
             sum(state in OPEN for state in states),
-            states.count(SettlementState.CONFIRMED),
+        )
+        assert census.oldest_pending == min(
+            (
+                each.created_at
+                for each in self.settlements.values()
+                if each.state is SettlementState.PENDING
+            ),
+            default=None,
         )
 
 

@@ -7,6 +7,7 @@ import re
 
 from facilitator.store import StoreError
 from facilitator.store.postgres_pool import Connection, Pool
+from facilitator.store.postgres_tally import TALLY
 from facilitator.store.schema import APPLICATION_ID, MIGRATIONS, refuse_newer
 
 # Seconds. Replicas that start together wait for the one that migrates.
@@ -24,11 +25,16 @@ _WORDS = (
 _BESIDE = {0: "ALTER TABLE attempt ADD COLUMN number BIGINT GENERATED ALWAYS AS IDENTITY;"}
 
 
-def in_postgres(step: str) -> str:
-    """A step of the schema as PostgreSQL takes it."""
+# By number of the step: what is done in another way here.
+_INSTEAD = {5: TALLY}
+
+
+def in_postgres(number: int) -> str:
+    """A step of the schema, counted from 0, as PostgreSQL takes it."""
+    step = _INSTEAD.get(number, MIGRATIONS[number])
     for pattern, word in _WORDS:
         step = re.sub(pattern, word, step)
-    return step
+    return step + _BESIDE.get(number, "")
 
 
 async def version_of(pool: Pool) -> int:
@@ -73,8 +79,7 @@ async def _migrate(db: Connection) -> tuple[int, int]:
                INSERT INTO facilitator_schema VALUES (0);"""
         )
     for number in range(before, len(MIGRATIONS)):
-        step = in_postgres(MIGRATIONS[number]) + _BESIDE.get(number, "")
-        await db.execute(step, timeout=MIGRATION_TIMEOUT)
+        await db.execute(in_postgres(number), timeout=MIGRATION_TIMEOUT)
     after = max(before, len(MIGRATIONS))
     await db.execute("UPDATE facilitator_schema SET version = $1", after)
     return before, after
