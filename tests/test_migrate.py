@@ -130,6 +130,35 @@ async def test_what_an_older_program_has_finished_is_counted(
     await store.close()
 
 
+async def test_a_step_that_fails_takes_back_none_before_it(postgres: Server) -> None:
+    """And an index that was made by hand, without keeping writers out, is taken as it is."""
+    postgres.create("stepping")
+    variables = {"DATABASE_URL": postgres.url("stepping")}
+    assert (await facilitator("migrate", variables)).code == 0
+    for change in (
+        "DROP FUNCTION settlement_tally CASCADE",
+        "DROP TABLE used_key",
+        "DROP INDEX transaction_filler",
+        "DROP INDEX settlement_finished",
+        """CREATE INDEX CONCURRENTLY settlement_finished ON settlement (chain_id, updated_at)
+           WHERE state IN ('confirmed', 'failed', 'lost')""",
+        "UPDATE facilitator_schema SET version = 4",
+    ):
+        postgres.execute("stepping", change)
+    by_hand = postgres.execute("stepping", "SELECT 'settlement_finished'::regclass::oid")
+    version = "SELECT version FROM facilitator_schema"
+    failed = await facilitator("migrate", variables)  # the table of the last step is there
+    assert failed.code == 1
+    assert "already exists" in failed.error
+    assert postgres.execute("stepping", version) == "5"
+    postgres.execute("stepping", "DROP TABLE settlement_tally")
+    assert (await facilitator("migrate", variables)).code == 0
+    assert postgres.execute("stepping", version) == "6"
+    now = postgres.execute("stepping", "SELECT 'settlement_finished'::regclass::oid")
+    assert now == by_hand
+    postgres.drop("stepping")
+
+
 async def test_a_database_that_is_not_there_is_one_line(postgres: Server) -> None:
     failed = await facilitator("migrate", {"DATABASE_URL": postgres.url("nowhere")})
     assert failed.code == 1
