@@ -27,7 +27,7 @@ from facilitator.payments import Reason, Refusal
 from facilitator.schemes import scheme_of
 from facilitator.settlement import Settlement
 from facilitator.store import Ride, Store, StoreError
-from facilitator.submission import LEASE_MS, Submitter
+from facilitator.submission import LISTENER_LEASE_MS, Submitter
 from facilitator.tracing import span
 
 __all__ = ["Order", "Repetition", "SettleReply", "Settler"]
@@ -109,7 +109,7 @@ class Settler:
             now = self._clock()
             try:
                 settlement = await self._store.listen(
-                    settlement.id, listener.id, now + LEASE_MS, now
+                    settlement.id, listener.id, now + LISTENER_LEASE_MS, now
                 )
             except LookupError:
                 raise StoreError("a settlement has just left the journal") from None
@@ -162,7 +162,7 @@ class Settler:
 
     async def _renew(self, settlement_id: str, listener: Listener) -> bool:
         """Whether this request still is the one to hear the outcome."""
-        until = self._clock() + LEASE_MS
+        until = self._clock() + LISTENER_LEASE_MS
         with suppress(StoreError):  # the lease outlasts a journal that is out of reach for a while
             return await self._store.renew(settlement_id, listener.id, until)
         return True

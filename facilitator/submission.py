@@ -25,7 +25,7 @@ from facilitator.watcher import Watcher
 _log = get_logger(__name__)
 
 # Milliseconds that a listener counts for, unless it says that it still waits.
-LEASE_MS = 15_000
+LISTENER_LEASE_MS = 15_000
 
 
 class Submitter:
@@ -108,7 +108,7 @@ class Submitter:
                 for other, was_used in zip(others, used, strict=True)
             },
             listener=listener,
-            listener_until=self._clock() + LEASE_MS,
+            listener_until=self._clock() + LISTENER_LEASE_MS,
             idempotency_key=None if order.repetition is None else order.repetition.key,
             body_digest=None if order.repetition is None else order.repetition.body_digest,
             traceparent=current_traceparent(),

@@ -22,7 +22,7 @@ from facilitator.telemetry import event, get_logger
 
 _log = get_logger(__name__)
 
-# Seconds. Counting reads the index of all that was ever settled; asking costs one POST to a node.
+# Seconds. Counting reads what is open, and a tally of the rest; asking costs one POST to a node.
 COUNT_EVERY = 5.0
 ASK_EVERY = 15.0
 # Gas of a settlement, before one was seen: the dearest of the two plain ones takes 145-175 k.

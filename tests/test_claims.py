@@ -18,6 +18,7 @@ from facilitator.settlement import (
 from facilitator.store import (
     Claimed,
     IdempotencyKeyTaken,
+    KeptReply,
     NewSettlement,
     OpenWork,
     Overcommitted,
@@ -417,3 +418,67 @@ async def test_an_idempotency_key_survives_failing_and_opening(store: Store) -> 
     other = settlement_of(payment(), idempotency_key="order", tenant="shop")
     result = await store.claim(other, transaction_of(other.payment), NOW)
     assert result == IdempotencyKeyTaken(again.settlement)
+
+
+async def test_the_key_of_the_request_that_opens_a_failure_again_is_kept(store: Store) -> None:
+    """With its body, for its reply; the key from before is free, and may come with any payment."""
+    paid = payment()
+    new = settlement_of(paid, idempotency_key="order-1", body_digest=b"1")
+    first = await store.claim(new, transaction_of(paid), NOW)
+    assert isinstance(first, Claimed)
+    await moved(store, first.settlement, SettlementState.FAILED)
+    await store.keep_reply(first.settlement.id, b"failed")
+    new = settlement_of(paid, idempotency_key="order-2", body_digest=b"2")
+    again = await store.claim(new, transaction_of(paid), NOW)
+    assert isinstance(again, Claimed)
+    assert again.settlement.idempotency_key == "order-2"
+    assert await store.find_reply("", "order-2") == KeptReply(b"2", None)
+    assert await store.find_reply("", "order-1") is None
+    other = settlement_of(payment(), idempotency_key="order-2")
+    refused = await store.claim(other, transaction_of(other.payment), NOW)
+    assert refused == IdempotencyKeyTaken(again.settlement)
+    other = settlement_of(payment(), idempotency_key="order-1")
+    assert isinstance(await store.claim(other, transaction_of(other.payment), NOW), Claimed)
+    confirmed = await moved(store, again.settlement, SettlementState.CONFIRMED)
+    assert await store.mark_success_told(confirmed.id, "listener", NOW, b"paid")
+    assert await store.find_reply("", "order-2") == KeptReply(b"2", b"paid")
+
+
+async def test_a_failure_is_opened_again_under_its_own_key_but_not_under_anothers(
+    store: Store,
+) -> None:
+    """A key that another payment has is a conflict as at a first claim, and leaves no trace."""
+    paid, other = payment(), settlement_of(payment(), idempotency_key="theirs")
+    new = settlement_of(paid, idempotency_key="own", body_digest=b"1")
+    first = await store.claim(new, transaction_of(paid), NOW)
+    theirs = await store.claim(other, transaction_of(other.payment), NOW)
+    assert isinstance(first, Claimed)
+    assert isinstance(theirs, Claimed)
+    await moved(store, first.settlement, SettlementState.FAILED)
+    before = await everything(store, new.key)
+    for key in ("theirs", "own"):
+        once_more = settlement_of(paid, idempotency_key=key, body_digest=b"2")
+        told = await store.claim(once_more, transaction_of(paid), NOW + 1)
+        if key == "theirs":
+            assert told == IdempotencyKeyTaken(theirs.settlement)
+            assert await everything(store, new.key) == before
+        else:
+            assert isinstance(told, Claimed)
+            assert told.settlement.idempotency_key == "own"
+    assert await store.find_reply("", "own") == KeptReply(b"2", None)
+
+
+async def test_of_failures_opened_again_at_once_with_one_key_one_has_it(store: Store) -> None:
+    """Together with first claims that bring the same key."""
+    failed = [await claimed(store) for _ in range(10)]
+    for each in failed:
+        await moved(store, each.settlement, SettlementState.FAILED)
+    racers = [*(each.settlement.payment for each in failed), *(payment() for _ in range(10))]
+    results = await asyncio.gather(
+        *(
+            store.claim(settlement_of(paid, idempotency_key="order"), transaction_of(paid), NOW)
+            for paid in racers
+        )
+    )
+    (winner,) = (result for result in results if isinstance(result, Claimed))
+    assert results.count(IdempotencyKeyTaken(winner.settlement)) == 19

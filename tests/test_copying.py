@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from facilitator.devnet import Devnet, DevnetOptions
 from facilitator.settlement import SettlementState, TransactionState
 from facilitator.store import Store, TransactionChange
-from facilitator.store.copying import LEASES, TABLES
+from facilitator.store.copying import LEASES, TABLES, TALLY
 from facilitator.store.postgres import PostgresStore
 from facilitator.store.postgres_pool import Connection, Pool
 from facilitator.store.sqlite import SQLiteStore
@@ -114,6 +114,8 @@ async def test_every_row_arrives_as_it_was(tmp_path: Path, target: str) -> None:
     store = await SQLiteStore.open(file)  # nobody waits for an answer any more
     nonce = await next_nonce(store)
     work = await open_work(store)
+    census = await store.census(CHAIN_ID)
+    assert {"pending", "confirmed", "failed"} <= set(census.states)
     await store.close()
     done = await facilitator("migrate", {"DATABASE_URL": target}, "--from", f"sqlite:///{file}")
     assert done.code == 0, done.errors
@@ -125,6 +127,7 @@ async def test_every_row_arrives_as_it_was(tmp_path: Path, target: str) -> None:
     moved_to = await PostgresStore.open(settings(target))
     assert await open_work(moved_to) == work
     assert await next_nonce(moved_to) == nonce
+    assert await moved_to.census(CHAIN_ID) == census
     fresh = await claimed(moved_to)
     assert fresh.transaction.account_nonce == nonce
     assert fresh.transaction.signer == ALICE
@@ -136,7 +139,7 @@ async def test_no_table_is_forgotten(tmp_path: Path) -> None:
     await (await SQLiteStore.open(tmp_path / "new.db")).close()
     _, rows = in_file(tmp_path / "new.db", "sqlite_master")
     tables = {row[1] for row in rows if row[0] == "table"}
-    assert tables == {*TABLES, LEASES}
+    assert tables == {*TABLES, TALLY, LEASES}
 
 
 async def test_nothing_is_written_where_something_is_there_or_in_use(

@@ -24,6 +24,7 @@ from tests.journal import (
     NOW,
     SIGNERS,
     everything,
+    filler,
     payment,
     settlement_of,
     signing,
@@ -158,6 +159,17 @@ async def test_a_replacement_and_another_transaction_keep_to_the_budget(store: S
     assert await store.get(settlement.id) is not None
     assert (await store.get(settlement.id)).settlement == settlement  # type: ignore[union-attr]
     assert await store.add_attempt(transaction.id, dearer, limit, NOW)
+
+
+async def test_a_gap_is_filled_beyond_the_budget_and_what_it_costs_counts(store: Store) -> None:
+    """All that were signed after the gap wait for it."""
+    assert isinstance(await claim(store, COST), Claimed)
+    gap = await store.raise_nonce_floor(CHAIN_ID, ALICE, 5)
+    made = await store.fill(replace(filler(), gas_budget=1, most_cost=COST), gap, NOW)
+    assert made is not None
+    spent = COST + 21_000 * 2 * GWEI
+    assert await store.gas_spent(CHAIN_ID, ALICE, NOW) == spent
+    assert await claim(store, 2 * COST) == BudgetSpent(spent)
 
 
 async def test_a_spent_budget_is_a_503(devnet: Devnet, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from facilitator.store import (
     BudgetSpent,
     Claimed,
     IdempotencyKeyTaken,
+    KeptReply,
     NewTransaction,
     Overcommitted,
     Store,
@@ -77,6 +78,8 @@ async def test_who_cannot_be_claimed_drops_out_alone(store: Store) -> None:
     failed = await claimed(store)
     await moved(store, failed.settlement, SettlementState.FAILED)
     again = failed.settlement.payment
+    wrong = await claimed(store)
+    await moved(store, wrong.settlement, SettlementState.FAILED)
     fresh, twice = payment(), payment()
     asked: list[tuple[int, ...]] = []
     told = await store.claim_group(
@@ -85,16 +88,20 @@ async def test_who_cannot_be_claimed_drops_out_alone(store: Store) -> None:
             settlement_of(fresh),
             settlement_of(payment(), idempotency_key="order-1"),
             settlement_of(payment(), available=1),
-            settlement_of(again),
+            settlement_of(again, idempotency_key="order-2", body_digest=b"2"),
             settlement_of(twice),
             settlement_of(twice),
+            settlement_of(wrong.settlement.payment, idempotency_key="order-1"),
+            settlement_of(wrong.settlement.payment, idempotency_key="order-2"),
         ],
         group_of(asked),
         NOW,
     )
     assert not isinstance(told, BudgetSpent)
     kinds = [Taken, Claimed, IdempotencyKeyTaken, Overcommitted, Claimed, Claimed, Taken]
-    assert [type(each) for each in told] == kinds
+    assert [type(each) for each in told[:7]] == kinds
+    assert [type(each) for each in told[7:]] == [IdempotencyKeyTaken] * 2
+    assert await store.find_reply("", "order-2") == KeptReply(b"2", None)
     assert asked == [(1, 4, 5)]
     opened = await store.get(failed.settlement.id)
     assert opened is not None

@@ -210,6 +210,20 @@ async def test_a_final_failure_is_repeated(devnet: Devnet, tmp_path: Path) -> No
         assert (await anew).members["errorReason"] == MISMATCH
 
 
+async def test_another_try_is_repeated_under_its_own_key(devnet: Devnet, tmp_path: Path) -> None:
+    """Which belongs to that payment: with another body it is a conflict."""
+    token: Token = await deploy_token(devnet, "FaultyToken", Fault.SILENCE)
+    body, tokens = v2_body(devnet, token=token), tokens_setting(token)
+    async with serve(devnet, tmp_path, JEJU_TOKENS=tokens) as service:
+        await fail(devnet, service, body, "order-1")
+        again = await fail(devnet, service, body, "order-2")
+        assert again.members["errorReason"] == MISMATCH
+        assert_replayed(await post(service, "/settle", body, "order-2"), again)
+        assert len(service.logged("settlement_submitted")) == 2
+        other = await post(service, "/settle", v2_body(devnet), "order-2")
+        assert other.status == 409
+
+
 async def test_of_two_bodies_at_once_one_has_the_key(devnet: Devnet, service: Service) -> None:
     """64 payments race with one key: one is taken on, all others are conflicts."""
     bodies, sent = [v2_body(devnet) for _ in range(64)], await nonce_of(devnet)

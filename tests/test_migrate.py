@@ -6,11 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from facilitator.settlement import SettlementState
+from facilitator.store.opening import open_store
 from facilitator.store.postgres import PostgresStore
 from facilitator.store.schema import MIGRATIONS
 from facilitator.store.sqlite import SQLiteStore
 from tests.commands import facilitator
-from tests.journal import CHAIN_ID, claimed
+from tests.journal import CHAIN_ID, claimed, moved
 from tests.postgres import PASSWORD, Server, settings
 
 pytestmark = pytest.mark.anyio
@@ -94,6 +96,67 @@ async def test_replicas_of_the_version_before_go_on_while_the_tables_change(
     assert len((await store.open_work(CHAIN_ID)).rides) == 1 + len(before)
     await store.close()
     postgres.drop("rolling")
+
+
+async def test_what_an_older_program_has_finished_is_counted(
+    variables: dict[str, str], tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    """Before the step that keeps a tally, and, as replicas are replaced one by one, after it."""
+    url = variables["DATABASE_URL"]
+    sqlite = url.startswith("sqlite")
+    database = tmp_path / "journal.db" if sqlite else settings(url)
+    store = await open_store(database)
+    rides = [await claimed(store) for _ in range(5)]
+    for ride in rides[:3]:
+        await moved(store, ride.settlement, SettlementState.FAILED)
+    await store.close()
+    if sqlite:
+        with sqlite3.connect(tmp_path / "journal.db") as db:
+            for name in ("inserted", "finished", "opened", "deleted"):
+                db.execute(f"DROP TRIGGER tally_{name}")
+            db.execute("DROP TABLE settlement_tally")
+            db.execute("PRAGMA user_version = 5")
+        db.close()
+    else:
+        server: Server = request.getfixturevalue("postgres")
+        server.execute("migrated", "DROP FUNCTION settlement_tally CASCADE")
+        server.execute("migrated", "DROP TABLE settlement_tally")
+        server.execute("migrated", "UPDATE facilitator_schema SET version = 5")
+    assert (await facilitator("migrate", variables)).code == 0
+    store = await open_store(database)
+    assert (await store.census(CHAIN_ID)).states == {"failed": 3, "pending": 2}
+    await moved(store, rides[3].settlement, SettlementState.CONFIRMED)
+    assert (await store.census(CHAIN_ID)).states == {"failed": 3, "confirmed": 1, "pending": 1}
+    await store.close()
+
+
+async def test_a_step_that_fails_takes_back_none_before_it(postgres: Server) -> None:
+    """And an index that was made by hand, without keeping writers out, is taken as it is."""
+    postgres.create("stepping")
+    variables = {"DATABASE_URL": postgres.url("stepping")}
+    assert (await facilitator("migrate", variables)).code == 0
+    for change in (
+        "DROP FUNCTION settlement_tally CASCADE",
+        "DROP TABLE used_key",
+        "DROP INDEX transaction_filler",
+        "DROP INDEX settlement_finished",
+        """CREATE INDEX CONCURRENTLY settlement_finished ON settlement (chain_id, updated_at)
+           WHERE state IN ('confirmed', 'failed', 'lost')""",
+        "UPDATE facilitator_schema SET version = 4",
+    ):
+        postgres.execute("stepping", change)
+    by_hand = postgres.execute("stepping", "SELECT 'settlement_finished'::regclass::oid")
+    version = "SELECT version FROM facilitator_schema"
+    failed = await facilitator("migrate", variables)  # the table of the last step is there
+    assert failed.code == 1
+    assert "already exists" in failed.error
+    assert postgres.execute("stepping", version) == "5"
+    postgres.execute("stepping", "DROP TABLE settlement_tally")
+    assert (await facilitator("migrate", variables)).code == 0
+    assert postgres.execute("stepping", version) == "6"
+    now = postgres.execute("stepping", "SELECT 'settlement_finished'::regclass::oid")
+    assert now == by_hand
+    postgres.drop("stepping")
 
 
 async def test_a_database_that_is_not_there_is_one_line(postgres: Server) -> None:

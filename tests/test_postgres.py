@@ -448,6 +448,10 @@ async def test_no_hot_statement_looks_through_what_is_finished(postgres: Server)
     result = await claimed(store)
     await moved(store, result.settlement, SettlementState.FAILED)
     postgres.execute("plans", FINISHED)
+    assert (await store.census(CHAIN_ID)).total == 5001  # and the tally is in a few rows now
+    await store.close()
+    store = await PostgresStore.open(settings(postgres.url("plans")))
+    await asyncio.sleep(1.2)  # statistics are a second late
     reads = "SELECT sum(seq_tup_read) FROM pg_stat_user_tables"
     before = int(postgres.execute("plans", f"SELECT pg_stat_reset(); {reads}").split()[-1])
     for _ in range(3):
@@ -456,6 +460,8 @@ async def test_no_hot_statement_looks_through_what_is_finished(postgres: Server)
         await store.open_work(CHAIN_ID)
         await store.watched(CHAIN_ID, 10**9)
         await store.in_flight(CHAIN_ID)
+        assert (await store.census(CHAIN_ID)).pending == 1
+        assert await store.forget(CHAIN_ID, horizon=1, before=1, now=NOW, limit=9) == 0
         await moved(store, fresh.settlement, SettlementState.FAILED)
         await store.bury(CHAIN_ID, 1)
     await store.close()
@@ -463,6 +469,28 @@ async def test_no_hot_statement_looks_through_what_is_finished(postgres: Server)
     # The one row that says which tables there are is read from the table itself.
     assert int(postgres.execute("plans", reads)) - before < 100
     postgres.drop("plans")
+
+
+async def test_a_tally_of_many_rows_is_folded_into_few_and_stays_what_it_was(
+    postgres: Server,
+) -> None:
+    """By replicas that count at once, while settlements come and go."""
+    postgres.create("tally")
+    stores = [await PostgresStore.open(settings(postgres.url("tally"))) for _ in range(3)]
+    result = await claimed(stores[0])
+    await moved(stores[0], result.settlement, SettlementState.FAILED)
+    postgres.execute("tally", FINISHED)
+    for _ in range(5):
+        counting = asyncio.gather(*(store.census(CHAIN_ID) for store in stores))
+        one = await claimed(stores[0])
+        await counting
+        await moved(stores[1], one.settlement, SettlementState.CONFIRMED)
+    states = {"confirmed": 5, "failed": 5001}
+    assert [(await store.census(CHAIN_ID)).states for store in stores] == [states] * 3
+    assert int(postgres.execute("tally", "SELECT count(*) FROM settlement_tally")) < 50
+    for store in stores:
+        await store.close()
+    postgres.drop("tally")
 
 
 FINISHED = """

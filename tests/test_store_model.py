@@ -7,6 +7,7 @@ and opened again.
 
 import asyncio
 import tempfile
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -167,12 +168,20 @@ class Journal(RuleBasedStateMachine):
         )
         self.ask(new, signer, floor)
 
-    @rule(number=picks, listener=listeners, other_terms=st.booleans())
-    def claim_the_same_again(self, number: int, listener: str, other_terms: bool) -> None:
+    @rule(
+        number=picks,
+        listener=listeners,
+        other_terms=st.booleans(),
+        key=st.none() | st.sampled_from(("order", "bill")),
+    )
+    def claim_the_same_again(
+        self, number: int, listener: str, other_terms: bool, key: str | None
+    ) -> None:
         settlement = self.pick(number, SettlementState.FAILED, SettlementState.LOST)
         new = settlement_of(
             settlement.payment,
             digest=b"\x00" * 32 if other_terms else None,
+            idempotency_key=key,
             listener=listener,
             listener_until=self.now + LEASE,
         )
@@ -189,10 +198,11 @@ class Journal(RuleBasedStateMachine):
             return
         assert isinstance(result, Claimed)
         found, settlement = self.holder(new.key), result.settlement
+        earlier_key = None if found is None else found.idempotency_key
         assert settlement == Settlement(
             id=settlement.id if found is None else found.id,
             key=new.key,
-            idempotency_key=new.idempotency_key if found is None else found.idempotency_key,
+            idempotency_key=new.idempotency_key or earlier_key,
             request_digest=new.request_digest,
             dialect="jeju",
             payment=new.payment,
@@ -211,8 +221,10 @@ class Journal(RuleBasedStateMachine):
             assert settlement.id not in self.settlements
             self.second_keys[settlement.id] = new.second_key
             self.carried[settlement.id] = []
-            if new.idempotency_key is not None:
-                self.idempotency[new.idempotency_key] = settlement.id
+        if new.idempotency_key is not None:
+            if earlier_key is not None:
+                del self.idempotency[earlier_key]
+            self.idempotency[new.idempotency_key] = settlement.id
         self.settlements[settlement.id] = settlement
         self.signed(result.transaction, signer.address, floor)
         self.carried[settlement.id].append(result.transaction.id)
@@ -220,16 +232,15 @@ class Journal(RuleBasedStateMachine):
     def refusal(self, new: NewSettlement) -> Taken | IdempotencyKeyTaken | Overcommitted | None:
         """Why this payment is not to be claimed now."""
         found = self.holder(new.key) or self.holder(new.second_key)
-        if found is None:
-            if new.idempotency_key in self.idempotency:
-                theirs = self.idempotency[new.idempotency_key]
-                return IdempotencyKeyTaken(self.settlements[theirs])
-        elif not (
+        if found is not None and not (
             found.state is SettlementState.FAILED
             and found.key == new.key
             and found.request_digest == new.request_digest
         ):
             return Taken(found)
+        theirs = self.idempotency.get(new.idempotency_key or "")
+        if theirs is not None and (found is None or theirs != found.id):
+            return IdempotencyKeyTaken(self.settlements[theirs])
         left = new.available - sum(
             each.payment.amount
             for each in self.settlements.values()
@@ -513,10 +524,18 @@ class Journal(RuleBasedStateMachine):
         assert await self.store.in_flight(CHAIN_ID) == in_flight
         states = [each.state for each in self.settlements.values()]
         census = await self.store.census(CHAIN_ID)
-        assert (census.total, census.pending, census.states.get("confirmed", 0)) == (
+        assert census.states == Counter(states)
+        assert (census.total, census.pending) == (
             len(states),
             sum(state in OPEN for state in states),
-            states.count(SettlementState.CONFIRMED),
+        )
+        assert census.oldest_pending == min(
+            (
+                each.created_at
+                for each in self.settlements.values()
+                if each.state is SettlementState.PENDING
+            ),
+            default=None,
         )
 
 

@@ -12,7 +12,6 @@ from facilitator.ethereum.fees import Fees
 from facilitator.ethereum.rlp import encode_bytes, encode_int, encode_list
 from facilitator.ethereum.secp256k1 import ORDER, Signer
 from facilitator.ethereum.transactions import (
-    FILLER_GAS,
     Call,
     ForbiddenCall,
     TransactionBuilder,
@@ -94,9 +93,9 @@ def test_a_gap_filler_is_an_empty_transfer_of_nothing_to_oneself(secret: bytes, 
     signer = Signer(secret)
     call = Call(signer.address, b"")
     ours = TransactionBuilder(1, frozenset()).sign(
-        signer, account_nonce=nonce, call=call, gas_limit=FILLER_GAS, fees=FEES
+        signer, account_nonce=nonce, call=call, gas_limit=21_000, fees=FEES
     )
-    assert (ours.raw, ours.hash) == by_eth_account(secret, 1, nonce, call, FILLER_GAS, FEES)
+    assert (ours.raw, ours.hash) == by_eth_account(secret, 1, nonce, call, 21_000, FEES)
 
 
 def sign(call: Call, allowed: frozenset[tuple[bytes, bytes]] = ALLOWED) -> None:

@@ -26,7 +26,6 @@ __all__ = [
 ]
 
 TRANSACTION_TYPE = b"\x02"  # EIP-2718 envelope of an EIP-1559 transaction
-FILLER_GAS = 21_000
 _GROUP = (MULTICALL3, AGGREGATE3)
 
 

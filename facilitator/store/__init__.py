@@ -58,6 +58,14 @@ class NewSettlement(Struct, frozen=True, kw_only=True):
     traceparent: str | None = None
     outstanding: Mapping[str, int] = {}
 
+    def reopens(self, found: Settlement) -> bool:
+        """Whether this is the request of a settlement in the journal, which FAILED, once more."""
+        return (
+            found.state is SettlementState.FAILED
+            and found.key == self.key
+            and found.request_digest == self.request_digest
+        )
+
 
 class NewTransaction(Struct, frozen=True, kw_only=True):
     """A transaction to sign inside the store's own transaction, once the account nonce is known.
@@ -181,8 +189,9 @@ class Store(Protocol):
     ) -> Claimed | Taken | IdempotencyKeyTaken | Overcommitted | BudgetSpent:
         """Insert the settlement, hand out the account nonce, sign and store the attempt: all or
         nothing. A FAILED settlement of the same key and request digest is opened again instead
-        (PENDING, refusal and kept reply cleared, listener set, version + 1). Nothing but Claimed
-        leaves a trace.
+        (PENDING, refusal and kept reply cleared, listener set, version + 1; an idempotency key that
+        comes with the request takes the place of the one before, which is free from then on).
+        Nothing but Claimed leaves a trace.
         """
 
     async def claim_group(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from facilitator.database import PostgreSQL
 from facilitator.store import StoreError
+from facilitator.store.forgetting import FINISHED
 from facilitator.store.migrating import schema_version
 from facilitator.store.opening import require_asyncpg
 from facilitator.store.schema import MIGRATIONS
@@ -30,6 +31,8 @@ TABLES: Mapping[str, str] = {
     "gas_spent": "chain_id",
     "used_key": "key",
 }
+# What the triggers of the tables count.
+TALLY = "settlement_tally"
 # Who watches a chain, which ends with the process. One that is there runs, or has run, on it.
 LEASES = "chain_loop"
 
@@ -99,6 +102,13 @@ async def _copy(
                 if copied != there:
                     raise StoreError(f"{copied} of {there} rows of {name} were copied")
                 rows[name] = there
+        # What its trigger has put down, a row for each settlement, in a few rows.
+        await db.execute(f"DELETE FROM {TALLY}")
+        await db.execute(
+            f"""INSERT INTO {TALLY} SELECT chain_id, state, count(*) FROM settlement
+                WHERE state IN {FINISHED} GROUP BY chain_id, state""",
+            timeout=COPY_TIMEOUT,
+        )
         # The next one is numbered after those that came with their numbers.
         await db.execute(
             """SELECT setval(pg_get_serial_sequence('"transaction"', 'id'),

@@ -33,6 +33,7 @@ from facilitator.store import postgres_leases as leases
 from facilitator.store import postgres_listeners as listeners
 from facilitator.store import postgres_queries as queries
 from facilitator.store import postgres_signed as signed
+from facilitator.store import postgres_tally as tally
 from facilitator.store.postgres_claims import ClaimedOrNot
 from facilitator.store.postgres_leases import FencedPool
 from facilitator.store.postgres_notices import PostgresNotices
@@ -222,7 +223,10 @@ class PostgresStore:
         return await self._pool.read(partial(queries.in_flight, chain_id))
 
     async def census(self, chain_id: int) -> Census:
-        return await self._pool.read(partial(queries.census, chain_id))
+        told, rows = await self._pool.read(partial(tally.census, chain_id))
+        if rows > tally.TALLY_ROWS:
+            await self._pool.write(partial(tally.fold, chain_id))
+        return told
 
     async def ping(self) -> None:
         # Rewriting the version that is there is a real write, and changes nothing.

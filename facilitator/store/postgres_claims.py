@@ -69,7 +69,7 @@ async def group_claimed(
         ours = [each for each in carriers if each.attempts[0].hash == signed_hash]
         if settlement is not None and ours:
             answers.append(Claimed(settlement, ours[0]))
-        elif settlement is not None:
+        elif settlement is not None and (other is None or not new.reopens(settlement)):
             answers.append(Taken(settlement))
         elif other is not None:
             answers.append(IdempotencyKeyTaken(other))
@@ -82,15 +82,9 @@ async def _take_on(
     new: NewSettlement, now: int, db: Connection
 ) -> Settlement | Taken | IdempotencyKeyTaken | Overcommitted:
     found, other = await _look(new, db)
-    if found is not None:
-        reopened = (
-            found.state is SettlementState.FAILED
-            and found.key == new.key
-            and found.request_digest == new.request_digest
-        )
-        if not reopened:
-            return Taken(found)
-    elif other is not None:
+    if found is not None and not new.reopens(found):
+        return Taken(found)
+    if other is not None:
         return IdempotencyKeyTaken(other)
     left = new.available - await _committed(new, db)
     if left < new.payment.amount:
@@ -101,21 +95,23 @@ async def _take_on(
 
 
 def locks_of(group: Iterable[NewSettlement]) -> list[int]:
-    """The advisory locks of a claim: nobody else claims with these keys, nor for the same payer
-    and asset, whose pending payments are counted. Advisory, since rows that are not there yet
-    cannot be locked; two names that fall on one number only wait for each other.
+    """The advisory locks of a claim: nobody else claims with these keys, idempotency keys included,
+    nor for the same payer and asset, whose pending payments are counted. Advisory, since rows that
+    are not there yet cannot be locked; two names that fall on one number only wait for each other.
     """
     about: set[str] = set()
     for new in group:
         payment = new.payment
         about.add(f"payer {payment.chain_id} {payment.asset.hex()} {payment.payer.hex()}")
         about.update(f"key {key}" for key in (new.key, new.second_key) if key is not None)
+        if new.idempotency_key is not None:
+            about.add(f"idempotency {new.tenant} {new.idempotency_key}")
     digests = (blake2b(name.encode(), digest_size=8).digest() for name in about)
     return sorted({int.from_bytes(digest, signed=True) for digest in digests})
 
 
 async def _look(new: NewSettlement, db: Connection) -> tuple[Settlement | None, Settlement | None]:
-    """The settlement that has one of the keys, and the one that has the idempotency key."""
+    """The settlement that has one of the keys, and another one that has the idempotency key."""
     rows = await db.fetch(
         f"""SELECT 1 AS place, {SETTLEMENT} FROM settlement WHERE key = $1
            UNION ALL SELECT 2, {SETTLEMENT} FROM settlement WHERE second_key = $1
@@ -131,6 +127,8 @@ async def _look(new: NewSettlement, db: Connection) -> tuple[Settlement | None, 
     )
     found = next((row for row in rows if row["place"] < 5), None)
     other = next((row for row in rows if row["place"] == 5), None)
+    if found is not None and other is not None and found["id"] == other["id"]:
+        other = None
     return (
         None if found is None else read_settlement(found),
         None if other is None else read_settlement(other),
@@ -200,11 +198,13 @@ async def _reopen(
     found: Settlement, new: NewSettlement, now: int, db: Connection
 ) -> Settlement | Taken:
     # The signature may be spelt anew, and is what the next transaction carries; the failure that
-    # was told is none any more.
+    # was told is none any more. A key that came before goes on meaning this payment, unless there
+    # is another one.
     row = await db.fetchrow(
         f"""UPDATE settlement SET state = 'pending', version = version + 1, refusal = NULL,
                reply = NULL, payment = $1, listener = $2, listener_until = $3, traceparent = $4,
-               updated_at = $5
+               updated_at = $5, idempotency_key = coalesce($8, idempotency_key),
+               body_digest = CASE WHEN $8 IS NULL THEN body_digest ELSE $9 END
            WHERE id = $6 AND version = $7 RETURNING {SETTLEMENT}""",
         payment_text(new.payment),
         new.listener,
@@ -213,6 +213,8 @@ async def _reopen(
         now,
         found.id,
         found.version,
+        new.idempotency_key,
+        new.body_digest,
     )
     if row is not None:
         return read_settlement(row)

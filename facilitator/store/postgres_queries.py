@@ -6,7 +6,7 @@ The same questions as in `queries`, by the same indexes.
 from collections.abc import Sequence
 
 from facilitator.settlement import Attempt, Settlement, Transaction
-from facilitator.store import Census, KeptReply, OpenWork, Ride
+from facilitator.store import KeptReply, OpenWork, Ride
 from facilitator.store.postgres_pool import Connection
 from facilitator.store.queries import OPEN
 from facilitator.store.rows import (
@@ -127,19 +127,6 @@ async def in_flight(chain_id: int, db: Connection) -> dict[bytes, int]:
         chain_id,
     )
     return {row["signer"]: row["pending"] for row in rows}
-
-
-async def census(chain_id: int, db: Connection) -> Census:
-    rows = await db.fetch(
-        """SELECT state, count(*) AS number FROM settlement
-           WHERE chain_id = $1 GROUP BY state""",
-        chain_id,
-    )
-    oldest = await db.fetchval(
-        "SELECT min(created_at) FROM settlement WHERE chain_id = $1 AND state = 'pending'",
-        chain_id,
-    )
-    return Census({row["state"]: row["number"] for row in rows}, oldest)
 
 
 async def _rides(db: Connection, chosen: str, *parameters: object) -> list[Ride]:

@@ -7,6 +7,7 @@ import re
 
 from facilitator.store import StoreError
 from facilitator.store.postgres_pool import Connection, Pool
+from facilitator.store.postgres_tally import TALLY
 from facilitator.store.schema import APPLICATION_ID, MIGRATIONS, refuse_newer
 
 # Seconds. Replicas that start together wait for the one that migrates.
@@ -19,16 +20,23 @@ _WORDS = (
     (r"\bINTEGER\b", "BIGINT"),
     (r"\bBLOB\b", "BYTEA"),
     (r"\) STRICT(, WITHOUT ROWID)?;", ");"),
+    # So that an operator may make those of a very large table beforehand, with CONCURRENTLY.
+    (r"\bCREATE INDEX\b", "CREATE INDEX IF NOT EXISTS"),
 )
 # By number of the step: what SQLite has by itself. Attempts are told apart by their rowid there.
 _BESIDE = {0: "ALTER TABLE attempt ADD COLUMN number BIGINT GENERATED ALWAYS AS IDENTITY;"}
 
 
-def in_postgres(step: str) -> str:
-    """A step of the schema as PostgreSQL takes it."""
+# By number of the step: what is done in another way here.
+_INSTEAD = {5: TALLY}
+
+
+def in_postgres(number: int) -> str:
+    """A step of the schema, counted from 0, as PostgreSQL takes it."""
+    step = _INSTEAD.get(number, MIGRATIONS[number])
     for pattern, word in _WORDS:
         step = re.sub(pattern, word, step)
-    return step
+    return step + _BESIDE.get(number, "")
 
 
 async def version_of(pool: Pool) -> int:
@@ -39,14 +47,15 @@ async def version_of(pool: Pool) -> int:
 async def migrate(pool: Pool) -> tuple[int, int]:
     """Bring the tables up to date: how many steps were made before, and are now.
 
-    Of several replicas that start at once, one does it and the others wait for it. Raises
+    Each step is a transaction of its own, so that its locks are held for that step alone. Of
+    several replicas that start at once, one makes a step and the others wait for it. Raises
     StoreError, where the schema is too new for this program as well.
     """
-    before = await version_of(pool)
+    before = after = await version_of(pool)
     refuse_newer(before)
-    if before >= len(MIGRATIONS):
-        return before, before
-    return await pool.write(_migrate)
+    while after < len(MIGRATIONS):
+        after = await pool.write(_make_step)
+    return before, after
 
 
 async def _version(db: Connection) -> int:
@@ -60,24 +69,24 @@ async def _version(db: Connection) -> int:
     return int(await db.fetchval("SELECT version FROM facilitator_schema"))
 
 
-async def _migrate(db: Connection) -> tuple[int, int]:
+async def _make_step(db: Connection) -> int:
+    """The next one, unless all were made meanwhile: how many there are made now."""
     await db.execute("SET LOCAL lock_timeout = 0")
     # Of the transaction, not of the session: PgBouncer may give the next one to somebody else.
     await db.execute(f"SELECT pg_advisory_xact_lock({APPLICATION_ID})", timeout=MIGRATION_TIMEOUT)
     await db.execute(f"SET LOCAL lock_timeout = {MIGRATION_LOCK_TIMEOUT_MS}")
-    before = await _version(db)
-    refuse_newer(before)
-    if before == 0:
+    made = await _version(db)
+    refuse_newer(made)
+    if made >= len(MIGRATIONS):
+        return made
+    if made == 0:
         await db.execute(
             """CREATE TABLE facilitator_schema (version BIGINT NOT NULL);
                INSERT INTO facilitator_schema VALUES (0);"""
         )
-    for number in range(before, len(MIGRATIONS)):
-        step = in_postgres(MIGRATIONS[number]) + _BESIDE.get(number, "")
-        await db.execute(step, timeout=MIGRATION_TIMEOUT)
-    after = max(before, len(MIGRATIONS))
-    await db.execute("UPDATE facilitator_schema SET version = $1", after)
-    return before, after
+    await db.execute(in_postgres(made), timeout=MIGRATION_TIMEOUT)
+    await db.execute("UPDATE facilitator_schema SET version = $1", made + 1)
+    return made + 1
 
 
 async def refuse_forgetful(pool: Pool) -> None:

@@ -29,6 +29,7 @@ async def fill(
     )
     if taken:
         raise Undo(None)
+    # Without a look at the budget: all that were signed after the gap wait for it. It counts.
     return await _sign_at(account_nonce, new, now, db)
 
 

@@ -96,16 +96,16 @@ def outstanding(
 
 
 def census(chain_id: int, db: sqlite3.Connection) -> Census:
-    """How many settlements of a chain there are, from an index alone, and the oldest open one."""
+    """The open ones are counted, of the finished ones a tally is kept."""
     rows = db.execute(
-        "SELECT state, count(*) FROM settlement WHERE chain_id = ? GROUP BY state", (chain_id,)
-    )
-    states = {str(state): int(number) for state, number in rows}
-    (oldest,) = db.execute(
-        "SELECT min(created_at) FROM settlement WHERE chain_id = ? AND state = 'pending'",
-        (chain_id,),
-    ).fetchone()
-    return Census(states, oldest)
+        f"""SELECT state, count(*), min(created_at) FROM settlement
+            WHERE chain_id = :chain AND state IN {OPEN} GROUP BY state
+            UNION ALL SELECT state, number, NULL FROM settlement_tally
+            WHERE chain_id = :chain AND number > 0""",
+        {"chain": chain_id},
+    ).fetchall()
+    oldest = [since for state, _, since in rows if state == "pending"]
+    return Census({state: number for state, number, _ in rows}, oldest[0] if oldest else None)
 
 
 def rides(db: sqlite3.Connection, chosen: str, parameters: Parameters) -> tuple[Ride, ...]:

@@ -3,7 +3,11 @@
 A binary takes a schema that is one step newer than its own (steps first add, and take away a
 release later), so rolling back needs no way down. Amounts are decimal text: uint256 fits no
 integer column. `gas_spent` sums what FINAL transactions have cost, by the UTC day of their signing,
-so that a day's spending is told from a few rows.
+so that a day's spending is told from a few rows. `settlement_tally` is how many settlements are
+finished, kept by triggers: what a program of an earlier version writes is counted as well.
+
+Nothing uses the columns `lease_holder`, `lease_until` and `fencing_token` of `signer`, nor, in
+PostgreSQL, the index `settlement_listener`: a later release takes them away.
 """
 
 from facilitator.store import StoreError
@@ -139,6 +143,40 @@ MIGRATIONS: tuple[str, ...] = (
         needed_until INTEGER NOT NULL
     ) STRICT, WITHOUT ROWID;
     CREATE INDEX used_key_needed ON used_key (chain_id, needed_until);
+    """,
+    """
+    CREATE TABLE settlement_tally (
+        chain_id INTEGER NOT NULL,
+        state TEXT NOT NULL,
+        number INTEGER NOT NULL,
+        PRIMARY KEY (chain_id, state)
+    ) STRICT, WITHOUT ROWID;
+    CREATE TRIGGER tally_inserted AFTER INSERT ON settlement
+        WHEN NEW.state IN ('confirmed', 'failed', 'lost')
+    BEGIN
+        INSERT INTO settlement_tally VALUES (NEW.chain_id, NEW.state, 1)
+            ON CONFLICT DO UPDATE SET number = number + 1;
+    END;
+    CREATE TRIGGER tally_finished AFTER UPDATE OF state ON settlement
+        WHEN NEW.state <> OLD.state AND NEW.state IN ('confirmed', 'failed', 'lost')
+    BEGIN
+        INSERT INTO settlement_tally VALUES (NEW.chain_id, NEW.state, 1)
+            ON CONFLICT DO UPDATE SET number = number + 1;
+    END;
+    CREATE TRIGGER tally_opened AFTER UPDATE OF state ON settlement
+        WHEN NEW.state <> OLD.state AND OLD.state IN ('confirmed', 'failed', 'lost')
+    BEGIN
+        UPDATE settlement_tally SET number = number - 1
+            WHERE chain_id = OLD.chain_id AND state = OLD.state;
+    END;
+    CREATE TRIGGER tally_deleted AFTER DELETE ON settlement
+        WHEN OLD.state IN ('confirmed', 'failed', 'lost')
+    BEGIN
+        UPDATE settlement_tally SET number = number - 1
+            WHERE chain_id = OLD.chain_id AND state = OLD.state;
+    END;
+    INSERT INTO settlement_tally SELECT chain_id, state, count(*) FROM settlement
+        WHERE state IN ('confirmed', 'failed', 'lost') GROUP BY chain_id, state;
     """,
 )
 

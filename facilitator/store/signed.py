@@ -23,6 +23,7 @@ def fill(
     ).fetchone()
     if taken is not None:
         return None
+    # Without a look at the budget: all that were signed after the gap wait for it. It counts.
     raise_nonce_floor(new.chain_id, new.signer, account_nonce + 1, db)
     return _sign_at(account_nonce, new, now, db)
 

@@ -243,7 +243,7 @@ class SQLiteStore:
         return await self._writer.run(count)
 
     async def census(self, chain_id: int) -> Census:
-        return await self._writer.run(partial(queries.census, chain_id))
+        return self._read(partial(queries.census, chain_id))
 
     async def ping(self) -> None:
         # Rewriting the version that is there is a real write, and changes nothing.

@@ -68,20 +68,14 @@ def _take_on(
 ) -> Settlement | Taken | IdempotencyKeyTaken | Overcommitted:
     keys = tuple(key for key in (new.key, new.second_key) if key is not None)
     found = find(keys, db)
-    if found is not None:
-        reopened = (
-            found.state is SettlementState.FAILED
-            and found.key == new.key
-            and found.request_digest == new.request_digest
-        )
-        if not reopened:
-            return Taken(found)
-    elif new.idempotency_key is not None:
+    if found is not None and not new.reopens(found):
+        return Taken(found)
+    if new.idempotency_key is not None:
         row = db.execute(
             "SELECT * FROM settlement WHERE tenant = ? AND idempotency_key = ?",
             (new.tenant, new.idempotency_key),
         ).fetchone()
-        if row is not None:
+        if row is not None and (found is None or row["id"] != found.id):
             return IdempotencyKeyTaken(read_settlement(row))
     left = new.available - _committed(new, db)
     if left < new.payment.amount:
@@ -159,20 +153,25 @@ def _insert(new: NewSettlement, now: int, db: sqlite3.Connection) -> Settlement:
 
 def _reopen(found: Settlement, new: NewSettlement, now: int, db: sqlite3.Connection) -> Settlement:
     # The signature may be spelt anew, and is what the next transaction carries; the failure that
-    # was told is none any more.
+    # was told is none any more. A key that came before goes on meaning this payment, unless there
+    # is another one.
     db.execute(
         """UPDATE settlement SET state = 'pending', version = version + 1, refusal = NULL,
-               reply = NULL, payment = ?, listener = ?, listener_until = ?, traceparent = ?,
-               updated_at = ?
-           WHERE id = ?""",
-        (
-            payment_text(new.payment),
-            new.listener,
-            new.listener_until,
-            new.traceparent,
-            now,
-            found.id,
-        ),
+               reply = NULL, idempotency_key = coalesce(:key, idempotency_key),
+               body_digest = CASE WHEN :key IS NULL THEN body_digest ELSE :body END,
+               payment = :payment, listener = :listener, listener_until = :until,
+               traceparent = :trace, updated_at = :now
+           WHERE id = :id""",
+        {
+            "key": new.idempotency_key,
+            "body": new.body_digest,
+            "payment": payment_text(new.payment),
+            "listener": new.listener,
+            "until": new.listener_until,
+            "trace": new.traceparent,
+            "now": now,
+            "id": found.id,
+        },
     )
     return get(db, found.id)
 
