@@ -5,6 +5,7 @@ import contextlib
 import io
 import os
 import sys
+from asyncio.subprocess import Process
 from collections.abc import Mapping, Sequence
 
 from msgspec import Struct
@@ -30,14 +31,23 @@ class Ended(Struct, frozen=True):
 
 async def facilitator(command: str, variables: Mapping[str, str], *options: str) -> Ended:
     """Run `facilitator COMMAND` to its end; killed when it takes too long."""
+    return await ended(await begun(command, variables, *options))
+
+
+async def begun(command: str, variables: Mapping[str, str], *options: str) -> Process:
+    """The same, begun: to be given to `ended`."""
     coverage = {name: value for name, value in os.environ.items() if name.startswith("COVERAGE")}
-    process = await asyncio.create_subprocess_exec(
+    return await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "facilitator", command, *options),
         env={"PATH": os.environ["PATH"], **coverage, **variables},
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
+
+
+async def ended(process: Process) -> Ended:
+    """What it leaves behind, and has not been read yet."""
     try:
         async with asyncio.timeout(TIMEOUT):
             output, errors = await process.communicate()

@@ -14,7 +14,7 @@ from facilitator.store import SharedStore, StoreLocked
 from facilitator.store.postgres_leases import COMES_BACK_MS
 from facilitator.store.postgres_pool import BEGIN_WRITE, Pool
 from tests.chain import approve, devnet_payment
-from tests.commands import facilitator
+from tests.commands import begun, ended, facilitator
 from tests.engines import DATABASE, Engine, empty, engine_of
 from tests.journal import CHAIN_ID, NOW, OTHER_CHAIN_ID, claimed
 from tests.postgres import PASSWORD, Server, settings
@@ -137,11 +137,12 @@ async def test_a_replica_that_comes_back_while_it_watches_is_noticed(
 ) -> None:
     """As one does that found no database while that was being restored."""
     assert (await facilitator("migrate", told)).code == 0
-    recovering = asyncio.create_task(facilitator("recover", told, "--restored"))
+    recovering = await begun("recover", told, "--restored")
+    assert recovering.stderr is not None
+    said = await recovering.stderr.readline()
+    assert said.startswith(f"watching for {SHOWS_ITSELF:.0f} s".encode())
     async with launch(told) as starting:
         replica = await starting.started()
         await replica.wait_for("watching")
-        assert not recovering.done()
-        refused = await recovering
-    assert f"watching for {SHOWS_ITSELF:.0f} s" in refused.errors
+        refused = await ended(recovering)
     assert (refused.code, "a replica uses this journal" in refused.error) == (1, True)
