@@ -15,6 +15,8 @@ from facilitator.payments import Facts, Reason, Refusal
 from facilitator.schemes import AnyPayment, scheme_of
 from facilitator.schemes.eip3009 import Eip3009Payment
 
+_SIGNATURE_REASONS = frozenset({Reason.INVALID_SIGNATURE, Reason.UNLISTED_FACTORY})
+
 
 class Examined(Struct, frozen=True):
     """A payment as its settlement would carry it, and what the chain shows about it."""
@@ -65,6 +67,18 @@ class Examiner:
             refused = Refusal(Reason.INVALID_SIGNATURE, "the payer's contract does not accept it")
             facts = replace(facts, refusal=refused)
         return Examined(replace(payment, deployment=None), facts)
+
+    async def forged(self, payment: AnyPayment) -> Refusal | None:
+        """What speaks against a signature of which only the chain can tell whose it is. It comes
+        before whatever else does, except who is paid; so long as the wallet that a listed factory
+        would deploy is not there, a simulation alone can tell.
+        """
+        if not isinstance(payment, Eip3009Payment):
+            return None
+        if payment.signed_by_key and payment.deployment is None:
+            return None
+        refusal = (await self.look(payment)).facts.refusal
+        return refusal if refusal is not None and refusal.reason in _SIGNATURE_REASONS else None
 
     async def examine(self, payment: AnyPayment, now: int) -> AnyPayment | Refusal:
         """The payment as it would settle, or why it would not; `now` in unix seconds."""

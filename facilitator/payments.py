@@ -53,6 +53,7 @@ class Reason(StrEnum):
     CONTRACT_NOT_CONFIGURED = "contract_not_configured"
     SIGNER_NOT_CONFIGURED = "signer_not_configured"
     BEING_SETTLED = "being_settled"
+    NONCE_TAKEN = "nonce_taken"
     SETTLEMENT_PENDING = "settlement_pending"
     IDEMPOTENCY_CONFLICT = "idempotency_conflict"
     INVALID_IDEMPOTENCY_KEY = "invalid_idempotency_key"

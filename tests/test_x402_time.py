@@ -150,7 +150,7 @@ async def test_what_is_not_valid_yet_or_any_more_sends_nothing(
         for changes, code in (
             ({"validAfter": str(now + 30)}, EARLY),
             ({"validAfter": str(2**256 - 1)}, EARLY),
-            ({"validAfter": str(now + 30), "validBefore": "1"}, EARLY),
+            ({"validAfter": str(now + 30), "validBefore": "1"}, EXPIRED),
             ({"validBefore": str(now + 4)}, EXPIRED),
             ({"validBefore": "1"}, EXPIRED),
             ({"validBefore": "0"}, EXPIRED),
