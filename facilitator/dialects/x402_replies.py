@@ -155,7 +155,10 @@ def verify_unreadable(unreadable: Unreadable) -> bytes:
     """The reply of POST /verify to a request that is not understood."""
     return _encode(
         _VerifyReply(
-            is_valid=False, invalid_reason=unreadable.code, invalid_message=unreadable.message
+            is_valid=False,
+            invalid_reason=unreadable.code,
+            invalid_message=unreadable.message,
+            payer=unreadable.payer,
         )
     )
 
@@ -215,5 +218,11 @@ def not_settled(
 def settle_unreadable(unreadable: Unreadable) -> bytes:
     """The reply of POST /settle to a request that is not understood."""
     return _encode(
-        _SettleReply(success=False, error_reason=unreadable.code, error_message=unreadable.message)
+        _SettleReply(
+            success=False,
+            error_reason=unreadable.code,
+            error_message=unreadable.message,
+            network=unreadable.network,
+            payer=unreadable.payer,
+        )
     )
