@@ -14,6 +14,7 @@ class Reason(StrEnum):
 
     # what the payment itself says
     IN_THE_FUTURE = "in_the_future"
+    BEFORE_NEXT_BLOCK = "before_next_block"
     EXPIRED = "expired"
     UNSUPPORTED_VERSION = "unsupported_version"
     UNSUPPORTED_NETWORK = "unsupported_network"

@@ -15,6 +15,7 @@ _encode = msgspec.json.Encoder().encode
 
 _CODES = {
     Reason.IN_THE_FUTURE: "invalid_exact_evm_payload_authorization_valid_after",
+    Reason.BEFORE_NEXT_BLOCK: "invalid_exact_evm_payload_authorization_valid_after",
     Reason.EXPIRED: "invalid_exact_evm_payload_authorization_valid_before",
     Reason.UNSUPPORTED_VERSION: "invalid_x402_version",
     Reason.UNSUPPORTED_NETWORK: "invalid_network",
@@ -53,6 +54,7 @@ _V1_AMOUNT = "invalid_exact_evm_authorization_value"
 # {found} and {wanted} are the refusal's own.
 _MESSAGES = {
     Reason.IN_THE_FUTURE: "The authorization is not valid yet",
+    Reason.BEFORE_NEXT_BLOCK: "The authorization is valid from the next block on: ask again",
     Reason.EXPIRED: "The authorization ends too soon to be settled",
     Reason.UNSUPPORTED_VERSION: "x402Version {found} is not supported",
     Reason.UNSUPPORTED_NETWORK: "This network is not served here",
