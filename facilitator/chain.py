@@ -94,17 +94,21 @@ class Chain:
         reverted = simulated if isinstance(simulated, Reverted) else None
         return tuple(_returned(*each) for each in zip(reads, read, strict=True)), reverted
 
-    async def simulate(self, call: Call, sender: bytes, gas_cap: int) -> Reverted | None:
-        """Run `call` on top of the latest block, as `sender` would send it."""
-        answer = await self._try("eth_call", _call_object(call, gas_cap, sender), "latest")
+    async def simulate(
+        self, call: Call, sender: bytes, gas_cap: int, block: str = "latest"
+    ) -> Reverted | None:
+        """Run `call` as of a block's tag, as `sender` would send it."""
+        answer = await self._try("eth_call", _call_object(call, gas_cap, sender), block)
         return answer if isinstance(answer, Reverted) else None
 
-    async def prepare(self, call: Call, sender: bytes, gas_cap: int) -> Preparation | Reverted:
-        """Simulate `call` and learn what signing it takes, in one round trip. It may not take more
-        gas than `gas_cap`.
+    async def prepare(
+        self, call: Call, sender: bytes, gas_cap: int, block: str = "latest"
+    ) -> Preparation | Reverted:
+        """Simulate `call` as of a block's tag and learn what signing it takes, in one round trip.
+        It may not take more gas than `gas_cap`.
         """
         estimate, market, balance, account_nonce = await asyncio.gather(
-            self._try("eth_estimateGas", _call_object(call, gas_cap, sender), "latest"),
+            self._try("eth_estimateGas", _call_object(call, gas_cap, sender), block),
             self.fee_market(),
             self.balance(sender),
             self.account_nonce(sender),

@@ -6,6 +6,7 @@ sent, even if who asked for it goes away in between.
 
 import asyncio
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 import anyio
 from msgspec import Struct
@@ -110,10 +111,17 @@ class Claimer:
     async def _prepare(
         self, payment: AnyPayment, call: Call, signer: bytes
     ) -> Prepared | SettleReply:
-        prepared = await self._signers.prepare(call, signer, scheme_of(payment).gas_cap(payment))
+        gas_cap = scheme_of(payment).gas_cap(payment)
+        prepared = await self._signers.prepare(call, signer, gas_cap)
+        early = isinstance(prepared, Reverted) and await self._examiner.begins_later(payment)
+        if early:
+            with suppress(ChainUnavailable):  # a node need not have a pending block
+                later = await self._signers.prepare(call, signer, gas_cap, "pending")
+                early, prepared = later == prepared, later
         if isinstance(prepared, Reverted):
             now = self._clock() // 1000
-            return SettleReply(refusal=await self._examiner.diagnose(payment, prepared, now))
+            refusal = await self._examiner.diagnose(payment, prepared, now, early=early)
+            return SettleReply(refusal=refusal)
         return SettleReply(refusal=prepared) if isinstance(prepared, Refusal) else prepared
 
     async def claim_group(

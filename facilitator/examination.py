@@ -5,15 +5,19 @@ simulation fails, one more names the cause.
 """
 
 from collections.abc import Sequence
+from contextlib import suppress
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 from facilitator.chain import Chain, Reverted
 from facilitator.ethereum.smart_wallets import accepts
+from facilitator.node import ChainUnavailable
 from facilitator.payments import Facts, Reason, Refusal
 from facilitator.schemes import AnyPayment, scheme_of
 from facilitator.schemes.eip3009 import Eip3009Payment
+
+_SIGNATURE_REASONS = frozenset({Reason.INVALID_SIGNATURE, Reason.UNLISTED_FACTORY})
 
 
 class Examined(Struct, frozen=True):
@@ -66,6 +70,18 @@ class Examiner:
             facts = replace(facts, refusal=refused)
         return Examined(replace(payment, deployment=None), facts)
 
+    async def forged(self, payment: AnyPayment) -> Refusal | None:
+        """What speaks against a signature of which only the chain can tell whose it is. It comes
+        before whatever else does, except who is paid; so long as the wallet that a listed factory
+        would deploy is not there, a simulation alone can tell.
+        """
+        if not isinstance(payment, Eip3009Payment):
+            return None
+        if payment.signed_by_key and payment.deployment is None:
+            return None
+        refusal = (await self.look(payment)).facts.refusal
+        return refusal if refusal is not None and refusal.reason in _SIGNATURE_REASONS else None
+
     async def examine(self, payment: AnyPayment, now: int) -> AnyPayment | Refusal:
         """The payment as it would settle, or why it would not; `now` in unix seconds."""
         scheme = scheme_of(payment)
@@ -79,19 +95,38 @@ class Examiner:
         if examined.payment != payment:
             payment = examined.payment
             reverted = await self.simulate(payment)
+        early = reverted is not None and await self.begins_later(payment)
+        if early:
+            with suppress(ChainUnavailable):  # a node need not have a pending block
+                later = await self.simulate(payment, "pending")
+                early, reverted = later == reverted, later
         if reverted is not None:
-            return await self.diagnose(payment, reverted, now)
+            return await self.diagnose(payment, reverted, now, early=early)
         return payment
 
-    async def simulate(self, payment: AnyPayment) -> Reverted | None:
-        """Run the call that would settle it."""
+    async def begins_later(self, payment: AnyPayment) -> bool:
+        """Whether an authorization is not valid in the latest block yet: the token wants a block
+        that is strictly later than validAfter, and `now` may be later than the block.
+        """
+        if not isinstance(payment, Eip3009Payment) or payment.valid_after == 0:
+            return False
+        return payment.valid_after >= (await self._chain.head()).timestamp
+
+    async def simulate(self, payment: AnyPayment, block: str = "latest") -> Reverted | None:
+        """Run the call that would settle it, as of a block's tag."""
         scheme = scheme_of(payment)
         call, gas_cap = scheme.settlement_call(payment), scheme.gas_cap(payment)
-        return await self._chain.simulate(call, self._sender, gas_cap)
+        return await self._chain.simulate(call, self._sender, gas_cap, block)
 
-    async def diagnose(self, payment: AnyPayment, reverted: Reverted, now: int) -> Refusal:
-        """Why that call reverted: what was read before may have changed since."""
+    async def diagnose(
+        self, payment: AnyPayment, reverted: Reverted, now: int, *, early: bool = False
+    ) -> Refusal:
+        """Why that call reverted: what was read before may have changed since. `early`: no block
+        was there yet in which it is valid.
+        """
         scheme = scheme_of(payment)
         answers = await self._chain.read(scheme.diagnosis_calls(payment))
         refusal: Refusal = scheme.diagnose(payment, answers, reverted.data, now)
+        if early and refusal.reason is Reason.TRANSACTION_REVERTED:
+            return Refusal(Reason.BEFORE_NEXT_BLOCK)
         return refusal

@@ -10,8 +10,6 @@ from facilitator.schemes import AnyPayment
 from facilitator.settlement import Settlement, SettlementState
 from facilitator.store import Ride
 
-ENDED = frozenset({SettlementState.CONFIRMED, SettlementState.FAILED, SettlementState.LOST})
-
 
 class SettleReply(Struct, frozen=True):
     """What a request is told: a proof of payment, or why there is none (yet).

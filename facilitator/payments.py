@@ -14,6 +14,7 @@ class Reason(StrEnum):
 
     # what the payment itself says
     IN_THE_FUTURE = "in_the_future"
+    BEFORE_NEXT_BLOCK = "before_next_block"
     EXPIRED = "expired"
     UNSUPPORTED_VERSION = "unsupported_version"
     UNSUPPORTED_NETWORK = "unsupported_network"
@@ -53,6 +54,7 @@ class Reason(StrEnum):
     CONTRACT_NOT_CONFIGURED = "contract_not_configured"
     SIGNER_NOT_CONFIGURED = "signer_not_configured"
     BEING_SETTLED = "being_settled"
+    NONCE_TAKEN = "nonce_taken"
     SETTLEMENT_PENDING = "settlement_pending"
     IDEMPOTENCY_CONFLICT = "idempotency_conflict"
     INVALID_IDEMPOTENCY_KEY = "invalid_idempotency_key"

@@ -35,6 +35,9 @@ class SettlementState(StrEnum):
     LOST = "lost"
 
 
+ENDED = frozenset({SettlementState.CONFIRMED, SettlementState.FAILED, SettlementState.LOST})
+
+
 class TransactionState(StrEnum):
     PENDING = "pending"
     MINED = "mined"

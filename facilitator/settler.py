@@ -14,7 +14,6 @@ from msgspec.structs import replace
 
 from facilitator.listeners import Listener, Listeners
 from facilitator.orders import (
-    ENDED,
     Order,
     Repetition,
     SettleReply,
@@ -24,8 +23,9 @@ from facilitator.orders import (
     reply_of,
 )
 from facilitator.payments import Reason, Refusal
-from facilitator.schemes import scheme_of
-from facilitator.settlement import Settlement
+from facilitator.schemes import AnyPayment, scheme_of
+from facilitator.schemes.eip3009 import Eip3009Payment
+from facilitator.settlement import ENDED, Settlement, SettlementState
 from facilitator.store import Ride, Store, StoreError
 from facilitator.submission import LISTENER_LEASE_MS, Submitter
 from facilitator.tracing import span
@@ -69,6 +69,9 @@ class Settler:
             known = await self._store.find(key)
             used_by = None if known is not None else await self._store.used_by(keys)
             if used_by is not None:
+                forged = await self._submitter.forged(order.payment)
+                if forged is not None:
+                    return forged
                 refusal = Refusal(Reason.AUTHORIZATION_USED)
                 return SettleReply(refusal=refusal, transaction_hash=used_by)
             found: Ride | Settlement
@@ -82,7 +85,7 @@ class Settler:
                 found = known
         ride = found if isinstance(found, Ride) else await self._ride(found.id)
         if ride.settlement.request_digest != request_digest:
-            return duplicate(ride, over=ride.settlement.state in ENDED)
+            return await self._told_beside(order.payment, ride)
         return await self._follow(order, ride, listener, until)
 
     @asynccontextmanager
@@ -141,6 +144,17 @@ class Settler:
             if not told:
                 with anyio.CancelScope(shield=True), suppress(StoreError):
                     await self._store.let_go(settlement.id, listener.id)
+
+    async def _told_beside(self, payment: AnyPayment, ride: Ride) -> SettleReply:
+        """What a payment is told whose nonce another payment has."""
+        state = ride.settlement.state
+        if isinstance(payment, Eip3009Payment):
+            refused = await self._submitter.refused_before_nonce(payment)
+            if refused is not None:
+                return refused
+            if state is SettlementState.FAILED and not await self._submitter.is_used(payment):
+                return about(ride, Refusal(Reason.NONCE_TAKEN))
+        return duplicate(ride, over=state in ENDED)
 
     async def _outcome(self, settlement_id: str, listener: Listener, until: float) -> Ride:
         ride = await self._ride(settlement_id)

@@ -221,14 +221,14 @@ class SignerPool:
         return account
 
     async def prepare(
-        self, call: Call, address: bytes, gas_cap: int
+        self, call: Call, address: bytes, gas_cap: int, block: str = "latest"
     ) -> Prepared | Reverted | Refusal:
         """Simulate `call` as this signer would send it, with at most `gas_cap` gas: what it may
         cost, the revert that it would end in, or why this signer cannot pay for it now. Raises
         ChainUnavailable.
         """
         preparation, l1_fee = await asyncio.gather(
-            self._chain.prepare(call, address, gas_cap), self._data_fees.most(call)
+            self._chain.prepare(call, address, gas_cap, block), self._data_fees.most(call)
         )
         if isinstance(preparation, Reverted):
             return preparation

@@ -12,7 +12,7 @@ from typing import Never, TypeAlias
 
 JSON: TypeAlias = bool | int | float | str | list["JSON"] | dict[str, "JSON"] | None
 
-MAX_DEPTH = 32
+MAX_DEPTH = 64  # what payments say of themselves in JSON Schema takes some ten levels
 MAX_INTEGER_DIGITS = 100  # 2^256 has 78
 QUOTED_IN_REASON = 40  # characters of a caller's key that a reason repeats
 

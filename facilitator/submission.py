@@ -69,7 +69,7 @@ class Submitter:
         """
         late = self._too_late(order.payment)
         if late is not None:
-            return late
+            return await self.refused_before_nonce(order.payment) or late
         looked = await self._look(order, request_digest, listener)
         if isinstance(looked, SettleReply):
             return looked
@@ -82,6 +82,23 @@ class Submitter:
         except (QueueFull, TimeoutError):
             refused = SettleReply(refusal=Refusal(Reason.OVERLOADED))
             return self._too_late(order.payment) or refused
+
+    async def forged(self, payment: AnyPayment) -> SettleReply | None:
+        """What is told about a signature that the payer's contract does not take, and about nothing
+        else. Raises ChainUnavailable.
+        """
+        refusal = await self._examiner.forged(payment)
+        return None if refusal is None else SettleReply(refusal=refusal)
+
+    async def refused_before_nonce(self, payment: AnyPayment) -> SettleReply | None:
+        """What an authorization is told before anything about its nonce: that it is forged, or too
+        late. Raises ChainUnavailable.
+        """
+        return await self.forged(payment) or self._too_late(payment)
+
+    async def is_used(self, payment: AnyPayment) -> bool:
+        """Whether the chain shows its nonce as used. Raises ChainUnavailable."""
+        return (await self._examiner.look(payment)).facts.authorization_used
 
     async def _look(
         self, order: Order, request_digest: bytes, listener: str

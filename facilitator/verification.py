@@ -43,13 +43,15 @@ class Terms(Struct, frozen=True):
 
 
 def check_time(payment: Payment, now: int, margin: int = 0) -> Refusal | None:
-    """Refuse before `valid_from`, and when less than `margin` seconds are left until `deadline`."""
-    if now < payment.valid_from:
-        return Refusal(Reason.IN_THE_FUTURE)
+    """Refuse before `valid_from`, and when less than `margin` seconds are left until `deadline`.
+
+    Where both speak against it, each dialect has its own order; in the standard one a payment that
+    is over is never told to come back.
+    """
+    early = Refusal(Reason.IN_THE_FUTURE) if now < payment.valid_from else None
     latest = payment.deadline - margin
-    if now > latest:
-        return Refusal(Reason.EXPIRED, str(now), str(latest))
-    return None
+    late = Refusal(Reason.EXPIRED, str(now), str(latest)) if now > latest else None
+    return late or early if isinstance(payment, Eip3009Payment) else early or late
 
 
 def check_terms(payment: JejuPayment, quote: Quote, terms: Terms) -> Refusal | None:

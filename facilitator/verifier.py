@@ -9,10 +9,11 @@ from facilitator.payments import Quote, Reason, Refusal
 from facilitator.schemes import AnyPayment, eip3009, jeju, scheme_of
 from facilitator.schemes.eip3009 import Eip3009Payment
 from facilitator.schemes.jeju import JejuPayment
-from facilitator.settlement import Settlement, SettlementState
+from facilitator.settlement import ENDED, Settlement, SettlementState
 from facilitator.store import Store
 from facilitator.tracing import span
 from facilitator.verification import (
+    EXACT_TIME_LEFT,
     Terms,
     check_authorization,
     check_offer,
@@ -21,7 +22,6 @@ from facilitator.verification import (
 )
 
 _TAKEN_ON = frozenset({SettlementState.PENDING, SettlementState.CONFIRMED})
-_SIGNATURE_REASONS = frozenset({Reason.INVALID_SIGNATURE, Reason.UNLISTED_FACTORY})
 
 
 class Verifier:
@@ -63,9 +63,10 @@ class Verifier:
         return check_terms(signed, quote, self._terms) or signed
 
     async def check_exact(
-        self, payment: Eip3009Payment, accepted: Quote, quote: Quote, now: int | None = None
+        self, payment: Eip3009Payment, accepted: Quote, quote: Quote
     ) -> Eip3009Payment | Refusal:
-        """The same for the standard dialect, and time as of `now` (unix seconds) where it is given.
+        """The same for the standard dialect. Time comes before the amount there, but against a
+        payment that is right in all else it does not count: that may be settled already.
 
         The chain is asked only where the payer's contract may have signed, since its refusal comes
         before others. Raises ChainUnavailable.
@@ -81,14 +82,11 @@ class Verifier:
         if signed.signed_by_key and signed.deployment is not None and signed.deployment.listed:
             # A key needs no contract: nobody has us deploy one with it.
             signed = replace(signed, deployment=None)
-        refusal = check_authorization(signed, quote, self._terms, now)
-        if refusal is None:
+        if check_authorization(signed, quote, self._terms, None) is None:
             return signed
-        if not signed.signed_by_key or signed.deployment is not None:
-            seen = (await self._examiner.look(signed)).facts.refusal
-            if seen is not None and seen.reason in _SIGNATURE_REASONS:
-                return seen
-        return refusal
+        refusal = check_authorization(signed, quote, self._terms, self._clock() // 1000)
+        assert refusal is not None
+        return await self._examiner.forged(signed) or refusal
 
     async def verify_jeju(
         self, payment: JejuPayment, claimed_payer: bytes | None, quote: Quote
@@ -106,19 +104,24 @@ class Verifier:
     ) -> AnyPayment | Refusal:
         """All checks, in the order of their words. Raises ChainUnavailable and StoreError."""
         with span("verify"):
-            signed = await self.check_exact(payment, accepted, quote, self._clock() // 1000)
-            return signed if isinstance(signed, Refusal) else await self._verify(signed)
+            signed = await self.check_exact(payment, accepted, quote)
+            if isinstance(signed, Refusal):
+                return signed
+            late = check_time(signed, self._clock() // 1000, EXACT_TIME_LEFT - 1)
+            if late is not None:
+                return await self._examiner.forged(signed) or late
+            return await self._verify(signed)
 
     async def _verify(self, payment: AnyPayment) -> AnyPayment | Refusal:
         """What the journal and the chain say about a payment that passed the checks before."""
         settlement = await self._known(payment)
         if settlement is not None:
-            if isinstance(payment, Eip3009Payment) and self._may_hear_success(settlement, payment):
-                return payment
+            if isinstance(payment, Eip3009Payment):
+                return await self._verify_beside(payment, settlement)
             return Refusal(Reason.AUTHORIZATION_USED)
         keys = scheme_of(payment).payment_keys(payment)
         if await self._store.used_by([key for key in keys if key is not None]) is not None:
-            return Refusal(Reason.AUTHORIZATION_USED)
+            return await self._examiner.forged(payment) or Refusal(Reason.AUTHORIZATION_USED)
         if isinstance(payment, JejuPayment) and self._contract is None:
             return payment
         return await self._examiner.examine(payment, self._clock() // 1000)
@@ -137,11 +140,24 @@ class Verifier:
                 return settlement
         return None
 
-    def _may_hear_success(self, settlement: Settlement, payment: Eip3009Payment) -> bool:
-        """Whether POST /settle of this payment would wait for the outcome, and tell it: sent
-        already, but nobody has been told, and nobody waits to be.
+    async def _verify_beside(
+        self, payment: Eip3009Payment, settlement: Settlement
+    ) -> Eip3009Payment | Refusal:
+        """What POST /settle would tell of a payment whose nonce the journal knows: it is valid
+        where that would wait for the outcome, and tell it.
         """
-        same = settlement.request_digest == eip3009.request_digest(payment)
-        waits = settlement.listener is not None and settlement.listener_until > self._clock()
-        told = settlement.replied_success_at is not None
-        return same and settlement.state in _TAKEN_ON and not waits and not told
+        state = settlement.state
+        if settlement.request_digest != eip3009.request_digest(payment):
+            forged = await self._examiner.forged(payment)
+            if forged is not None:
+                return forged
+            if state is SettlementState.FAILED:
+                used = (await self._examiner.look(payment)).facts.authorization_used
+                return Refusal(Reason.AUTHORIZATION_USED if used else Reason.NONCE_TAKEN)
+            over = state in ENDED
+        else:
+            over = settlement.replied_success_at is not None or state is SettlementState.LOST
+            waits = settlement.listener is not None and settlement.listener_until > self._clock()
+            if state in _TAKEN_ON and not waits and not over:
+                return payment
+        return Refusal(Reason.AUTHORIZATION_USED if over else Reason.BEING_SETTLED)

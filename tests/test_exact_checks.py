@@ -100,8 +100,8 @@ def test_the_first_thing_wrong_with_an_offer_is_told() -> None:
 SIGNED: list[Wrong] = [
     (Reason.RECIPIENT_MISMATCH, {"pay_to": OTHER}),
     (Reason.INVALID_PAYER, {"payer": rows.SIGNER}),
-    (Reason.IN_THE_FUTURE, {"valid_from": NOW + 1}),
     (Reason.EXPIRED, {"deadline": NOW}),
+    (Reason.IN_THE_FUTURE, {"valid_from": NOW + 1}),
     (Reason.AMOUNT_NOT_EXACT, {"amount": 99}),
 ]
 
@@ -132,10 +132,10 @@ def test_six_seconds_must_be_left(now: int, valid_after: int, valid_before: int)
         valid_before=valid_before,
     )
     expected = None
-    if now + EXACT_TIME_LEFT > valid_before:
-        expected = Reason.EXPIRED
     if now < valid_after:
         expected = Reason.IN_THE_FUTURE
+    if now + EXACT_TIME_LEFT > valid_before:
+        expected = Reason.EXPIRED
     assert judge(payment, now=now) is expected
 
 

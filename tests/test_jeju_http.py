@@ -154,3 +154,11 @@ async def test_all_networks_are_told_in_development(chain: Devnet, service: Serv
     kinds = (await service.get("/supported"))[1]["kinds"]
     jeju = {(kind["scheme"], kind["network"]) for kind in kinds if kind["x402Version"] == 1}
     assert jeju == {(scheme, network) for scheme in ("exact", "upto") for network in told}
+    # Where the standard dialect settles nothing, its clients must not take an entry for theirs.
+    standard = {kind["network"] for kind in kinds if kind["x402Version"] == 2}
+    assert 0 < len(standard) < len(told)
+    for kind in kinds:
+        name = kind["network"]
+        shared = name in standard or f"eip155:{told[name][0]}" in standard
+        unmarked = kind["scheme"] == "exact" and shared
+        assert kind.get("extra") == (None if unmarked else {"dialect": "jeju"})

@@ -1,12 +1,15 @@
 """Laws of the access log, of the limit on requests in flight, and of errors; over real sockets."""
 
 import asyncio
+import json
 import logging
 import time
 
 import aiohttp
 import pytest
+from starlette.types import Message, Receive, Scope, Send
 
+from facilitator.middleware.guards import CatchErrors
 from facilitator.telemetry import JSONFormatter, TextFormatter
 from tests.layers import CONCURRENCY, raw, requests_logged, serving, settled
 
@@ -108,6 +111,37 @@ async def test_an_error_is_told_without_internals_and_logged_once(
     assert error.__dict__["fields"]["path"] == "/broken"
     assert error.exc_info is not None
     assert "hunter2" in JSONFormatter().format(error)
+
+
+@pytest.mark.parametrize(
+    ("path", "verdict", "reason"),
+    [
+        ("/verify", "isValid", ("invalidReason", "unexpected_verify_error")),
+        ("/settle", "success", ("errorReason", "unexpected_settle_error")),
+    ],
+)
+async def test_an_error_of_ours_has_the_shape_that_sellers_read(
+    path: str, verdict: str, reason: tuple[str, str]
+) -> None:
+    async def broken(scope: Scope, receive: Receive, send: Send) -> None:
+        raise RuntimeError("hunter2")
+
+    sent: list[Message] = []
+
+    async def receive() -> Message:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    await CatchErrors(broken)({"type": "http", "path": path}, receive, send)
+    start, body = sent
+    reply = json.loads(body["body"])
+    assert start["status"] == 500
+    assert (reply[verdict], reply[reason[0]], reply["payer"]) == (False, reason[1], "")
+    if path == "/settle":
+        assert (reply["transaction"], reply["network"]) == ("", "")
+    assert b"hunter2" not in body["body"]
 
 
 async def test_a_reply_cut_off_by_an_error_does_not_look_whole(

@@ -15,7 +15,7 @@ from facilitator.devnet import Devnet, DevnetOptions
 from facilitator.ethereum.addresses import checksum
 from facilitator.networks import NETWORKS
 from tests.oracle.cases import cases
-from tests.oracle.differences import DIFFERENCES, Difference
+from tests.oracle.differences import DIFFERENCES, UNREADABLE, Difference
 from tests.oracle.market import open_market
 from tests.oracle.reference import RAISED, Reference, Verdict
 from tests.service import Service, serve
@@ -39,7 +39,9 @@ async def ours(service: Service, body: Any) -> Verdict:
     assert isinstance(reply["isValid"], bool)
     assert "payer" in reply  # some clients refuse a reply without it
     assert status == 200 or (status == 400 and not reply["isValid"]), (status, reply)
-    return Verdict(reply["isValid"], "" if reply["isValid"] else reply["invalidReason"])
+    reason = "" if reply["isValid"] else reply["invalidReason"]
+    # what is missing and what is of another kind are one difference, whatever each is called
+    return Verdict(reply["isValid"], UNREADABLE if reason == "missing_parameters" else reason)
 
 
 def agree(theirs: Verdict, our: Verdict) -> bool:

@@ -16,7 +16,7 @@ README: Final = (Path(__file__).parent.parent / "README.md").read_text("utf-8")
 # What belongs to no reason: requests that are not understood, outages, and words by version and by
 # time of the same reason.
 OTHER_CODES: Final = {
-    *("missing_parameters", "invalid_payload"),
+    *("invalid_json", "missing_parameters", "invalid_payload"),
     *("unexpected_verify_error", "unexpected_settle_error"),
     *("invalid_exact_evm_authorization_value", "invalid_exact_evm_transaction_failed"),
 }

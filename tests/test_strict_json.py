@@ -101,9 +101,9 @@ def test_a_second_key_is_refused_wherever_it_stands(value: JSON, data: st.DataOb
         (b'"\xff"', "not UTF-8"),
         (b'"\xc0\x80"', "not UTF-8"),  # an overlong NUL
         (b'"\xed\xa0\x80"', "not UTF-8"),  # a surrogate, encoded
-        (b"[" * 33 + b"]" * 33, "nested deeper than 32"),
-        (b'{"a":' * 33 + b"1" + b"}" * 33, "nested deeper than 32"),
-        (b'["",' + b"[" * 32 + b"]" * 33, "nested deeper than 32"),
+        (b"[" * 65 + b"]" * 65, "nested deeper than 64"),
+        (b'{"a":' * 65 + b"1" + b"}" * 65, "nested deeper than 64"),
+        (b'["",' + b"[" * 64 + b"]" * 65, "nested deeper than 64"),
     ],
 )
 def test_refused(body: bytes, reason: str) -> None:

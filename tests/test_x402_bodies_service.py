@@ -9,13 +9,14 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from eth_utils.address import is_checksum_address, to_checksum_address
 
 from facilitator.devnet import Devnet
 from tests.chain import devnet_payment
 from tests.service import Service, request
 from tests.x402 import compact, high_s, parity_v, payload_of, v1_body, v2_body
 from tests.x402_chain import transfers
-from tests.x402_service import SIGNATURE, nonce_of, post, refused, settle, verify
+from tests.x402_service import SIGNATURE, USED, nonce_of, post, refused, settle, verify
 
 pytestmark = pytest.mark.anyio
 
@@ -116,10 +117,20 @@ def malformed(body: dict[str, Any], members: dict[Path, tuple[object, ...]]) -> 
             yield path, "absent", changed(body, path)
 
 
-async def not_understood(service: Service, body: object) -> str:
+def readable(body: Any, *path: str) -> Any:
+    for name in path:
+        body = body.get(name) if isinstance(body, dict) else None
+    return body
+
+
+async def not_understood(service: Service, body: Any) -> str:
+    """What is readable all the same is repeated."""
     verified, settled = await verify(service, body, 400), await settle(service, body, 400)
-    assert (verified["payer"], settled["payer"]) == ("", "")
-    assert (settled["transaction"], settled["network"]) == ("", "")
+    payer = readable(body, *AUTHORIZATION, "from")
+    assert verified["payer"] == settled["payer"] == (payer if is_checksum_address(payer) else "")
+    assert settled["transaction"] == ""
+    network = readable(body, *REQUIREMENTS, "network")
+    assert settled["network"] == (network if isinstance(network, str) else "")
     assert verified["invalidReason"] == settled["errorReason"]
     return str(settled["errorReason"])
 
@@ -132,7 +143,7 @@ async def test_a_member_of_another_kind_is_not_understood(
     body, first, count = make(chain), await nonce_of(chain), 0
     members = {**MEMBERS, **(OF_V2 if make is v2_body else OF_V1)}
     for path, value, wrong in malformed(body, members):
-        missing = path == REQUIREMENTS and value in (None, "absent")
+        missing = value in (None, "absent")
         expected = "missing_parameters" if missing else "invalid_payload"
         assert await not_understood(service, wrong) == expected, (path, value)
         count += 1
@@ -174,16 +185,14 @@ async def test_a_body_of_both_dialects_is_the_standards(chain: Devnet, service: 
     reply = await settle(service, both)
     assert reply["success"] is True
     broken = {**both, "paymentPayload": {"x402Version": 2}}
-    assert await not_understood(service, broken) == "invalid_payload"
+    assert await not_understood(service, broken) == "missing_parameters"
     status, gasless = await service.post("/settle/gasless", both)
     assert (status, gasless["error"]) == (400, "Missing authParams for EIP-3009")
 
 
 async def test_what_speaks_no_dialect_is_answered_in_both(service: Service) -> None:
-    deep = b'{"paymentPayload":' + b"[" * 20_000 + b"]" * 20_000 + b"}"
     bodies: tuple[object, ...] = (
-        *(b"", b"{", b"null", b"[]", b'"x"', b"\xff", b"{}", b'{"paymentPayload":NaN}', deep),
-        *(b'{"paymentPayload":{},"paymentPayload":{}}', b'{"paymentPayload":"\\ud800"}'),
+        *(b"", b"{", b"null", b"[]", b'"x"', b"\xff", b"{}", b"[" * 20_000),
         {"paymentPayload": None, "paymentRequirements": {}},
     )
     for body in bodies:
@@ -198,6 +207,128 @@ async def test_what_speaks_no_dialect_is_answered_in_both(service: Service) -> N
             else:
                 assert reply["isValid"] is False
                 assert reply["invalidReason"]
+
+
+async def test_what_looks_like_the_dialect_and_is_no_json_hears_what_is_wrong(
+    service: Service,
+) -> None:
+    deep = b'{"paymentPayload":' + b"[" * 20_000 + b"]" * 20_000 + b"}"
+    for body, wrong in (
+        (b'{"paymentPayload":NaN}', "NaN is not JSON"),
+        (b'{"paymentPayload":{},"paymentPayload":{}}', "duplicate key 'paymentPayload'"),
+        (b'{"paymentPayload":"\\ud800"}', "lone surrogate"),
+        (b'{"paymentPayload":{}', "not JSON: "),
+        (deep, "nested deeper than 64"),
+    ):
+        verified, settled = await verify(service, body, 400), await settle(service, body, 400)
+        assert verified["invalidReason"] == settled["errorReason"] == "invalid_json"
+        assert verified["invalidMessage"] == settled["errorMessage"]
+        assert verified["invalidMessage"].startswith("The body is refused: " + wrong)
+        assert (settled["transaction"], settled["network"], settled["payer"]) == ("", "", "")
+
+
+async def test_what_is_not_looked_at_may_be_deep(chain: Devnet, service: Service) -> None:
+    """As deep as 60 objects in one another, which schemas of extensions are not."""
+    inner: Any = {}
+    for _ in range(60):
+        inner = {"properties": inner}
+    body = v2_body(chain, payment={"extensions": {"bazaar": inner}})
+    assert (await verify(service, body))["isValid"] is True
+
+
+ID = "payment-identifier"
+LONGEST = "pay_" + "-" * 124
+
+
+@pytest.mark.parametrize(
+    ("extension", "code"),
+    [
+        ({"info": {"required": False}, "schema": {}}, None),
+        ({"info": {"required": False, "id": None}}, None),
+        ({"info": {"required": True, "id": LONGEST}}, None),
+        ({"info": {"required": False, "id": "a" * 16}}, None),
+        (None, None),
+        ({"info": {"required": True}}, "missing_parameters"),
+        ({"info": {}}, "missing_parameters"),
+        ({}, "missing_parameters"),
+        ({"info": {"required": True, "id": "a" * 15}}, "invalid_payload"),
+        ({"info": {"required": False, "id": LONGEST + "-"}}, "invalid_payload"),
+        ({"info": {"required": False, "id": "a" * 16 + "\n"}}, "invalid_payload"),
+        ({"info": {"required": False, "id": "\uff41" * 16}}, "invalid_payload"),
+        ({"info": {"required": False, "id": 10**20}}, "invalid_payload"),
+        ({"info": {"required": "yes", "id": LONGEST}}, "invalid_payload"),
+        ({"info": []}, "invalid_payload"),
+        ([], "invalid_payload"),
+    ],
+    ids=str,
+)
+async def test_a_payment_identifier_is_validated_where_it_is_given(
+    extension: object, code: str | None, chain: Devnet, service: Service
+) -> None:
+    body = v2_body(chain, payment={"extensions": {ID: extension}})
+    if code is None:
+        assert (await verify(service, body))["isValid"] is True
+    else:
+        assert await not_understood(service, body) == code
+
+
+async def test_extensions_are_an_object(chain: Devnet, service: Service) -> None:
+    """In version 2; version 1 has none."""
+    nothing: tuple[object, ...] = ([], "x", 1)
+    for wrong in nothing:
+        body = v2_body(chain, payment={"extensions": wrong})
+        assert await not_understood(service, body) == "invalid_payload"
+        assert (await verify(service, v1_body(chain, payment={"extensions": wrong})))["isValid"]
+
+
+async def test_a_payment_identifier_never_says_success_twice(
+    chain: Devnet, service: Service
+) -> None:
+    """Nor does it tie payments to each other: it is the buyer who chooses it."""
+    extensions = {ID: {"info": {"required": True, "id": LONGEST}}}
+    body, other = (v2_body(chain, payment={"extensions": extensions}) for _ in range(2))
+    assert (await settle(service, body))["success"] is True
+    assert (await settle(service, body))["errorReason"] == USED
+    assert (await settle(service, other))["success"] is True
+
+
+@VERSIONS
+async def test_a_payload_of_another_method_is_told_as_such(
+    make: Any, chain: Devnet, service: Service
+) -> None:
+    """With 200, which the Python packages demand; the payer is named where he is readable."""
+    given = payload_of(make(chain))
+    for payload, payer in (
+        ({"permit2Authorization": {}, "signature": "0x"}, ""),
+        ({**given, "permit2Authorization": {}}, given["authorization"]["from"]),
+        ({"delegationManager": "0x", "permissionContext": "0x", "delegator": "0x"}, ""),
+        ({"transaction": "AQAB", "authorization": None}, ""),
+        ({"type": "deposit"}, ""),
+    ):
+        body = make(chain, payment={"payload": payload})
+        assert await refused(service, body) == "unsupported_payload_type"
+        assert (await settle(service, body))["payer"] == payer
+    for payload in ({}, {"signature": "0x11"}, {"signature": None}):
+        body = make(chain, payment={"payload": payload})
+        assert await not_understood(service, body) == "missing_parameters"
+
+
+async def test_a_refusal_names_payer_and_network_and_no_more_than_that(
+    chain: Devnet, service: Service
+) -> None:
+    """A network is repeated as long as it may be one."""
+    payer = to_checksum_address(chain.payer.address)
+    for name, told in (("eip155:999", "eip155:999"), ("x" * 64, "x" * 64), ("x" * 65, "")):
+        body = v2_body(chain, requirements={"network": name})
+        assert await refused(service, body) == "invalid_network"
+        reply = await settle(service, body)
+        assert (reply["network"], reply["payer"]) == (told, payer)
+    for changes in (
+        {"requirements": {"scheme": "upto"}},
+        {"payment": {"x402Version": 3}},
+    ):
+        reply = await settle(service, v2_body(chain, **changes))
+        assert (reply["network"], reply["payer"]) == (f"eip155:{chain.chain_id}", payer)
 
 
 @VERSIONS

@@ -10,11 +10,12 @@ import aiohttp
 import pytest
 
 from facilitator.devnet import Devnet, DevnetOptions
-from tests.faultproxy import fault_proxy, lose_reply, lose_request
+from tests.faultproxy import Answer, Call, Fault, Forward, fault_proxy, lose_reply, lose_request
 from tests.service import Service, serve
 from tests.x402 import v1_body, v2_body
 from tests.x402_chain import transfers
 from tests.x402_service import (
+    BALANCE,
     EARLY,
     EXPIRED,
     TOO_MANY_BLOCKS,
@@ -150,7 +151,7 @@ async def test_what_is_not_valid_yet_or_any_more_sends_nothing(
         for changes, code in (
             ({"validAfter": str(now + 30)}, EARLY),
             ({"validAfter": str(2**256 - 1)}, EARLY),
-            ({"validAfter": str(now + 30), "validBefore": "1"}, EARLY),
+            ({"validAfter": str(now + 30), "validBefore": "1"}, EXPIRED),
             ({"validBefore": str(now + 4)}, EXPIRED),
             ({"validBefore": "1"}, EXPIRED),
             ({"validBefore": "0"}, EXPIRED),
@@ -165,3 +166,54 @@ async def test_what_is_not_valid_yet_or_any_more_sends_nothing(
             assert (await verify(service, body))["isValid"] is True
             assert (await settle(service, body))["success"] is True
     assert await nonce_of(devnet) == first + 3
+
+
+async def without_pending(call: Call, forward: Forward) -> Answer:
+    """A node that has no block to come."""
+    if "pending" in call["params"]:
+        error = {"code": -32000, "message": "pending state is not available"}
+        return {"jsonrpc": "2.0", "id": call["id"], "error": error}
+    return await forward(call)
+
+
+async def latest_for_pending(call: Call, forward: Forward) -> Answer:
+    """A node that says pending of its latest block, as those of rollups do."""
+    params = ["latest" if each == "pending" else each for each in call["params"]]
+    return await forward({**call, "params": params})
+
+
+async def test_a_payment_that_begins_after_the_latest_block_is_settled_in_the_next(
+    devnet: Devnet, tmp_path: Path
+) -> None:
+    async with serve(devnet, tmp_path) as service:
+        await stop_mining(devnet)
+        await asyncio.sleep(4)
+        body = v2_body(devnet, authorization={"validAfter": str(int(time.time()) - 2)})
+        assert (await verify(service, body))["isValid"] is True
+        waiting = asyncio.create_task(settle(service, body))
+        await service.wait_for("settlement_submitted")
+        await resume_mining(devnet)
+        assert (await waiting)["success"] is True
+
+
+@pytest.mark.parametrize("fault", [without_pending, latest_for_pending])
+async def test_where_the_node_has_no_block_to_come_it_is_early_and_passes(
+    fault: Fault, devnet: Devnet, tmp_path: Path
+) -> None:
+    """It is told to ask again, and not that the token refuses it; what it lacks besides is told."""
+    async with (
+        fault_proxy(devnet.url) as proxy,
+        serve(devnet, tmp_path, JEJU_RPC_URL=proxy.url) as service,
+    ):
+        proxy.faults["eth_call"] = proxy.faults["eth_estimateGas"] = fault
+        await stop_mining(devnet)
+        await asyncio.sleep(4)
+        begun = {"validAfter": str(int(time.time()) - 2)}
+        body = v2_body(devnet, authorization=begun)
+        assert await refused(service, body) == EARLY
+        assert (await settle(service, body))["errorMessage"].endswith("next block on: ask again")
+        dear = v2_body(devnet, requirements={"amount": "9" * 20}, authorization=begun)
+        assert await refused(service, dear) == BALANCE
+        await resume_mining(devnet)
+        await asyncio.sleep(3)
+        assert (await settle(service, body))["success"] is True

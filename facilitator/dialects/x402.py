@@ -11,7 +11,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from facilitator.config import NetworkConfig
-from facilitator.dialects import values
+from facilitator.dialects import payment_identifier, values
 from facilitator.ethereum.smart_wallets import unwrap
 from facilitator.payments import Quote, Reason, Refusal
 from facilitator.schemes.eip3009 import SCHEME, Deployment, Eip3009Payment
@@ -20,17 +20,28 @@ from facilitator.strict_json import JSON
 VERSIONS = (1, 2)
 # 128 characters are more than any token's name.
 DOMAIN_LIMIT = 128
+# Characters of a network's name that replies repeat: CAIP-2 allows 41.
+NETWORK_LIMIT = 64
 
 
 class Unreadable(Struct, frozen=True):
-    """A request that is not understood (400): a stable code and what is wrong, in words."""
+    """A request that is not understood (400): a stable code and what is wrong, in words. `network`
+    and `payer` are repeated where they could be read.
+    """
 
     code: str
     message: str
+    network: str = ""
+    payer: str = ""
+
+
+def no_json(why: str) -> Unreadable:
+    """The body is no JSON, or none with a single meaning."""
+    return Unreadable("invalid_json", f"The body is refused: {why}")
 
 
 class Unserved(Struct, frozen=True):
-    """A request that is understood and not served here; `network` as it was given."""
+    """A request that is understood and not served here; `network`, `payer` as they were given."""
 
     refusal: Refusal
     network: str
@@ -67,37 +78,43 @@ class Decoder:
 
     def decode(self, members: dict[str, JSON]) -> X402Request | Unserved | Unreadable:
         """What a body of POST /verify or POST /settle asks for."""
+        network, payer = _network_of(members), _payer_of(members)
         try:
-            return self._decode(members)
+            decoded = self._decode(members)
         except _Wrong as wrong:
-            return Unreadable(wrong.code, str(wrong))
+            return Unreadable(wrong.code, str(wrong), network, payer)
+        if isinstance(decoded, Refusal):
+            return Unserved(decoded, network, payer)
+        return decoded
 
-    def _decode(self, members: dict[str, JSON]) -> X402Request | Unserved:
-        if members.get("paymentRequirements") is None:
-            raise _Wrong("paymentRequirements is missing", code="missing_parameters")
-        payload = _object(members, "paymentPayload")
+    def _decode(self, members: dict[str, JSON]) -> X402Request | Refusal:
         asked = _object(members, "paymentRequirements")
-        version = payload.get("x402Version")
-        network = asked.get("network")
-        told = network if isinstance(network, str) else ""
+        payload = _object(members, "paymentPayload")
+        version = _given(payload, "x402Version", "paymentPayload.")
         if type(version) is not int:
             raise _Wrong("paymentPayload.x402Version must be an integer")
         if version not in VERSIONS:
-            return Unserved(Refusal(Reason.UNSUPPORTED_VERSION, str(version)), told)
-        scheme, network = _text(asked, "scheme"), _text(asked, "network")
+            return Refusal(Reason.UNSUPPORTED_VERSION, str(version))
+        where = "paymentRequirements."
+        scheme, network = _text(asked, "scheme", where), _text(asked, "network", where)
         if scheme != SCHEME:
-            return Unserved(Refusal(Reason.UNSUPPORTED_SCHEME, scheme), network)
+            return Refusal(Reason.UNSUPPORTED_SCHEME, scheme)
         served = self._networks.get((version, network))
         if served is None:
-            return Unserved(Refusal(Reason.UNSUPPORTED_NETWORK, network), network)
+            return Refusal(Reason.UNSUPPORTED_NETWORK, network)
         quote = _quote(asked, version, "paymentRequirements")
         inner = _object(payload, "payload", "paymentPayload.")
-        if inner.get("permit2Authorization") is not None:
-            return Unserved(Refusal(Reason.UNSUPPORTED_PAYLOAD), network)
+        if _is_of_another_method(inner):
+            return Refusal(Reason.UNSUPPORTED_PAYLOAD)
         if version == 1:
-            scheme, accepted_network = _text(payload, "scheme"), _text(payload, "network")
-            accepted = replace(quote, scheme=scheme, network=accepted_network)
+            where = "paymentPayload."
+            accepted = replace(
+                quote,
+                scheme=_text(payload, "scheme", where),
+                network=_text(payload, "network", where),
+            )
         else:
+            _check_extensions(payload.get("extensions"))
             accepted = _quote(
                 _object(payload, "accepted", "paymentPayload."), version, "paymentPayload.accepted"
             )
@@ -108,7 +125,7 @@ class Decoder:
             accepted=accepted,
             quote=quote,
             network=network,
-            payer=_text(_object(inner, "authorization"), "from"),
+            payer=_payer_of(members),
             served=served,
         )
 
@@ -121,10 +138,52 @@ class _Wrong(ValueError):
         self.code = code
 
 
+def _network_of(members: dict[str, JSON]) -> str:
+    """The network that the seller names, "" where it names none, or none that is a name."""
+    asked = members.get("paymentRequirements")
+    network = asked.get("network") if isinstance(asked, dict) else None
+    return network if isinstance(network, str) and len(network) <= NETWORK_LIMIT else ""
+
+
+def _payer_of(members: dict[str, JSON]) -> str:
+    """The address that is said to pay, as it was given, "" where there is none."""
+    found: JSON = members
+    for name in ("paymentPayload", "payload", "authorization", "from"):
+        found = found.get(name) if isinstance(found, dict) else None
+    return found if isinstance(found, str) and values.address(found) is not None else ""
+
+
+def _is_of_another_method(inner: dict[str, JSON]) -> bool:
+    """Whether a payload is of another method than EIP-3009 (Permit2, ERC-7710), or of a chain that
+    is no EVM's: the official facilitators tell them by their members.
+    """
+    if inner.get("permit2Authorization") is not None:
+        return True
+    others = [name for name, value in inner.items() if value is not None and name != "signature"]
+    return bool(others) and inner.get("authorization") is None
+
+
+def _check_extensions(extensions: JSON) -> None:
+    if extensions is None:
+        return
+    if not isinstance(extensions, dict):
+        raise _Wrong("paymentPayload.extensions must be an object")
+    given = extensions.get(payment_identifier.NAME)
+    if given is None:
+        return
+    try:
+        payment_identifier.check(given)
+    except ValueError as wrong:
+        missing = isinstance(wrong, payment_identifier.MissingMember)
+        code = "missing_parameters" if missing else "invalid_payload"
+        where = f"paymentPayload.extensions.{payment_identifier.NAME}"
+        raise _Wrong(f"{where}: {wrong}", code) from None
+
+
 def _quote(members: dict[str, JSON], version: int, where: str) -> Quote:
     """An offer; without a whole EIP-712 domain in `extra` it has none."""
     amount = "amount" if version == 2 else "maxAmountRequired"
-    seconds = members.get("maxTimeoutSeconds")
+    seconds = _given(members, "maxTimeoutSeconds", where + ".")
     if type(seconds) not in (int, float) or not isinstance(seconds, int | float) or seconds <= 0:
         raise _Wrong(f"{where}.maxTimeoutSeconds must be a positive number")
     extra = members.get("extra")
@@ -200,17 +259,24 @@ def _unwrap(signature: bytes) -> tuple[bytes, Deployment | None]:
     return wrapped.signature, deployment
 
 
-def _object(members: dict[str, JSON], name: str, where: str = "") -> dict[str, JSON]:
+def _given(members: dict[str, JSON], name: str, where: str) -> JSON:
     value = members.get(name)
+    if value is None:
+        raise _Wrong(f"{where}{name} is missing", code="missing_parameters")
+    return value
+
+
+def _object(members: dict[str, JSON], name: str, where: str = "") -> dict[str, JSON]:
+    value = _given(members, name, where)
     if not isinstance(value, dict):
         raise _Wrong(f"{where}{name} must be an object")
     return value
 
 
-def _text(members: dict[str, JSON], name: str, where: str = "") -> str:
-    value = members.get(name)
+def _text(members: dict[str, JSON], name: str, where: str) -> str:
+    value = _given(members, name, where)
     if not isinstance(value, str) or not value:
-        raise _Wrong(f"{where}{name} must be a string")
+        raise _Wrong(f"{where}{name} must be a string that is not empty")
     return value
 
 
@@ -222,7 +288,7 @@ def _address(members: dict[str, JSON], name: str, where: str) -> bytes:
 
 
 def _uint256(members: dict[str, JSON], name: str, where: str) -> int:
-    found = values.uint256(members.get(name))
+    found = values.uint256(_given(members, name, where))
     if found is None:
         raise _Wrong(f"{where}{name} must be a decimal string below 2^256")
     return found

@@ -15,6 +15,7 @@ _encode = msgspec.json.Encoder().encode
 
 _CODES = {
     Reason.IN_THE_FUTURE: "invalid_exact_evm_payload_authorization_valid_after",
+    Reason.BEFORE_NEXT_BLOCK: "invalid_exact_evm_payload_authorization_valid_after",
     Reason.EXPIRED: "invalid_exact_evm_payload_authorization_valid_before",
     Reason.UNSUPPORTED_VERSION: "invalid_x402_version",
     Reason.UNSUPPORTED_NETWORK: "invalid_network",
@@ -42,6 +43,7 @@ _CODES = {
     Reason.TRANSACTION_REVERTED: "invalid_exact_evm_transaction_simulation_failed",
     Reason.TRANSFER_MISSING: "invalid_exact_evm_transfer_event_mismatch",
     Reason.BEING_SETTLED: "duplicate_settlement",
+    Reason.NONCE_TAKEN: "nonce_taken",
     Reason.SETTLEMENT_PENDING: "settlement_pending",
     Reason.IDEMPOTENCY_CONFLICT: "idempotency_conflict",
     Reason.INVALID_IDEMPOTENCY_KEY: "invalid_idempotency_key",
@@ -52,6 +54,7 @@ _V1_AMOUNT = "invalid_exact_evm_authorization_value"
 # {found} and {wanted} are the refusal's own.
 _MESSAGES = {
     Reason.IN_THE_FUTURE: "The authorization is not valid yet",
+    Reason.BEFORE_NEXT_BLOCK: "The authorization is valid from the next block on: ask again",
     Reason.EXPIRED: "The authorization ends too soon to be settled",
     Reason.UNSUPPORTED_VERSION: "x402Version {found} is not supported",
     Reason.UNSUPPORTED_NETWORK: "This network is not served here",
@@ -79,6 +82,7 @@ _MESSAGES = {
     Reason.TRANSACTION_REVERTED: "The token refuses the transfer: {found}",
     Reason.TRANSFER_MISSING: "The token did not move the money",
     Reason.BEING_SETTLED: "Another request is settling this payment",
+    Reason.NONCE_TAKEN: "Another payment with this nonce has failed, and may be asked for again",
     Reason.SETTLEMENT_PENDING: "Sent, and not confirmed in time: ask again with the same request",
     Reason.IDEMPOTENCY_CONFLICT: "This Idempotency-Key came with another body before",
     Reason.INVALID_IDEMPOTENCY_KEY: "Idempotency-Key must be 1 to 255 visible ASCII characters",
@@ -153,7 +157,10 @@ def verify_unreadable(unreadable: Unreadable) -> bytes:
     """The reply of POST /verify to a request that is not understood."""
     return _encode(
         _VerifyReply(
-            is_valid=False, invalid_reason=unreadable.code, invalid_message=unreadable.message
+            is_valid=False,
+            invalid_reason=unreadable.code,
+            invalid_message=unreadable.message,
+            payer=unreadable.payer,
         )
     )
 
@@ -213,5 +220,11 @@ def not_settled(
 def settle_unreadable(unreadable: Unreadable) -> bytes:
     """The reply of POST /settle to a request that is not understood."""
     return _encode(
-        _SettleReply(success=False, error_reason=unreadable.code, error_message=unreadable.message)
+        _SettleReply(
+            success=False,
+            error_reason=unreadable.code,
+            error_message=unreadable.message,
+            network=unreadable.network,
+            payer=unreadable.payer,
+        )
     )

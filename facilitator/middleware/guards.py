@@ -179,6 +179,7 @@ class CatchErrors:
             path = _printable(scope["path"])
             event(_log, logging.ERROR, "unhandled_error", path=path, exc_info=error)
             reply = {
+                **_IN_SHAPE.get(scope["path"], {}),
                 "error": "Internal server error",
                 "message": "An unexpected error occurred",
                 "timestamp": _now_ms(),

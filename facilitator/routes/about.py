@@ -124,7 +124,9 @@ async def supported(request: Request) -> Response:
     """GET /supported: schemes and networks, of both dialects in one list. In production only those
     that can settle.
 
-    An entry of version 1 and scheme exact stands for either dialect: they share the network's name.
+    An entry of version 1 and scheme exact stands for both dialects, which share the network's name,
+    unless it says that it is Jeju's alone: official clients take what they find for their own. One
+    that is the standard's alone says nothing, as in the lists of the official facilitators.
     """
     service = service_of(request)
     kinds = [
@@ -153,7 +155,8 @@ def _kinds(served: Served, *, production: bool) -> list[dict[str, object]]:
     standard = settles and served.takes_x402
     kinds: list[dict[str, object]] = []
     if jeju or standard:
-        kinds.append({"x402Version": 1, "scheme": "exact", "network": network.name})
+        exact: dict[str, object] = {"x402Version": 1, "scheme": "exact", "network": network.name}
+        kinds.append(exact if standard else {**exact, "extra": {"dialect": "jeju"}})
     if jeju:
         # the standard has another scheme of this name
         upto: dict[str, object] = {"x402Version": 1, "scheme": "upto", "network": network.name}

@@ -4,19 +4,20 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from facilitator.dialects.jeju import Malformed
-from facilitator.dialects.x402 import speaks_x402
+from facilitator.dialects.x402 import Unreadable, no_json, speaks_x402
 from facilitator.middleware import BodyError, read_body
 from facilitator.routes import jeju, x402
 from facilitator.routes.replying import service_of
 from facilitator.routes.settling import repetition
-from facilitator.strict_json import JSON
+from facilitator.strict_json import JSON, StrictJSONError, decode
 
 
 async def verify(request: Request) -> Response:
     """POST /verify: would this payment settle? Leaves no trace."""
-    _, members = await _read(request)
-    if isinstance(members, dict) and speaks_x402(members):
-        return await x402.verify(service_of(request), members)
+    body, members = await _read(request)
+    standard = _standard(body, members)
+    if standard is not None:
+        return await x402.verify(service_of(request), standard)
     return await jeju.verify(service_of(request), members)
 
 
@@ -26,8 +27,9 @@ async def settle(request: Request) -> Response:
     """
     body, members = await _read(request)
     service, repeated = service_of(request), repetition(request, body)
-    if isinstance(members, dict) and speaks_x402(members):
-        return await x402.settle(service, members, repeated, request.receive)
+    standard = _standard(body, members)
+    if standard is not None:
+        return await x402.settle(service, standard, repeated, request.receive)
     return await jeju.settle(service, members, repeated, request.receive, gasless=False)
 
 
@@ -44,6 +46,23 @@ async def verify_signature(request: Request) -> Response:
     """POST /verify/signature: who signed this? Neither time nor terms nor chain are looked at."""
     _, members = await _read(request)
     return jeju.verify_signature(service_of(request), members)
+
+
+def _standard(
+    body: bytes, members: dict[str, JSON] | Malformed
+) -> dict[str, JSON] | Unreadable | None:
+    """What a body of the standard dialect says; None where it is of the other one. A body that is
+    no JSON is of this one where it looks like it, and hears what is wrong with it.
+    """
+    if isinstance(members, dict):
+        return members if speaks_x402(members) else None
+    if b'"paymentPayload"' not in body:
+        return None
+    try:
+        decode(body)
+    except StrictJSONError as wrong:
+        return no_json(str(wrong))
+    return None
 
 
 async def _read(request: Request) -> tuple[bytes, dict[str, JSON] | Malformed]:

@@ -31,7 +31,7 @@ from facilitator.store import StoreError
 from facilitator.strict_json import JSON
 
 
-async def verify(service: Service, members: dict[str, JSON]) -> Response:
+async def verify(service: Service, members: dict[str, JSON] | Unreadable) -> Response:
     """Would this payment settle?"""
     decoded = _decode(service, members)
     if isinstance(decoded, Unreadable):
@@ -58,7 +58,7 @@ async def verify(service: Service, members: dict[str, JSON]) -> Response:
 
 async def settle(
     service: Service,
-    members: dict[str, JSON],
+    members: dict[str, JSON] | Unreadable,
     repeated: Repetition | Refusal | None,
     receive: Receive,
 ) -> Response:
@@ -90,8 +90,10 @@ async def settle(
 _PENDING = Refusal(Reason.SETTLEMENT_PENDING)
 
 
-def _decode(service: Service, members: dict[str, JSON]) -> X402Request | Unserved | Unreadable:
-    decoded = service.x402.decode(members)
+def _decode(
+    service: Service, members: dict[str, JSON] | Unreadable
+) -> X402Request | Unserved | Unreadable:
+    decoded = members if isinstance(members, Unreadable) else service.x402.decode(members)
     describe_request("x402", decoded)
     return decoded
 
