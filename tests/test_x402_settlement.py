@@ -125,7 +125,7 @@ async def test_a_client_that_hangs_up_and_asks_again_hears_success(
     asking = asyncio.create_task(settle(service, body))
     await asyncio.sleep(0.2)
     assert (await settle(service, body))["errorReason"] == DUPLICATE
-    assert (await verify(service, body))["invalidReason"] == USED
+    assert (await verify(service, body))["invalidReason"] == DUPLICATE
     await resume_mining(devnet)
     reply = await asking
     [paid] = await transfers(devnet)
