@@ -61,7 +61,9 @@ async def test_without_a_contract_nothing_is_settled(devnet: Devnet, tmp_path: P
 
 
 async def test_without_a_key_nothing_is_settled(devnet: Devnet, tmp_path: Path) -> None:
-    """A 503 with no time to come back at: an operator is needed. /verify works all the same."""
+    """A 503 with no time to come back at: an operator is needed. What is wrong with a payment is
+    told all the same, as /verify tells it.
+    """
     await approve(devnet)
     header = devnet_payment(devnet)
     keyless = environment(devnet, tmp_path)
@@ -78,6 +80,22 @@ async def test_without_a_key_nothing_is_settled(devnet: Devnet, tmp_path: Path) 
             assert (response.status, reply["error"]) == (503, "Settlement wallet not configured")
             assert "Retry-After" not in response.headers
             assert reply["success"] is False
+        # the payment is good, and so are the parties that are named
+        assert (reply["payer"], reply["recipient"]) == (header["payer"], header["payTo"])
+        assert reply["amount"]["base"] == "1000000"
+        poor = devnet_payment(devnet, payer=devnet.accounts[4])
+        bad: tuple[tuple[dict[str, Any], dict[str, Any], str], ...] = (
+            ({**header, "signature": "0x12"}, {}, "Invalid signature: "),
+            (header, {"resource": "/other"}, "Resource mismatch: "),
+            (header, {"network": "nope"}, "Unsupported network: nope"),
+            (poor, {}, "Insufficient allowance: 0 < 1000000"),
+        )
+        for payment, changes, words in bad:
+            assert (await refusal(service, payment, **changes)).startswith(words), words
+        old = devnet_payment(devnet, timestamp=header["timestamp"] - 999)
+        told = await service.settle(old)
+        assert told["error"].startswith("Payment expired (")
+        assert told["payer"] is told["amount"] is None
 
 
 async def test_production_without_a_contract_verifies_nothing(

@@ -96,7 +96,7 @@ async def test_the_parts_of_a_body_have_their_kind(
             status, reply = await service.post(path, {**good, member: value})
             assert reply.get("isValid", reply.get("success")) is False
             words = words_of(reply)
-            if value and (kind is str or isinstance(value, kind)):
+            if isinstance(value, kind):
                 # it is there, and is read once the rest is
                 assert status == 200
             else:
@@ -169,14 +169,7 @@ async def test_an_amount_is_a_plain_decimal(chain: Devnet, service: Service, amo
     assert (status, reply) == (400, {"valid": False, "error": UNREADABLE})
     for scheme in ("exact", "upto"):
         payment = devnet_payment(chain, scheme=scheme)
-        words = await refusal(service, payment, maxAmountRequired=amount)
-        assert (
-            words
-            == {
-                "exact": f"Exact scheme requires amount {amount}, got 1000000",
-                "upto": f"Upto scheme: amount 1000000 exceeds max {amount}",
-            }[scheme]
-        )
+        assert await refusal(service, payment, maxAmountRequired=amount) == UNREADABLE
 
 
 async def test_the_largest_amount_is_read_to_its_last_unit(chain: Devnet, service: Service) -> None:

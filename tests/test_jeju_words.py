@@ -1,6 +1,7 @@
 """Words that need more than one payment to provoke, and what stands beside the words in a reply."""
 
 import json
+import re
 import socket
 from pathlib import Path
 from typing import Any
@@ -45,12 +46,34 @@ async def test_the_first_thing_missing_is_told(chain: Devnet, service: Service) 
     assert (status, reply["error"]) == (400, words)
 
 
-async def test_an_empty_authorization_is_missing(chain: Devnet, service: Service) -> None:
+async def test_an_authorization_is_an_object(chain: Devnet, service: Service) -> None:
     body = request(devnet_payment(chain))
-    wrong: tuple[object, ...] = ("x", [], {}, 0, True)
+    wrong: tuple[object, ...] = ("x", [], 0, True)
     for value in wrong:
         status, reply = await service.post("/settle/gasless", {**body, "authParams": value})
         assert (status, reply["error"]) == (400, "Missing authParams for EIP-3009")
+    status, reply = await service.post("/settle/gasless", {**body, "authParams": {}})
+    assert (status, reply["error"]) == (200, "Invalid authParams encoding")
+
+
+async def test_an_authorization_is_for_the_gasless_way_alone(
+    chain: Devnet, service: Service
+) -> None:
+    """POST /settle moves the money by the allowance, whatever stands in authParams: good, bad,
+    late, or of another value.
+    """
+    given: tuple[object, ...] = (
+        *("x", {"validAfter": 0}, {}, devnet_authorization(chain, value=1)),
+        *(devnet_authorization(chain, valid_before=1), devnet_authorization(chain)),
+    )
+    for value in given:
+        body = {**request(devnet_payment(chain)), "authParams": value}
+        assert (await service.post("/settle", body))[1]["success"] is True, value
+    hesitant = chain.accounts[4]
+    body = request(devnet_payment(chain, payer=hesitant))
+    body["authParams"] = devnet_authorization(chain, payer=hesitant)
+    reply = (await service.post("/settle", body))[1]
+    assert reply["error"] == "Insufficient allowance: 0 < 1000000"
 
 
 async def test_a_version_is_checked_before_the_header_is_read(service: Service) -> None:
@@ -102,15 +125,19 @@ async def test_the_times_of_an_authorization_may_be_numbers(
 @pytest.mark.parametrize(
     ("times", "words"),
     [
-        ({"valid_after": MAX_UINT256}, "Payment timestamp is in the future"),
-        ({"valid_after": 2_000_000_000_000}, "Payment timestamp is in the future"),
-        ({"valid_before": 1}, "Payment expired ("),
-        ({"valid_before": 0}, "Payment expired ("),
+        (
+            {"valid_after": MAX_UINT256},
+            rf"Authorization is not valid yet \(validAfter {MAX_UINT256}\)",
+        ),
+        ({"valid_after": 10**12}, rf"Authorization is not valid yet \(validAfter {10**12}\)"),
+        ({"valid_before": 1}, r"Authorization expired \(\d{10} > 0\)"),
+        ({"valid_before": 1_000_000}, r"Authorization expired \(\d{10} > 999999\)"),
     ],
 )
-async def test_an_authorization_out_of_its_time_is_the_payments_time(
+async def test_an_authorization_out_of_its_time_is_told_with_its_own_times(
     chain: Devnet, service: Service, times: dict[str, Any], words: str
 ) -> None:
+    """The payment beside it is in time, and its age would explain nothing."""
     body = {
         **request(devnet_payment(chain)),
         "authParams": devnet_authorization(chain, **times),
@@ -118,8 +145,35 @@ async def test_an_authorization_out_of_its_time_is_the_payments_time(
     verified = (await service.post("/verify", body))[1]
     settled = (await service.post("/settle/gasless", body))[1]
     assert verified["isValid"] is settled["success"] is False
-    assert verified["invalidReason"].startswith(words)
-    assert settled["error"].startswith(words)
+    assert re.fullmatch(words, verified["invalidReason"])
+    assert re.fullmatch(words, settled["error"])
+    assert settled["payer"] is settled["amount"] is None
+
+
+async def test_an_old_payment_is_expired_whatever_its_authorization_says(
+    chain: Devnet, service: Service
+) -> None:
+    old = devnet_payment(chain, timestamp=now() - 1000)
+    for times in ({}, {"valid_before": 1}):
+        body = {**request(old), "authParams": devnet_authorization(chain, **times)}
+        for path, member in (("/verify", "invalidReason"), ("/settle/gasless", "error")):
+            words = (await service.post(path, body))[1][member]
+            assert re.fullmatch(r"Payment expired \(100\ds > 300s\)", words)
+
+
+async def test_an_authorization_that_ends_too_soon_to_be_mined_is_expired_for_settle(
+    chain: Devnet, service: Service
+) -> None:
+    """The last second that would do is named, not the last of the authorization."""
+    ends = now() + 4
+    body = {
+        **request(devnet_payment(chain)),
+        "authParams": devnet_authorization(chain, valid_before=ends),
+    }
+    words = (await service.post("/settle/gasless", body))[1]["error"]
+    found = re.fullmatch(r"Authorization expired \((\d+) > (\d+)\)", words)
+    assert found is not None
+    assert int(found[1]) > int(found[2]) < ends - 1
 
 
 @pytest.mark.parametrize(
@@ -150,8 +204,8 @@ async def test_a_reply_names_the_network_that_was_asked_for(
     bodies: list[object] = [[], {}, {"paymentHeader": "x"}, {**request(header), "x402Version": 0}]
     for body in bodies:
         assert (await service.post("/settle", body))[1]["networkId"] == "jeju"
-    unversioned = {**request(header, network="base"), "x402Version": 0}
-    assert (await service.post("/settle", unversioned))[1]["networkId"] == "base"
+    unversioned = {**request(header, network="base"), "x402Version": 2}
+    assert (await service.post("/settle", unversioned))[1]["networkId"] == "jeju"
 
 
 async def test_parties_are_told_once_the_payment_is_verified(
@@ -227,11 +281,12 @@ async def test_what_needs_no_chain_is_answered_without_one(chain: Devnet, tmp_pa
         async with serve(chain, tmp_path, JEJU_RPC_URL=url, MIN_PAYMENT_AMOUNT="10") as service:
             header = devnet_payment(chain)
             upto = devnet_payment(chain, scheme="upto")
+            elsewhere = devnet_payment(chain, network="base", chain_id=8453, contract=bytes(20))
             local: list[tuple[dict[str, Any], dict[str, Any], str]] = [
                 (devnet_payment(chain, timestamp=now() + 99), {}, "Payment timestamp is in the"),
                 (header, {"network": "x"}, "Unsupported network: x"),
                 ({**header, "signature": "0x"}, {}, "Invalid signature: "),
-                (devnet_payment(chain, network="base"), {"network": "jeju"}, "Network mismatch: "),
+                (elsewhere, {"network": "jeju"}, "Network mismatch: "),
                 (header, {"payTo": OTHER}, "Recipient mismatch: "),
                 (header, {"asset": OTHER}, "Asset mismatch: "),
                 (header, {"resource": "/other"}, "Resource mismatch: "),

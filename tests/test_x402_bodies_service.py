@@ -58,7 +58,6 @@ NUMBERS: tuple[object, ...] = (0, -1, "60", True, [], {})
 AUTHORIZATION: Path = ("paymentPayload", "payload", "authorization")
 REQUIREMENTS: Path = ("paymentRequirements",)
 MEMBERS: dict[Path, tuple[object, ...]] = {
-    ("paymentPayload",): OBJECTS,
     ("paymentPayload", "x402Version"): ("2", 2.0, True, [], {}),
     ("paymentPayload", "payload"): OBJECTS,
     ("paymentPayload", "payload", "signature"): HEX,
@@ -112,7 +111,7 @@ def malformed(body: dict[str, Any], members: dict[Path, tuple[object, ...]]) -> 
     for path, values in members.items():
         for value in values:
             yield path, value, changed(body, path, value)
-        if path not in OPTIONAL and path != ("paymentPayload",):
+        if path not in OPTIONAL:
             yield path, None, changed(body, path, None)
             yield path, "absent", changed(body, path)
 
@@ -194,6 +193,7 @@ async def test_what_speaks_no_dialect_is_answered_in_both(service: Service) -> N
     bodies: tuple[object, ...] = (
         *(b"", b"{", b"null", b"[]", b'"x"', b"\xff", b"{}", b"[" * 20_000),
         {"paymentPayload": None, "paymentRequirements": {}},
+        *({"paymentPayload": value, "paymentRequirements": {}} for value in OBJECTS),
     )
     for body in bodies:
         for path in ("/verify", "/settle"):

@@ -9,11 +9,12 @@ import binascii
 import json
 import re
 from collections.abc import Mapping
+from typing import Literal
 
 from msgspec import Struct
 
 from facilitator.config import NetworkConfig
-from facilitator.dialects.values import address, hex_bytes, uint256
+from facilitator.dialects.values import address, address_in_any_case, hex_bytes, uint256
 from facilitator.ethereum.addresses import ZERO_ADDRESS
 from facilitator.payments import Quote
 from facilitator.schemes.jeju import MAX_SECONDS_AHEAD, JejuPayment, TokenAuthorization
@@ -23,6 +24,9 @@ VERSION = 1
 INVALID_BODY = "Invalid JSON request body"
 INVALID_HEADER = "Invalid payment header encoding"
 INVALID_AUTH_PARAMS = "Invalid authParams encoding"
+
+# What becomes of authParams: they are required, taken where given, or not looked at.
+AuthParams = Literal["required", "optional", "ignored"]
 
 _SPACE = re.compile(r"\s+")
 _BASE64 = re.compile(r"\A[A-Za-z0-9+/]*={0,2}\Z")
@@ -44,13 +48,15 @@ class Malformed(Struct, frozen=True, kw_only=True):
 
 class JejuRequest(Struct, frozen=True, kw_only=True):
     """A request to verify or to settle. `header` and `asked` hold the members as they were given,
-    for the words that repeat them; `served` is None where the network is not.
+    for the words that repeat them; `served` is the payment's own network, None where it is not.
+    `max_age` is how old the payment may be, in seconds, whatever an authorization allows.
     """
 
     payment: JejuPayment
     claimed_payer: bytes | None
     quote: Quote
     served: NetworkConfig | None
+    max_age: int
     header: dict[str, JSON]
     asked: dict[str, JSON]
 
@@ -75,23 +81,25 @@ class Decoder:
         self._primary = primary
         self._max_payment_age = max_payment_age
 
-    def decode(self, members: dict[str, JSON], *, gasless: bool = False) -> JejuRequest | Malformed:
-        """What a body of POST /verify or POST /settle asks for. With `gasless` the payer's
-        authorization of the token (authParams) is required; otherwise it is taken where given.
+    def decode(
+        self, members: dict[str, JSON], auth_params: AuthParams = "optional"
+    ) -> JejuRequest | Malformed:
+        """What a body of POST /verify or POST /settle asks for, with or without the payer's
+        authorization of the token (authParams).
         """
         header_text, asked = members.get("paymentHeader"), members.get("paymentRequirements")
-        undetermined = not isinstance(header_text, str) or not header_text
-        if not header_text:
-            return self._refuse("Missing paymentHeader", undetermined=True)
-        if not isinstance(asked, dict) or not asked:
-            return self._refuse("Missing paymentRequirements", undetermined=undetermined)
+        if not isinstance(header_text, str) or not header_text:
+            return self._refuse("Missing paymentHeader")
+        if not isinstance(asked, dict):
+            return self._refuse("Missing paymentRequirements", undetermined=False)
+        words = _complaint(members, auth_params)
+        if words is not None:
+            return self._refuse(words, undetermined=False)
         network = asked.get("network") or self._primary
         network = network if isinstance(network, str) else as_text(network)
-        words = _complaint(members, gasless=gasless)
-        if words is not None:
-            return Malformed(status=400, words=words, network=network, undetermined=undetermined)
+        given = None if auth_params == "ignored" else members.get("authParams")
         try:
-            return self._request(header_text, asked, network, members.get("authParams"))
+            return self._request(header_text, asked, network, given)
         except _Unreadable as unreadable:
             return Malformed(status=200, words=str(unreadable), network=network)
 
@@ -128,7 +136,8 @@ class Decoder:
         self, header_text: JSON, asked: dict[str, JSON], network: str, auth_params: JSON
     ) -> JejuRequest:
         header = decode_header(header_text)
-        served = self._networks.get(network)
+        # The payer says for which chain and which contract the signature is.
+        served = self._networks.get(str(header["network"]))
         payment = self.payment(header, served, auth_params)
         payer = header.get("payer")
         return JejuRequest(
@@ -136,6 +145,7 @@ class Decoder:
             claimed_payer=_address(payer) if payer else None,
             quote=_quote(asked, network),
             served=served,
+            max_age=self._max_payment_age,
             header=header,
             asked=asked,
         )
@@ -149,7 +159,7 @@ class Decoder:
         timestamp = header["timestamp"]
         assert isinstance(timestamp, int)
         valid_from, deadline = timestamp - MAX_SECONDS_AHEAD, timestamp + self._max_payment_age
-        pull = _token_authorization(auth_params) if auth_params else None
+        pull = None if auth_params is None else _token_authorization(auth_params)
         if pull is not None:
             # EIP-3009: strictly between the two
             valid_from = max(valid_from, pull.valid_after + 1)
@@ -178,13 +188,12 @@ class _Unreadable(ValueError):
     """A member that cannot be what it should; the text is the dialect's word."""
 
 
-def _complaint(members: dict[str, JSON], *, gasless: bool) -> str | None:
+def _complaint(members: dict[str, JSON], auth_params: AuthParams) -> str | None:
     """What is missing beside header and requirements."""
-    auth_params = members.get("authParams")
-    if gasless and not (isinstance(auth_params, dict) and auth_params):
+    if auth_params == "required" and not isinstance(members.get("authParams"), dict):
         return "Missing authParams for EIP-3009"
     version = members.get("x402Version")
-    if not version:
+    if version is None:
         return "Missing x402Version"
     if version != VERSION or isinstance(version, bool):
         given = as_text(version)
@@ -230,13 +239,20 @@ def _unbase64(text: str) -> bytes:
 
 
 def _quote(asked: dict[str, JSON], network: str) -> Quote:
+    """What the seller asks for. A price that is there must be a number: nothing true could be said
+    of a payment beside one that is none. A JSON integer is as good as its digits in a string.
+    """
     scheme, resource = asked.get("scheme"), asked.get("resource")
+    most = asked.get("maxAmountRequired")
+    amount = uint256(str(most) if type(most) is int else most)
+    if amount is None and most is not None:
+        raise _Unreadable(INVALID_HEADER)
     return Quote(
         scheme=scheme if isinstance(scheme, str) else "",
         network=network,
-        asset=address(asked.get("asset")),
-        pay_to=address(asked.get("payTo")),
-        amount=uint256(asked.get("maxAmountRequired")),
+        asset=address_in_any_case(asked.get("asset")),
+        pay_to=address_in_any_case(asked.get("payTo")),
+        amount=amount,
         resource=resource if isinstance(resource, str) else "",
     )
 

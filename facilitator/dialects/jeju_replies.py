@@ -12,7 +12,7 @@ from facilitator.ethereum.addresses import checksum
 from facilitator.networks import Unit
 from facilitator.payments import Proof, Reason, Refusal
 from facilitator.schemes import AnyPayment
-from facilitator.schemes.jeju import JejuPayment
+from facilitator.schemes.jeju import MAX_SECONDS_AHEAD, JejuPayment
 from facilitator.strict_json import JSON
 
 _encode = msgspec.json.Encoder().encode
@@ -23,7 +23,7 @@ _UNKNOWN_TOKEN = Unit("TOKEN", 18)
 _WORDS = {
     Reason.IN_THE_FUTURE: "Payment timestamp is in the future",
     Reason.EXPIRED: "Payment expired ({age}s > {max_age}s)",
-    Reason.UNSUPPORTED_NETWORK: "Unsupported network: {network}",
+    Reason.UNSUPPORTED_NETWORK: "Unsupported network: {found}",
     Reason.INVALID_SIGNATURE: "Invalid signature: {found}",
     Reason.NETWORK_MISMATCH: "Network mismatch: {header[network]} !== {network}",
     Reason.RECIPIENT_MISMATCH: "Recipient mismatch: {header[payTo]} !== {asked[payTo]}",
@@ -65,22 +65,37 @@ _WORDS = {
 
 def words(refusal: Refusal, request: JejuRequest) -> str:
     """The dialect's words for a refusal of this request."""
-    payment = request.payment
-    age = max_age = 0
-    if refusal.reason is Reason.EXPIRED:
-        age = int(refusal.found) - payment.timestamp
-        max_age = int(refusal.wanted) - payment.timestamp
+    if refusal.reason in (Reason.IN_THE_FUTURE, Reason.EXPIRED):
+        return _time_words(refusal, request)
     asked_scheme = request.asked.get("scheme", "undefined")
     return _WORDS[refusal.reason].format(
         found=refusal.found,
         wanted=refusal.wanted,
-        age=age,
-        max_age=max_age,
         network=request.quote.network,
         scheme=refusal.found or as_text(asked_scheme),
         header=_Given(request.header),
         asked=_Given(request.asked),
     )
+
+
+def _time_words(refusal: Refusal, request: JejuRequest) -> str:
+    """The words for a payment, or the authorization beside it, that is out of its time. The limit
+    that they name is the whole one wherever that has passed: POST /settle refuses some time before,
+    by as much as mining may take.
+    """
+    payment, pull = request.payment, request.payment.token_authorization
+    if refusal.reason is Reason.IN_THE_FUTURE:
+        if pull is not None and pull.valid_after >= payment.timestamp - MAX_SECONDS_AHEAD:
+            return f"Authorization is not valid yet (validAfter {pull.valid_after})"
+        return _WORDS[refusal.reason]
+    now, latest = int(refusal.found), int(refusal.wanted)
+    margin = payment.deadline - latest
+    if now <= payment.timestamp + request.max_age - margin:
+        shown = payment.deadline if now > payment.deadline else latest
+        return f"Authorization expired ({now} > {shown})"
+    age = now - payment.timestamp
+    max_age = request.max_age if age > request.max_age else request.max_age - margin
+    return _WORDS[refusal.reason].format(age=age, max_age=max_age)
 
 
 class _Given(dict[str, JSON]):
@@ -242,7 +257,7 @@ def signature_invalid(why: str) -> bytes:
 
 def signature_words(refusal: Refusal, request: SignedRequest) -> str:
     """The words for a bad signature, or for a network that is not served."""
-    return _WORDS[refusal.reason].format(found=refusal.found, network=request.network)
+    return _WORDS[refusal.reason].format(found=refusal.found)
 
 
 def _parties(request: JejuRequest, payment: JejuPayment, unit: Unit) -> dict[str, object]:

@@ -7,6 +7,7 @@ from facilitator.ethereum.addresses import parse_address
 from facilitator.strict_json import JSON
 
 _DECIMAL = re.compile(r"\A(0|[1-9][0-9]{0,77})\Z")
+_ADDRESS = re.compile(r"\A0[xX][0-9a-fA-F]{40}\Z")
 _HEX = re.compile(r"\A0x(?:[0-9a-fA-F]{2})*\Z")
 
 
@@ -24,6 +25,15 @@ def address(value: JSON) -> bytes | None:
         return parse_address(value) if isinstance(value, str) else None
     except ValueError:
         return None
+
+
+def address_in_any_case(value: JSON) -> bytes | None:
+    """The 20 bytes of an address, whatever the case of its letters and of its x: for one that is
+    only compared with what was signed, where a wrong checksum can mislead nobody.
+    """
+    if not isinstance(value, str) or not _ADDRESS.match(value):
+        return None
+    return bytes.fromhex(value[2:])
 
 
 def hex_bytes(value: JSON, length: int | None = None) -> bytes | None:

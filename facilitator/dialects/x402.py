@@ -63,8 +63,8 @@ class X402Request(Struct, frozen=True, kw_only=True):
 
 
 def speaks_x402(members: dict[str, JSON]) -> bool:
-    """Whether a body is of this dialect: it has a paymentPayload, whatever else it has."""
-    return members.get("paymentPayload") is not None
+    """Whether a body is of this dialect: its paymentPayload is an object, whatever else it has."""
+    return isinstance(members.get("paymentPayload"), dict)
 
 
 class Decoder:

@@ -6,7 +6,7 @@ from starlette.responses import Response
 from starlette.types import Receive
 
 from facilitator.dialects import jeju_replies as replies
-from facilitator.dialects.jeju import JejuRequest, Malformed
+from facilitator.dialects.jeju import AuthParams, JejuRequest, Malformed
 from facilitator.networks import Unit
 from facilitator.node import ChainUnavailable
 from facilitator.payments import Reason, Refusal
@@ -27,7 +27,7 @@ from facilitator.routes.settling import (
 )
 from facilitator.schemes import AnyPayment
 from facilitator.schemes.jeju import JejuPayment, recover_payer
-from facilitator.service import Service
+from facilitator.service import Served, Service
 from facilitator.settler import Order, Repetition, SettleReply
 from facilitator.store import StoreError
 from facilitator.strict_json import JSON
@@ -42,15 +42,9 @@ async def verify(service: Service, members: Members) -> Response:
     if isinstance(decoded, Malformed):
         count_verification(service, "jeju", decoded, MALFORMED)
         return reply(replies.not_verified_unread(decoded, service.clock()), decoded.status)
-    served = service.networks.get(decoded.quote.network)
     retry_after = None
     try:
-        if served is None:
-            result: AnyPayment | Refusal = _unserved(service, decoded)
-        else:
-            result = await served.verifier.verify_jeju(
-                decoded.payment, decoded.claimed_payer, decoded.quote
-            )
+        result = await _verdict(service, decoded)
     except (ChainUnavailable, StoreError) as fault:
         result, retry_after = outage(fault)
     refusal = result if isinstance(result, Refusal) else None
@@ -72,7 +66,7 @@ async def settle(
 ) -> Response:
     """Settle this payment, and say what became of it."""
     started = time.perf_counter()
-    decoded = _decode(service, members, gasless=gasless)
+    decoded = _decode(service, members, "required" if gasless else "ignored")
     if isinstance(decoded, Malformed):
         count_settlement(service, "jeju", decoded, MALFORMED, started)
         return reply(replies.not_understood(decoded, service.clock()), decoded.status)
@@ -98,7 +92,7 @@ def verify_signature(service: Service, members: Members) -> Response:
     decoded = members if isinstance(members, Malformed) else service.jeju.decode_signed(members)
     if isinstance(decoded, Malformed):
         return reply(replies.signature_invalid(decoded.words), decoded.status)
-    signer: bytes | Refusal = Refusal(Reason.UNSUPPORTED_NETWORK)
+    signer: bytes | Refusal = Refusal(Reason.UNSUPPORTED_NETWORK, decoded.network)
     if decoded.served is not None:
         signer = recover_payer(decoded.payment, decoded.claimed_payer)
     if isinstance(signer, Refusal):
@@ -110,15 +104,31 @@ _PENDING = Refusal(Reason.SETTLEMENT_PENDING)
 
 
 def _decode(
-    service: Service, members: Members, *, gasless: bool = False
+    service: Service, members: Members, auth_params: AuthParams = "optional"
 ) -> JejuRequest | Malformed:
     decoded: JejuRequest | Malformed
     if isinstance(members, Malformed):
         decoded = members
     else:
-        decoded = service.jeju.decode(members, gasless=gasless)
+        decoded = service.jeju.decode(members, auth_params)
     describe_request("jeju", decoded)
     return decoded
+
+
+async def _verdict(service: Service, decoded: JejuRequest) -> AnyPayment | Refusal:
+    """What POST /verify has to say. Raises ChainUnavailable and StoreError."""
+    served = _served(service, decoded)
+    if isinstance(served, Refusal):
+        return check_time(decoded.payment, service.clock() // 1000) or served
+    return await served.verifier.verify_jeju(decoded.payment, decoded.claimed_payer, decoded.quote)
+
+
+def _served(service: Service, decoded: JejuRequest) -> Served | Refusal:
+    """The payment's network; the one that is asked for must be served as well."""
+    for network in (decoded.payment.network, decoded.quote.network):
+        if network not in service.networks:
+            return Refusal(Reason.UNSUPPORTED_NETWORK, network)
+    return service.networks[decoded.payment.network]
 
 
 async def _outcome(
@@ -128,24 +138,46 @@ async def _outcome(
     receive: Receive,
 ) -> tuple[JejuPayment | None, SettleReply]:
     """What the request is told, with the payment from the point at which it is verified."""
-    if not service.signers:
-        return None, SettleReply(refusal=Refusal(Reason.SIGNER_NOT_CONFIGURED))
-    served = service.networks.get(decoded.quote.network)
-    if served is None:
-        return None, SettleReply(refusal=_unserved(service, decoded))
     late = check_time(decoded.payment, service.clock() // 1000)
+    served = _served(service, decoded)
+    if isinstance(served, Refusal):
+        return None, SettleReply(refusal=late or served)
     payment = served.verifier.check_jeju(decoded.payment, decoded.claimed_payer, decoded.quote)
     if isinstance(payment, Refusal):
         return None, SettleReply(refusal=late or payment)
-    if served.settler is None or served.config.contract is None:
-        return payment, SettleReply(refusal=late or Refusal(Reason.CONTRACT_NOT_CONFIGURED))
-    order = Order(
-        payment=payment,
-        dialect="jeju",
-        encode=lambda told: _encode(service, decoded, payment, told),
-        repetition=repeated,
-    )
-    return payment, await outcome(served.settler, order, receive)
+    if not service.signers:
+        told = await _without_a_key(service, decoded)
+    elif served.settler is None or served.config.contract is None:
+        told = SettleReply(refusal=late or Refusal(Reason.CONTRACT_NOT_CONFIGURED))
+    else:
+        order = Order(
+            payment=payment,
+            dialect="jeju",
+            encode=lambda told: _encode(service, decoded, payment, told),
+            repetition=repeated,
+        )
+        # Late or not: what was taken on in time has an outcome to be told.
+        told = await outcome(served.settler, order, receive)
+    reason = None if told.refusal is None else told.refusal.reason
+    untimely = reason in _OUT_OF_TIME and told.transaction_hash is None
+    return None if untimely else payment, told
+
+
+# The first of the checks: who fails it is not verified.
+_OUT_OF_TIME = frozenset({Reason.IN_THE_FUTURE, Reason.EXPIRED})
+
+
+async def _without_a_key(service: Service, decoded: JejuRequest) -> SettleReply:
+    """What the payment lacks is told first: its payer may mend that, while the operator mends the
+    other.
+    """
+    try:
+        verdict = await _verdict(service, decoded)
+    except (ChainUnavailable, StoreError) as fault:
+        refusal, retry_after = outage(fault)
+        return SettleReply(refusal=refusal, retry_after=retry_after)
+    unable = Refusal(Reason.SIGNER_NOT_CONFIGURED)
+    return SettleReply(refusal=verdict if isinstance(verdict, Refusal) else unable)
 
 
 async def _encode(
@@ -181,11 +213,6 @@ async def _unit(
     if taken or told.transaction_hash is not None:
         return await tokens.unit(payment.asset)
     return tokens.recall(payment.asset)
-
-
-def _unserved(service: Service, decoded: JejuRequest) -> Refusal:
-    late = check_time(decoded.payment, service.clock() // 1000)
-    return late or Refusal(Reason.UNSUPPORTED_NETWORK)
 
 
 def _fee_bps(amount: int, fee: int, configured: int) -> int:
