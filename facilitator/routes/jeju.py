@@ -27,7 +27,8 @@ from facilitator.routes.settling import (
 )
 from facilitator.schemes import AnyPayment
 from facilitator.schemes.jeju import JejuPayment, recover_payer
-from facilitator.service import Served, Service
+from facilitator.served import Served
+from facilitator.service import Service
 from facilitator.settler import Order, Repetition, SettleReply
 from facilitator.store import StoreError
 from facilitator.strict_json import JSON
