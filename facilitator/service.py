@@ -32,6 +32,7 @@ from facilitator.measurement import observe, watch_event_loop
 from facilitator.metrics import Metrics
 from facilitator.networks import Unit
 from facilitator.node import ChainUnavailable, blames_endpoint
+from facilitator.protocol_fee import ProtocolFee
 from facilitator.recent import Recent
 from facilitator.retention import Retention
 from facilitator.rpc import RPC, FaultKind
@@ -78,6 +79,7 @@ class Served:
     chain: Chain
     reachable: Recent[bool]
     tokens: Tokens
+    protocol_fee: ProtocolFee
     verifier: Verifier
     settler: Settler | None
     watcher: Watcher | None
@@ -201,6 +203,7 @@ def _serve(
     chain = Chain(rpc)
     reachable = Recent(partial(_is_reachable, chain, chain_id), REACHABLE_FOR)
     tokens = Tokens(chain, _known_units(network))
+    protocol_fee = ProtocolFee(chain, contract, config.protocol_fee_bps)
     addresses = frozenset(signer.address for signer in signers)
     takes_x402 = _takes_x402(config, network)
     assets = tuple(token.address for token in network.tokens) if takes_x402 else ()
@@ -229,7 +232,9 @@ def _serve(
         allowed |= {(MULTICALL3, AGGREGATE3)}
     if not allowed or not signers:
         return Served(
-            network, takes_x402, chain, reachable, tokens, verifier, settler=None, watcher=None
+            *(network, takes_x402, chain, reachable, tokens, protocol_fee, verifier),
+            settler=None,
+            watcher=None,
         )
     policy = Policy(
         confirmations=network.confirmations,
@@ -278,7 +283,7 @@ def _serve(
         )
     if len(retiring) == len(signers):
         return Served(
-            *(network, takes_x402, chain, reachable, tokens, verifier),
+            *(network, takes_x402, chain, reachable, tokens, protocol_fee, verifier),
             settler=None,
             watcher=watcher,
             signers=pool,
@@ -302,7 +307,9 @@ def _serve(
         clock=unix_ms,
     )
     return Served(
-        *(network, takes_x402, chain, reachable, tokens, verifier, settler, watcher),
+        *(network, takes_x402, chain, reachable, tokens, protocol_fee, verifier),
+        settler=settler,
+        watcher=watcher,
         signers=pool,
         retention=retention,
     )

@@ -187,8 +187,7 @@ async def test_requirements_that_say_nothing_fit_nothing(devnet: Devnet, service
         assert (status, reply["isValid"]) == (200, False)
         assert reply["invalidReason"].startswith(words)
         assert "undefined" in reply["invalidReason"]
-    body["paymentRequirements"] = {}
-    status, reply = await service.post("/verify", body)
+    status, reply = await service.post("/verify", {**request(header), "paymentRequirements": {}})
     words = f"Recipient mismatch: {header['payTo']} !== undefined"
     assert (status, reply["invalidReason"]) == (200, words)
 
