@@ -62,7 +62,7 @@ class Config(Struct, frozen=True, kw_only=True):
     host: str
     port: int  # 0: any free port
     service_name: str
-    url: str | None
+    public_url: str | None
     primary_network: str
     networks: dict[str, NetworkConfig]  # served ones, the primary among them
     unserved: tuple[Unserved, ...]
@@ -89,6 +89,11 @@ class Config(Struct, frozen=True, kw_only=True):
     @property
     def primary(self) -> NetworkConfig:
         return self.networks[self.primary_network]
+
+    @property
+    def url(self) -> str:
+        """Where clients are told to find the service."""
+        return self.public_url or f"http://localhost:{self.port}"
 
     @property
     def is_production(self) -> bool:
@@ -134,7 +139,7 @@ def load_config(environ: Mapping[str, str]) -> Config:
         host=env.host("HOST", default="0.0.0.0"),  # noqa: S104 - a container's port is published
         port=env.integer("FACILITATOR_PORT", "PORT", default=3402, low=0, high=65_535),
         service_name=env.line("SERVICE_NAME", default="Jeju x402 Facilitator", limit=100),
-        url=env.url("FACILITATOR_URL"),
+        public_url=env.url("FACILITATOR_URL"),
         primary_network=primary,
         networks=networks,
         unserved=unserved,

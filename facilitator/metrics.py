@@ -149,11 +149,16 @@ class Metrics:
         self._used = self._gauge("facilitator_nonce_cache_used", "Payments that were settled.")
         chain_ids = self._gauge("facilitator_chain_id", "Chain id of the network.")
         fee = self._gauge("facilitator_protocol_fee_bps", "The configured fee, in basis points.")
-        production = self._gauge("facilitator_environment", "1 in production, 0 in development.")
+        environment = Gauge(
+            "facilitator_environment",
+            "1; the label says in which environment the service runs.",
+            ("network", "env"),
+            registry=self._registry,
+        )
         for name, chain_id in self.networks.items():
             chain_ids.labels(name).set(chain_id)
             fee.labels(name).set(config.protocol_fee_bps)
-            production.labels(name).set(config.is_production)
+            environment.labels(name, config.mode).set(1)
             for gauge in (self._total, self._pending, self._used):
                 gauge.labels(name)
 

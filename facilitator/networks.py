@@ -102,7 +102,7 @@ NETWORKS: Final[dict[str, Network]] = {
         Network(
             name="sepolia",
             chain_id=11155111,
-            title="Ethereum Sepolia",
+            title="Sepolia",
             usdc=parse_address("0x1c7D4B196Cb0C7B01d743Fbc6116a902379C7238"),
             usdc_domain_name="USDC",
             default_rpc_url="https://ethereum-sepolia-rpc.publicnode.com",

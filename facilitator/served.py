@@ -24,6 +24,7 @@ from facilitator.leadership import Leadership
 from facilitator.listeners import Listeners
 from facilitator.networks import Unit
 from facilitator.node import ChainUnavailable, blames_endpoint
+from facilitator.protocol_fee import ProtocolFee
 from facilitator.recent import Recent
 from facilitator.retention import Retention
 from facilitator.rpc import RPC, FaultKind
@@ -81,6 +82,7 @@ class Served:
     chain: Chain
     reachable: Recent[bool]
     tokens: Tokens
+    protocol_fee: ProtocolFee
     verifier: Verifier
     settler: Settler | None
     watcher: Watcher | None
@@ -110,6 +112,7 @@ def serve_network(common: Common, network: NetworkConfig) -> Served:
         chain,
         reachable=Recent(partial(_is_reachable, chain, network.network.chain_id), REACHABLE_FOR),
         tokens=Tokens(chain, _known_units(network)),
+        protocol_fee=ProtocolFee(chain, network.contract, config.protocol_fee_bps),
         verifier=_verifier(common, network, assets, examiner),
         settler=None,
         watcher=None,

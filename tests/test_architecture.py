@@ -26,7 +26,8 @@ MAP: Final = {
     "edge formats": ("strict_json", "dialects"),
     "adapters": (
         *("redaction", "tracing", "telemetry", "otlp"),
-        *("rpc", "node", "witnesses", "chain", "tokens", "store", "changes", "metrics"),
+        *("rpc", "node", "witnesses", "chain", "tokens", "protocol_fee"),
+        *("store", "changes", "metrics"),
     ),
     "settling": (
         *("together", "heads", "observation", "examination", "investigation", "judgement"),

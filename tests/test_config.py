@@ -35,7 +35,8 @@ def refusal(environ: dict[str, str]) -> str:
 def test_an_empty_environment_is_a_development_service_with_the_documented_defaults() -> None:
     config = load_config({})
     assert (config.mode, config.host, config.port) == ("development", "0.0.0.0", 3402)  # noqa: S104
-    assert (config.service_name, config.url) == ("Jeju x402 Facilitator", None)
+    assert (config.service_name, config.public_url) == ("Jeju x402 Facilitator", None)
+    assert config.url == "http://localhost:3402"
     assert (config.primary_network, config.primary.network.chain_id) == ("jeju", 420691)
     assert (config.max_payment_age, config.min_payment_amount) == (300, 1)
     assert (config.protocol_fee_bps, config.fee_recipient) == (50, None)

@@ -53,7 +53,7 @@ async def test_without_a_contract_nothing_is_settled(devnet: Devnet, tmp_path: P
         stats = (await service.get("/stats"))[1]
         told = (stats["totalSettlements"], stats["totalVolumeUSD"], stats["protocolFeeBps"])
         assert told == ("0", "0", 50)
-        assert (await service.get("/"))[1]["facilitatorAddress"] is None
+        assert (await service.get("/"))[1]["facilitatorAddress"] == "0x" + "0" * 40
     empty = b"\x77" * 20
     changes = {"X402_FACILITATOR_ADDRESS": "0x" + empty.hex()}
     async with serve(devnet, tmp_path, **changes) as service:

@@ -55,7 +55,7 @@ async def test_no_network_means_the_primary_one_and_never_the_payments_own(
                 if chain is jeju:
                     assert reply[fields] is None
                 else:
-                    assert reply[fields].startswith("Invalid signature")
+                    assert reply[fields] == f"Network mismatch: {OTHER} !== {JEJU}"
                 if path == "/settle":
                     assert reply["networkId"] == JEJU
     assert (await service.get("/"))[1]["network"] == JEJU
@@ -108,7 +108,7 @@ async def test_metrics_tell_both_networks_apart(
         assert values[f"{CACHE}_used", network] == settlements
         assert values[f"{CACHE}_pending", network] == 0
         assert values["facilitator_protocol_fee_bps", network] == 50
-        assert values["facilitator_environment", network] == 0
+        assert seen.value("facilitator_environment", network=network, env="development") == 1
         assert ("facilitator_uptime_seconds", network) in values
 
 

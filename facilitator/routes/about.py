@@ -69,7 +69,7 @@ async def index(request: Request) -> Response:
         "mode": config.mode,
         "chainId": chain_id,
         "network": config.primary_network,
-        "facilitatorAddress": None if contract is None else checksum(contract),
+        "facilitatorAddress": _spelt(contract),
         "endpoints": {
             "verify": "POST /verify",
             "settle": "POST /settle",
@@ -173,6 +173,8 @@ async def stats(request: Request) -> Response:
     primary = service.networks[config.primary_network]
     try:
         state = await _contract_state(primary)
+    except LookupError as fault:
+        return json_reply({"error": f"Failed to fetch stats: {fault}"}, 500)
     except ChainUnavailable as fault:
         error: dict[str, object] = {"error": "Chain unavailable", "timestamp": service.clock()}
         return json_reply(error, 503, fault.retry_after or RETRY_AFTER)
@@ -185,7 +187,7 @@ async def stats(request: Request) -> Response:
             "totalVolumeUSD": str(state.volume_usd if state else 0),
             "protocolFeeBps": state.fee_bps if state else config.protocol_fee_bps,
             "feeRecipient": _spelt(fee_recipient),
-            "supportedTokens": [] if usdc is None else [checksum(usdc.address)],
+            "supportedTokens": [_spelt(None if usdc is None else usdc.address)],
             "uptime": (now - service.started_at) // 1000,
             "timestamp": now,
         }
@@ -193,10 +195,17 @@ async def stats(request: Request) -> Response:
 
 
 async def _contract_state(served: Served) -> jeju_chain.ContractState | None:
-    if served.config.contract is None:
+    """None where no contract is configured. Raises ChainUnavailable, and LookupError where there is
+    no such contract at its address: its totals are not nothing, they are not known.
+    """
+    contract = served.config.contract
+    if contract is None:
         return None
-    [answer] = await served.chain.read([jeju_chain.stats_call(served.config.contract)])
-    return jeju_chain.read_stats(answer)
+    [answer] = await served.chain.read([jeju_chain.stats_call(contract)])
+    state = jeju_chain.read_stats(answer)
+    if state is None:
+        raise LookupError(f"no X402Facilitator at {checksum(contract)}")
+    return state
 
 
 async def supported_networks(request: Request) -> Response:
@@ -210,7 +219,7 @@ def _network(config: NetworkConfig) -> dict[str, object]:
         "network": config.network.name,
         "chainId": config.network.chain_id,
         "name": config.network.title,
-        "usdc": None if config.usdc is None else checksum(config.usdc.address),
+        "usdc": _spelt(None if config.usdc is None else config.usdc.address),
         "facilitator": _spelt(config.contract),
         "blockExplorer": config.network.explorer,
     }
@@ -248,8 +257,9 @@ async def metrics(request: Request) -> Response:
     return Response(service.metrics.render(uptime), media_type=CONTENT_TYPE)
 
 
-def _spelt(address: bytes | None) -> str | None:
-    return None if address is None else checksum(address)
+def _spelt(address: bytes | None) -> str:
+    """With its checksum; none is the zero address, as clients of the Jeju dialect know it."""
+    return checksum(ZERO_ADDRESS if address is None else address)
 
 
 async def not_found(request: Request, _: Exception) -> Response:

@@ -187,7 +187,8 @@ async def _encode(
     unit = None if payment is None else await _unit(service, decoded, payment, told)
     now = service.clock()
     if told.proof is not None and payment is not None:
-        fee_bps = _fee_bps(payment.amount, told.proof.fee, service.config.protocol_fee_bps)
+        protocol_fee = service.networks[payment.network].protocol_fee
+        fee_bps = await protocol_fee.bps(payment.amount, told.proof.fee)
         return replies.settled(decoded, payment, told.proof, now, fee_bps=fee_bps, unit=unit)
     return replies.not_settled(
         decoded,
@@ -214,10 +215,3 @@ async def _unit(
     if taken or told.transaction_hash is not None:
         return await tokens.unit(payment.asset)
     return tokens.recall(payment.asset)
-
-
-def _fee_bps(amount: int, fee: int, configured: int) -> int:
-    """The contract's fee in basis points: it rounds down, so several fit a small amount. The
-    configured one where it does, the smallest otherwise.
-    """
-    return configured if amount * configured // 10_000 == fee else -(-fee * 10_000 // amount)
