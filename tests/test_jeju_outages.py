@@ -11,7 +11,7 @@ import pytest
 
 from facilitator.devnet import Devnet, DevnetOptions
 from tests.chain import approve, calldata, devnet_payment, settle_call, settled_logs
-from tests.faultproxy import answer_with, fault_proxy, lose_request
+from tests.faultproxy import Answer, Call, Forward, answer_with, fault_proxy, lose_request
 from tests.jeju import refusal
 from tests.scraping import scrape
 from tests.service import Service, environment, launch, request, serve
@@ -182,6 +182,13 @@ async def test_more_than_a_signer_may_have_in_flight_is_a_503_at_the_end_of_the_
     assert len(await settled_logs(devnet)) == MAX_IN_FLIGHT + 1
 
 
+async def only_the_latest(call: Call, forward: Forward) -> Answer | None:
+    """For questions about blocks: it has no other one."""
+    if call["params"][0] == "latest":
+        return await forward(call)
+    return await answer_with(None)(call, forward)
+
+
 async def test_a_node_that_fails_amid_the_proof_delays_the_answer_and_changes_nothing(
     devnet: Devnet, tmp_path: Path
 ) -> None:
@@ -196,7 +203,8 @@ async def test_a_node_that_fails_amid_the_proof_delays_the_answer_and_changes_no
         waiting = asyncio.create_task(service.settle(header))
         await service.wait_for("settlement_submitted")
         await asyncio.sleep(0.5)
-        proxy.faults["eth_getBlockByHash"] = answer_with(None)
+        for method in ("eth_getBlockByHash", "eth_getBlockByNumber"):
+            proxy.faults[method] = only_the_latest
         await devnet.rpc("anvil_mine", hex(5))  # at once: only the last is ever seen as the head
         reply = await waiting
         [log] = await settled_logs(devnet)
