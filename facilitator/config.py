@@ -12,6 +12,7 @@ from facilitator.config_file import MAX_CONFIRMATIONS, NetworkEntry, read_config
 from facilitator.config_file import VARIABLE as FILE_VARIABLE
 from facilitator.database import PostgreSQL
 from facilitator.environment import ConfigError, Environment, Key
+from facilitator.ethereum.addresses import ZERO_ADDRESS
 from facilitator.networks import Network, Token
 from facilitator.otel_settings import Tracing, read_tracing
 
@@ -147,7 +148,7 @@ def load_config(environ: Mapping[str, str]) -> Config:
         protocol_fee_bps=env.integer(
             "PROTOCOL_FEE_BPS", default=50, low=0, high=MAX_PROTOCOL_FEE_BPS
         ),
-        fee_recipient=env.address("FEE_RECIPIENT_ADDRESS"),
+        fee_recipient=_known(env.address("FEE_RECIPIENT_ADDRESS")),
         max_payment_age=env.integer(
             "MAX_PAYMENT_AGE",
             default=CONTRACT_MAX_PAYMENT_AGE,
@@ -203,7 +204,7 @@ def _networks(
         network = entry.network
         rpc_variable = f"{network.variable}_RPC_URL"
         chosen = env.urls(rpc_variable) or entry.rpc_urls
-        address = env.address(f"{network.variable}_USDC_ADDRESS") or network.usdc
+        address = _known(env.address(f"{network.variable}_USDC_ADDRESS") or network.usdc)
         usdc = None if address is None else network.usdc_at(address)
         contract = _contract(env, entry, is_primary=name == primary)
         tokens = _tokens(env, entry, usdc)
@@ -248,14 +249,21 @@ def _contract(env: Environment, entry: NetworkEntry, *, is_primary: bool) -> byt
     """The contract's address on a network; the variable without a name is the primary network's."""
     network = entry.network
     variable = f"{CONTRACT_VARIABLE}_{network.variable}"
-    named = env.address(variable)
-    general = env.address(CONTRACT_VARIABLE) if is_primary else None
-    if named is not None and general is not None and named != general:
+    said = {env.address(variable), env.address(CONTRACT_VARIABLE) if is_primary else None}
+    found = said - {None, ZERO_ADDRESS}
+    if len(found) > 1:
         raise ConfigError(
             f"{CONTRACT_VARIABLE} and {variable} differ: {network.name} is the primary network,"
             " set one of them"
         )
-    return named or general or entry.contract
+    if found:
+        return found.pop()
+    return None if ZERO_ADDRESS in said else entry.contract
+
+
+def _known(address: bytes | None) -> bytes | None:
+    """None where the zero address says that there is none."""
+    return None if address == ZERO_ADDRESS else address
 
 
 def _tokens(env: Environment, entry: NetworkEntry, usdc: Token | None) -> tuple[Token, ...]:

@@ -1,8 +1,8 @@
 """Environment variables, parsed strictly.
 
-A value is right or stops the start: none falls back to a default, and a variable that is set but
-empty is a mistake as well. No error repeats a value: any of them may turn out to be a key that
-landed in the wrong variable.
+A value is right or stops the start: none falls back to a default. A variable that is set to nothing
+counts as unset, as templates leave it, but for those in NEVER_EMPTY. No error repeats a value: any
+of them may turn out to be a key that landed in the wrong variable.
 """
 
 import ipaddress
@@ -15,6 +15,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from facilitator.database import PostgreSQL, parse_postgresql, parse_sqlite, read_password_file
+from facilitator.ethereum.addresses import ZERO_ADDRESS
 from facilitator.ethereum.secp256k1 import ORDER
 from facilitator.networks import Token
 from facilitator.values import (
@@ -29,8 +30,17 @@ from facilitator.values import (
 
 __all__ = ["ConfigError", "Environment", "Key"]
 
+# An empty one is a mistake: its default would be development, a journal of its own beside the one
+# that all replicas share, fewer networks than were configured, no limit on gas, or metrics for all.
+NEVER_EMPTY = frozenset(
+    {
+        *("FACILITATOR_ENV", "NODE_ENV", "FACILITATOR_CONFIG", "DATABASE_URL"),
+        *("MAX_GAS_SPEND_PER_DAY", "METRICS_PORT"),
+    }
+)
 KEY_FILE_LIMIT = 65_536  # bytes; a thousand keys are 66 kB
 
+_NO_ADDRESS = "0x" + "0" * 40
 _INTEGER = re.compile(r"\A(0|[1-9][0-9]{0,77})\Z")
 _KEY = re.compile(r"\A(0x)?([0-9a-fA-F]{64})\Z")
 _HOST_NAME = re.compile(r"\A[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?\Z")
@@ -56,6 +66,8 @@ class Environment:
         """(name, value) of the first variable set, or (the first name, None) where none is."""
         for name in names:
             value = self._environ.get(name)
+            if value == "" and name not in NEVER_EMPTY:
+                continue
             if value is not None:
                 if not value.strip():
                     raise ConfigError(f"{name} is set but empty: give it a value or unset it")
@@ -115,9 +127,13 @@ class Environment:
         return distinct(name, "host", found)
 
     def address(self, name: str) -> bytes | None:
-        """A 20-byte address other than zero, its checksum right where it has one (EIP-55)."""
+        """A 20-byte address, its checksum right where it has one (EIP-55). The zero address says
+        that there is none, whatever else would.
+        """
         value = self.text(name)[1]
-        return None if value is None else parse_contract(name, value)
+        if value is None:
+            return None
+        return ZERO_ADDRESS if value == _NO_ADDRESS else parse_contract(name, value)
 
     def addresses(self, name: str) -> tuple[bytes, ...]:
         """Addresses separated by commas, each once."""

@@ -159,7 +159,7 @@ def test_integers_are_plain_decimals_within_their_range(name: str, low: int, hig
         load_config({name: str(good)})
     for bad in (
         *(str(low - 1), str(high + 1), "-1", "+1", "01", " 1", "1 ", "1\n", "1_0", "0x10", "1e2"),
-        *("1.0", "", " ", "ten", "\u0661", "\uff11", "9" * 5000),
+        *("1.0", " ", "ten", "\u0661", "\uff11", "9" * 5000),
     ):
         assert refusal({name: bad}).startswith(f"{name} ")
 
@@ -202,14 +202,13 @@ def test_an_address_passes_in_one_case_or_with_the_right_checksum(raw: bytes) ->
 @pytest.mark.parametrize(
     "bad",
     [
-        "0x" + "00" * 20,
         "0X" + CONTRACT[2:].lower(),
         CONTRACT[2:].lower(),
         CONTRACT[:-1] + "4",
         CONTRACT + "00",
         CONTRACT.replace("5F", "5f"),
         "vitalik.eth",
-        "",
+        " ",
         "\uff10x" + "11" * 20,
     ],
 )
@@ -243,7 +242,7 @@ def test_lists_refuse_repeats_and_empty_items() -> None:
     [
         *("node.example", "ws://node.example", "file:///etc/passwd", "http://", "https:///path"),
         *("http://node.example:99999", "http://node.example:0", "http://[::1", "http://a b"),
-        *("http://no\nde", "http://n\u00f6de.example", ""),
+        *("http://no\nde", "http://n\u00f6de.example", " "),
     ],
 )
 def test_urls_are_http_with_a_host(name: str, bad: str) -> None:
@@ -321,7 +320,7 @@ def test_a_word_that_is_not_on_the_list_stops_the_start(name: str, bad: str) -> 
         "0x" + "11" * 33,
         "0X" + "11" * 32,
         "0x" + "1g" * 32,
-        "",
+        " ",
         KEY_A + " retire",
     ],
 )
@@ -426,10 +425,44 @@ def test_no_variable_repeats_its_value_when_it_is_refused(name: str) -> None:
     assert KEY_A[2:] not in line
 
 
-@pytest.mark.parametrize("name", VARIABLES)
-def test_a_variable_that_is_set_but_empty_never_means_its_default(name: str) -> None:
-    for empty in ("", "  "):
-        assert refusal({name: empty}) == f"{name} is set but empty: give it a value or unset it"
+NEVER_EMPTY = ["FACILITATOR_ENV", "NODE_ENV", "FACILITATOR_CONFIG", "DATABASE_URL"]
+NEVER_EMPTY += ["MAX_GAS_SPEND_PER_DAY", "METRICS_PORT"]
+
+
+@pytest.mark.parametrize("name", sorted({*VARIABLES, *NEVER_EMPTY}))
+def test_a_variable_that_is_set_to_nothing_counts_as_unset(name: str) -> None:
+    """Unless money or secrets hang on what its default would be. Blanks are no value of any."""
+    words = f"{name} is set but empty: give it a value or unset it"
+    assert refusal({name: "  "}) == words
+    if name in NEVER_EMPTY:
+        assert refusal({name: ""}) == words
+    else:
+        assert load_config({name: ""}) == load_config({})
+
+
+def test_the_alias_of_a_variable_that_is_set_to_nothing_counts() -> None:
+    assert load_config({"FACILITATOR_PORT": "", "PORT": "8080"}).port == 8080
+    # a mode that was meant for real money is never guessed
+    assert refusal({"FACILITATOR_ENV": "", "NODE_ENV": "production"}).startswith("FACILITATOR_ENV")
+
+
+def test_the_zero_address_says_that_there_is_none() -> None:
+    """As the service before this one was told so; it goes before what is known of the network."""
+    zero = "0x" + "00" * 20
+    config = load_config(
+        {
+            "X402_FACILITATOR_ADDRESS": zero,
+            "X402_FACILITATOR_ADDRESS_BASE": zero,
+            "JEJU_USDC_ADDRESS": zero,
+            "FEE_RECIPIENT_ADDRESS": zero,
+        }
+    )
+    assert (config.primary.contract, config.networks["base"].contract) == (None, None)
+    assert (config.primary.usdc, config.primary.tokens) == (None, ())
+    assert config.fee_recipient is None
+    assert refusal({"EIP6492_ALLOWED_FACTORIES": zero}).endswith("must not be the zero address")
+    both = {"X402_FACILITATOR_ADDRESS": zero, "X402_FACILITATOR_ADDRESS_JEJU": CONTRACT}
+    assert load_config(both).primary.contract == address(CONTRACT)
 
 
 def test_the_repr_of_a_configuration_shows_no_key_and_no_rpc_url(tmp_path: Path) -> None:

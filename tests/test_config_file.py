@@ -86,7 +86,6 @@ def test_the_tokens_of_a_network_are_its_usdc_and_then_those_of_the_variable() -
 @pytest.mark.parametrize(
     ("entry", "member"),
     [
-        ("", "is set but empty"),
         (f"{EURC}|EURC|6|EURC", "must be address|symbol|decimals|name|version"),
         (f"{EURC_ENTRY}|", "must be address|symbol|decimals|name|version"),
         (EURC, "must be address|symbol|decimals|name|version"),
