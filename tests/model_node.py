@@ -83,7 +83,9 @@ class ModelNode(Chain):
             return encode(["string"], ["model"])
         return PLENTY.to_bytes(32)
 
-    async def simulate(self, call: Call, sender: bytes, gas_cap: int) -> Reverted | None:
+    async def simulate(
+        self, call: Call, sender: bytes, gas_cap: int, block: str = "latest"
+    ) -> Reverted | None:
         return self._simulated(call, self._view())
 
     def _simulated(self, call: Call, view: ModelBlock) -> Reverted | None:
@@ -91,7 +93,9 @@ class ModelNode(Chain):
             return None
         return Reverted(b"")
 
-    async def prepare(self, call: Call, sender: bytes, gas_cap: int) -> Preparation | Reverted:
+    async def prepare(
+        self, call: Call, sender: bytes, gas_cap: int, block: str = "latest"
+    ) -> Preparation | Reverted:
         reverted = self._simulated(call, self._view())
         if reverted is not None:
             return reverted
