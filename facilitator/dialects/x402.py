@@ -164,7 +164,7 @@ def _is_of_another_method(inner: dict[str, JSON]) -> bool:
 
 
 def _check_extensions(extensions: JSON) -> None:
-    if extensions is None:
+    if extensions is None or extensions == []:  # as PHP writes an object without members
         return
     if not isinstance(extensions, dict):
         raise _Wrong("paymentPayload.extensions must be an object")
