@@ -10,6 +10,7 @@ from typing import TypeVar
 
 from facilitator.environment import ConfigError, Environment
 from facilitator.ethereum.abi import MAX_UINT256
+from facilitator.values import parse_contract
 
 T = TypeVar("T")
 _DECIMAL = re.compile(r"\A(0|[1-9][0-9]{0,77})\Z")
@@ -35,21 +36,26 @@ def amount(text: str) -> int:
 
 def address(text: str) -> bytes:
     """A 20-byte address other than zero, its checksum right where it has one (EIP-55)."""
-    value = _parse(lambda: Environment({"": text}).address(""))
-    assert value is not None
-    return value
+    return _parse(lambda: parse_contract("", text))
 
 
 def url(text: str) -> str:
     """An http(s) URL without credentials and without a slash at its end."""
-    value = _parse(lambda: Environment({"": text}).url(""))
+    value = _parse(lambda: Environment({"": _something(text)}).url(""))
     assert value is not None
     return value.rstrip("/")
 
 
 def line(text: str) -> str:
     """Printable text of at least one and at most 100 characters."""
-    return _parse(lambda: Environment({"": text}).line("", default="", limit=100))
+    return _parse(lambda: Environment({"": _something(text)}).line("", default="", limit=100))
+
+
+def _something(text: str) -> str:
+    """A variable that is set to nothing counts as unset; an option does not."""
+    if not text:
+        raise ConfigError("is empty")
+    return text
 
 
 def _parse(parse: Callable[[], T]) -> T:

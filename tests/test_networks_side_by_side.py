@@ -94,9 +94,9 @@ async def test_a_payment_for_one_is_refused_on_the_other(
         header = devnet_payment(home)
         name = away.network_name
         before = [len(await settled_logs(chain)) for chain in chains]
-        # The network that is asked for decides which chain and contract the signature is for.
+        # The network that it names decides which chain and contract its signature is for.
         [words] = await refusals(service, header, network=name)
-        assert words.startswith("Invalid signature: signed by 0x")
+        assert words == f"Network mismatch: {home.network_name} !== {name}"
         relabelled = {**header, "network": name}
         for network in (name, home.network_name):
             [words] = await refusals(service, relabelled, network=network)
@@ -129,14 +129,14 @@ async def test_the_chain_id_alone_tells_twins_apart(tmp_path: Path) -> None:
         assert [reply["success"] for reply in replies] == [True, True]
 
 
-async def test_a_header_that_names_another_network_than_is_asked_for_is_a_mismatch(
+async def test_a_header_that_names_another_network_than_it_is_signed_for_is_forged(
     chains: tuple[Devnet, Devnet], service: Service
 ) -> None:
-    """Signed for the chain that is asked for, but with the other one's name in it."""
+    """Even where it is signed for the chain that is asked for."""
     for asked, named in (chains, chains[::-1]):
         header = devnet_payment(asked, network=named.network_name)
         [words] = await refusals(service, header, network=asked.network_name)
-        assert words == f"Network mismatch: {named.network_name} !== {asked.network_name}"
+        assert words.startswith("Invalid signature: signed by 0x")
 
 
 async def test_a_token_of_the_other_chain_is_not_supported(
