@@ -17,6 +17,8 @@ from facilitator.rpc import RPC, RPCError
 from facilitator.strict_json import JSON
 
 QUORUM = 2
+# EIP-1474 and JSON-RPC 2.0: what a node answers to a method that it does not serve at all.
+NOT_SERVED = (-32601, -32004)
 T = TypeVar("T")
 
 
@@ -109,12 +111,12 @@ class Witnesses:
     async def hear(
         self, parse: Callable[[JSON], T], method: str, *params: object, refusing: bool = False
     ) -> list[T | None]:
-        """Each one's word, None where it gives none; those that refuse to answer the question are
-        left out where they may be `refusing` it. Never raises.
+        """Each one's word, None where it gives none; where they may be `refusing` the method, those
+        that do not serve it are left out. Never raises.
         """
         words: list[T | None] = []
         for answer in await self._rpc.call_each(method, *params):
-            if refusing and isinstance(answer, RPCError):
+            if refusing and isinstance(answer, RPCError) and answer.code in NOT_SERVED:
                 continue
             word = None
             if not (answer is None or isinstance(answer, BaseException)):

@@ -1,8 +1,10 @@
 """The command line's own promises."""
 
+import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -20,6 +22,22 @@ def test_a_start_without_a_native_package_is_refused_in_one_line(package: str) -
     assert run.returncode == 1
     [line] = run.stderr.splitlines()
     assert line.startswith(f"error: {package} is not installed")
+
+
+def test_whoever_reads_no_further_causes_no_traceback(tmp_path: Path) -> None:
+    """As `head` does."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    run = subprocess.run(
+        [sys.executable, "-m", "facilitator", "migrate"],
+        env={"DATABASE_URL": f"sqlite:///{tmp_path}/new.db"},
+        stdout=writer,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    os.close(writer)
+    assert (run.returncode, run.stderr) == (1, "")
 
 
 @pytest.mark.parametrize("command", ["serve", "migrate"])

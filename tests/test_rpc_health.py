@@ -156,3 +156,11 @@ def test_so_many_blocks_behind_two_others_is_stale(blocks: list[int], stale: boo
 def test_what_is_no_block_is_no_head(answer: JSON) -> None:
     assert parse_head(answer, START) is None
     assert parse_head({"number": "0x10", "timestamp": "0x20"}, START) == Head(16, 32, START)
+
+
+def test_a_chain_that_stands_still_leaves_two_that_say_so_well() -> None:
+    """Whatever a third one makes up meanwhile; of two later ones, and of two alone, one is."""
+    stands, invented = behind(0, 100), behind(-5, 0)
+    assert not is_stale(stands, [stands, invented], NOW)
+    assert is_stale(stands, [invented, invented], NOW)
+    assert is_stale(stands, [invented], NOW)

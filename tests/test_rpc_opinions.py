@@ -6,6 +6,7 @@ import time
 import pytest
 
 from facilitator.chain import Chain
+from facilitator.ethereum.receipts import LogFilter
 from facilitator.node import ChainUnavailable, NodeFault
 from facilitator.strict_json import JSON
 from tests.rpcnodes import HASH, OTHER_HASH, nodes
@@ -150,6 +151,20 @@ async def test_an_account_nonce_that_one_of_several_tells_alone_is_marked() -> N
         first.answers["eth_getTransactionCount"] = {"result": "0x5"}
         agreed = await Chain(rpc).witnesses.account_nonce(bytes(20))
         assert (agreed.count, agreed.alone) == (5, True)
+
+
+@pytest.mark.parametrize("code", [-32601, -32004, -32000, -32005, -32603])
+async def test_an_endpoint_that_serves_no_logs_is_no_witness_of_them(code: int) -> None:
+    """One that could tell, and does not now, leaves open what there is."""
+    wanted = LogFilter(bytes(20), (None,))
+    async with nodes(2) as (rpc, [first, second]):
+        first.answers["eth_getLogs"] = {"result": []}
+        second.answers["eth_getLogs"] = {"error": {"code": code, "message": "not now"}}
+        if code in (-32601, -32004):
+            assert await Chain(rpc).logs(wanted, 0, 9) == ()
+        else:
+            with pytest.raises(ChainUnavailable):
+                await Chain(rpc).logs(wanted, 0, 9)
 
 
 async def test_every_endpoint_counts_what_waits_in_its_pool() -> None:

@@ -85,7 +85,7 @@ _MESSAGES = {
     Reason.NONCE_TAKEN: "Another payment with this nonce has failed, and may be asked for again",
     Reason.SETTLEMENT_PENDING: "Sent, and not confirmed in time: ask again with the same request",
     Reason.IDEMPOTENCY_CONFLICT: "This Idempotency-Key came with another body before",
-    Reason.INVALID_IDEMPOTENCY_KEY: "Idempotency-Key must be 1 to 255 visible ASCII characters",
+    Reason.INVALID_IDEMPOTENCY_KEY: "Idempotency-Key must be one, of 1 to 255 visible characters",
     Reason.CHAIN_UNAVAILABLE: "Chain unavailable",
     Reason.STORE_UNAVAILABLE: "Settlement journal unavailable",
     Reason.OVERLOADED: "Too many settlements in progress",

@@ -69,15 +69,18 @@ def is_stale(head: Head, others: Iterable[Head], now: int) -> bool:
 
     One other endpoint is no judge: it may lag as well as lie, and whoever names a head far ahead
     would have all reads to itself, without a second opinion. Its word counts where our own clock
-    bears it out, and as far as that. A distance in blocks, which no clock can check, is believed
-    once CORROBORATION of the others show it.
+    bears it out, and as far as that, and no third one is as far as this one: a chain may stand
+    still. A distance in blocks, which no clock can check, is believed once CORROBORATION of the
+    others show it.
     """
-    ahead = 0
+    ahead = later = beside = 0
     for other in others:
-        if min(other.timestamp, now) - head.timestamp > STALE_SECONDS:
-            return True
         ahead += other.number - head.number > STALE_BLOCKS
-    return ahead >= CORROBORATION
+        if min(other.timestamp, now) - head.timestamp > STALE_SECONDS:
+            later += 1
+        else:
+            beside += 1
+    return later > beside or ahead >= CORROBORATION
 
 
 class Health:
