@@ -6,6 +6,9 @@ mined with what it did cost, so the limit holds whatever the chain does next.
 
 from collections.abc import Iterable
 
+from msgspec import Struct
+
+from facilitator.ethereum.fees import Fees
 from facilitator.settlement import Transaction
 
 DAY_MS = 86_400_000
@@ -19,6 +22,19 @@ def day_of(now: int) -> int:
 def most_cost(gas_limit: int, max_fee_per_gas: int, l1_fee: int) -> int:
     """The most that a transaction may cost, in wei; `l1_fee` is charged beside gas."""
     return gas_limit * max_fee_per_gas + l1_fee
+
+
+class Prepared(Struct, frozen=True):
+    """What a transaction may cost: gas, wei a gas, and on an OP-stack chain wei for its data."""
+
+    gas_limit: int
+    fees: Fees
+    l1_fee: int
+
+    @property
+    def most_cost(self) -> int:
+        """Wei, at most."""
+        return most_cost(self.gas_limit, self.fees.max_fee_per_gas, self.l1_fee)
 
 
 def committed(transaction: Transaction) -> int:

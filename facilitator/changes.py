@@ -11,7 +11,7 @@ from facilitator.node import to_hex
 from facilitator.schemes import AnyPayment
 from facilitator.schemes.jeju import JejuPayment
 from facilitator.settlement import Settlement, SettlementState
-from facilitator.store import Claimed
+from facilitator.store.claims import Claimed
 from facilitator.telemetry import event
 from facilitator.tracing import inside, record
 

@@ -25,8 +25,9 @@ from facilitator.ethereum.transactions import Call
 from facilitator.node import ChainUnavailable
 from facilitator.rpc import RPC
 from facilitator.schemes import jeju_chain
-from facilitator.store import SharedStore, Store, StoreError, StoreLocked
+from facilitator.store import Store, StoreError, StoreLocked
 from facilitator.store.opening import open_store
+from facilitator.store.shared import SharedStore
 
 SETTLEMENT_GAS = 175_000  # the dearest way to settle, measured
 ENOUGH_FOR = 10  # settlements that a signer should be able to pay for

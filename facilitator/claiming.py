@@ -13,6 +13,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from facilitator import groups
+from facilitator.budget import Prepared
 from facilitator.chain import Chain, Reverted
 from facilitator.changes import settlement_submitted
 from facilitator.ethereum.calls import Call, CodeOf
@@ -23,17 +24,15 @@ from facilitator.orders import SettleReply
 from facilitator.payments import Reason, Refusal
 from facilitator.schemes import AnyPayment, scheme_of
 from facilitator.settlement import Settlement, Transaction, TransactionKind
-from facilitator.signing import Prepared, SignerPool
-from facilitator.store import (
+from facilitator.signing import SignerPool
+from facilitator.store import Ride, Store, StoreError
+from facilitator.store.claims import (
     BudgetSpent,
     Claimed,
     IdempotencyKeyTaken,
     NewSettlement,
     NewTransaction,
     Overcommitted,
-    Ride,
-    Store,
-    StoreError,
     Taken,
 )
 from facilitator.waiting import Member, Place

@@ -12,7 +12,8 @@ import anyio
 
 from facilitator.listeners import Listeners
 from facilitator.signing import SignerPool
-from facilitator.store import Fence, LostLease, SharedStore, Store, StoreError
+from facilitator.store import LostLease, Store, StoreError
+from facilitator.store.shared import Fence, SharedStore
 
 # A process that died is missed for that long at most, and for FOLLOW_EVERY more.
 LEASE_MS = 5_000

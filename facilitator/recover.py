@@ -11,9 +11,10 @@ import sys
 import time
 
 from facilitator.config import ConfigError, load_config
-from facilitator.store import SharedStore, Store, StoreError
+from facilitator.store import Store, StoreError
 from facilitator.store.migrating import schema_version
 from facilitator.store.opening import open_store
+from facilitator.store.shared import SharedStore
 from facilitator.watcher import MAX_BACKOFF_SECONDS
 
 # Seconds in which a replica shows itself by taking a lease: one that found no database while it was

@@ -11,7 +11,8 @@ from facilitator.payments import Reason, Refusal
 from facilitator.schemes import scheme_of
 from facilitator.settlement import Attempt, Settlement, Transaction, TransactionKind
 from facilitator.signing import SignerPool
-from facilitator.store import BudgetSpent, Store
+from facilitator.store import Store
+from facilitator.store.claims import BudgetSpent
 from facilitator.telemetry import event
 
 _log = logging.getLogger(__name__)

@@ -32,7 +32,8 @@ from facilitator.schemes import eip3009, jeju
 from facilitator.settlement import Policy
 from facilitator.settler import Settler
 from facilitator.signing import SignerPool
-from facilitator.store import SharedStore, Store
+from facilitator.store import Store
+from facilitator.store.shared import SharedStore
 from facilitator.submission import Submitter
 from facilitator.telemetry import event, get_logger
 from facilitator.tokens import Tokens

@@ -22,8 +22,9 @@ from facilitator.measurement import observe, watch_event_loop
 from facilitator.metrics import Metrics
 from facilitator.recent import Recent
 from facilitator.served import Common, Served, serve_network, unix_ms
-from facilitator.store import SharedStore, Store, StoreError
+from facilitator.store import Store, StoreError
 from facilitator.store.opening import open_store
+from facilitator.store.shared import SharedStore
 
 # Connections to all nodes together; a call waits for one when all are in use.
 RPC_CONNECTIONS = 100

@@ -11,10 +11,10 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import anyio
-from msgspec import Struct
 
-from facilitator import accounts, budget, groups
+from facilitator import accounts, groups
 from facilitator.accounts import UNFIT_FOR_MS, Account
+from facilitator.budget import Prepared
 from facilitator.chain import Chain, Reverted
 from facilitator.data_fees import DataFees
 from facilitator.ethereum.addresses import checksum
@@ -25,12 +25,13 @@ from facilitator.node import ChainUnavailable
 from facilitator.nonces import nonce_floor
 from facilitator.payments import Reason, Refusal
 from facilitator.settlement import Attempt, Policy, Transaction, TransactionKind
-from facilitator.store import NewTransaction, Store
+from facilitator.store import Store
+from facilitator.store.claims import NewTransaction
 from facilitator.telemetry import event
 from facilitator.tracing import current, inside, span
 from facilitator.waiting import Member, Place, Queue, QueueFull
 
-__all__ = ["UNFIT", "Prepared", "QueueFull", "SignerPool"]
+__all__ = ["UNFIT", "QueueFull", "SignerPool"]
 
 _log = logging.getLogger(__name__)
 
@@ -38,19 +39,6 @@ _log = logging.getLogger(__name__)
 LOOK_AT_NONCE_MS = 2_000
 # Why one signer cannot pay for gas that another one may pay for.
 UNFIT = frozenset({Reason.OUT_OF_GAS_MONEY, Reason.BUDGET_SPENT})
-
-
-class Prepared(Struct, frozen=True):
-    """What a transaction may cost: gas, wei a gas, and on an OP-stack chain wei for its data."""
-
-    gas_limit: int
-    fees: Fees
-    l1_fee: int
-
-    @property
-    def most_cost(self) -> int:
-        """Wei, at most."""
-        return budget.most_cost(self.gas_limit, self.fees.max_fee_per_gas, self.l1_fee)
 
 
 class SignerPool:

@@ -16,7 +16,8 @@ from facilitator.orders import Order, SettleReply
 from facilitator.payments import Reason, Refusal
 from facilitator.schemes import AnyPayment, scheme_of
 from facilitator.signing import UNFIT, QueueFull, SignerPool
-from facilitator.store import NewSettlement, Store
+from facilitator.store import Store
+from facilitator.store.claims import NewSettlement
 from facilitator.telemetry import event, get_logger
 from facilitator.tracing import current_traceparent, span
 from facilitator.verification import check_time

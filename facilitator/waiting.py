@@ -13,7 +13,7 @@ import anyio
 
 from facilitator.accounts import Account
 from facilitator.payments import Reason
-from facilitator.store import NewSettlement
+from facilitator.store.claims import NewSettlement
 
 QUEUE_LIMIT = 1024
 T = TypeVar("T")

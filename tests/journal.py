@@ -19,7 +19,8 @@ from facilitator.settlement import (
     Transaction,
     TransactionKind,
 )
-from facilitator.store import Claimed, NewSettlement, NewTransaction, SettlementChange, Store
+from facilitator.store import SettlementChange, Store
+from facilitator.store.claims import Claimed, NewSettlement, NewTransaction
 
 CHAIN_ID = 420691
 OTHER_CHAIN_ID = 8453

@@ -18,16 +18,8 @@ from facilitator.settlement import (
     TransactionKind,
     TransactionState,
 )
-from facilitator.store import (
-    Claimed,
-    NewSettlement,
-    NewTransaction,
-    OpenWork,
-    Ride,
-    SettlementChange,
-    Taken,
-    TransactionChange,
-)
+from facilitator.store import OpenWork, Ride, SettlementChange, TransactionChange
+from facilitator.store.claims import Claimed, NewSettlement, NewTransaction, Taken
 from tests.model_chain import Sent
 
 OPEN = (SettlementState.PENDING, SettlementState.REORGED)

@@ -15,15 +15,13 @@ from facilitator.settlement import (
     TransactionKind,
     TransactionState,
 )
-from facilitator.store import (
+from facilitator.store import OpenWork, Ride, Store
+from facilitator.store.claims import (
     Claimed,
     IdempotencyKeyTaken,
     KeptReply,
     NewSettlement,
-    OpenWork,
     Overcommitted,
-    Ride,
-    Store,
     Taken,
 )
 from tests.journal import (

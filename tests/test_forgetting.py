@@ -8,13 +8,8 @@ from msgspec.structs import replace
 from facilitator.schemes import scheme_of
 from facilitator.schemes.jeju import JejuPayment
 from facilitator.settlement import Settlement, SettlementState, TransactionState
-from facilitator.store import (
-    Claimed,
-    NewTransaction,
-    Store,
-    StoreError,
-    TransactionChange,
-)
+from facilitator.store import Store, StoreError, TransactionChange
+from facilitator.store.claims import Claimed, NewTransaction
 from tests.journal import (
     ALICE,
     CHAIN_ID,

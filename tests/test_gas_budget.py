@@ -15,7 +15,8 @@ from facilitator.data_fees import GAS_PRICE_ORACLE
 from facilitator.devnet import Devnet, DevnetOptions
 from facilitator.ethereum.fees import GWEI, Fees
 from facilitator.settlement import TransactionState
-from facilitator.store import BudgetSpent, Claimed, NewTransaction, Store, TransactionChange
+from facilitator.store import Store, TransactionChange
+from facilitator.store.claims import BudgetSpent, Claimed, NewTransaction
 from tests.chain import approve, devnet_payment, settled_logs
 from tests.faultproxy import Answer, Call, Forward, fault_proxy
 from tests.journal import (

@@ -6,14 +6,14 @@ import pytest
 from msgspec.structs import replace
 
 from facilitator.settlement import SettlementState, TransactionKind
-from facilitator.store import (
+from facilitator.store import Store
+from facilitator.store.claims import (
     BudgetSpent,
     Claimed,
     IdempotencyKeyTaken,
     KeptReply,
     NewTransaction,
     Overcommitted,
-    Store,
     Taken,
 )
 from tests.journal import (

@@ -8,7 +8,8 @@ import pytest
 from msgspec.structs import replace
 
 from facilitator.settlement import Settlement, SettlementState
-from facilitator.store import Claimed, KeptReply, Store, Taken
+from facilitator.store import Store
+from facilitator.store.claims import Claimed, KeptReply, Taken
 from tests.journal import (
     NOW,
     REFUSAL,

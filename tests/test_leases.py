@@ -13,10 +13,11 @@ import pytest
 
 from facilitator.devnet import Devnet, DevnetOptions
 from facilitator.leadership import LEASE_MS
-from facilitator.store import Fence, LostLease
+from facilitator.store import LostLease
 from facilitator.store import postgres_leases as leases
 from facilitator.store.postgres import PostgresStore
 from facilitator.store.postgres_pool import BEGIN_WRITE, Pool
+from facilitator.store.shared import Fence
 from tests.chain import approve, devnet_payment, settled_logs
 from tests.engines import DATABASE, empty
 from tests.faultproxy import FaultProxy, delay, fault_proxy

@@ -13,19 +13,12 @@ from msgspec.structs import replace
 from facilitator.payments import Proof
 from facilitator.redaction import redact
 from facilitator.settlement import SettlementState, TransactionState
-from facilitator.store import (
-    Claimed,
-    Fence,
-    Overcommitted,
-    SharedStore,
-    Store,
-    StoreError,
-    Taken,
-    TransactionChange,
-)
+from facilitator.store import Store, StoreError, TransactionChange
+from facilitator.store.claims import Claimed, Overcommitted, Taken
 from facilitator.store.postgres import PostgresStore
 from facilitator.store.postgres_pool import BEGIN_WRITE, IDLE_TIMEOUT_MS, Pool
 from facilitator.store.schema import MIGRATIONS
+from facilitator.store.shared import Fence, SharedStore
 from tests.engines import DATABASE, Engine, engine_of
 from tests.journal import (
     ALICE,

@@ -11,15 +11,8 @@ from facilitator.settlement import (
     Transaction,
     TransactionState,
 )
-from facilitator.store import (
-    Claimed,
-    OpenWork,
-    Ride,
-    SettlementChange,
-    Store,
-    StoreError,
-    TransactionChange,
-)
+from facilitator.store import OpenWork, Ride, SettlementChange, Store, StoreError, TransactionChange
+from facilitator.store.claims import Claimed
 from tests.engines import Engine
 from tests.journal import (
     ALICE,

@@ -10,9 +10,10 @@ import pytest
 from facilitator.devnet import Devnet, DevnetOptions
 from facilitator.leadership import LEASE_MS
 from facilitator.recover import SHOWS_ITSELF
-from facilitator.store import SharedStore, StoreLocked
+from facilitator.store import StoreLocked
 from facilitator.store.postgres_leases import COMES_BACK_MS
 from facilitator.store.postgres_pool import BEGIN_WRITE, Pool
+from facilitator.store.shared import SharedStore
 from tests.chain import approve, devnet_payment
 from tests.commands import begun, ended, facilitator
 from tests.engines import DATABASE, Engine, empty, engine_of

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from facilitator.store import Claimed, StoreError, StoreLocked
+from facilitator.store import StoreError, StoreLocked
+from facilitator.store.claims import Claimed
 from facilitator.store.sqlite import SQLiteStore
 from tests.test_store import CHAIN, claim, confirm, new_settlement, new_transaction, proof
 

@@ -16,18 +16,14 @@ from facilitator.settlement import (
     TransactionKind,
     TransactionState,
 )
-from facilitator.store import (
+from facilitator.store import Ride, SettlementChange, Store, StoreError, TransactionChange
+from facilitator.store.claims import (
     Claimed,
     IdempotencyKeyTaken,
     NewSettlement,
     NewTransaction,
     Overcommitted,
-    Ride,
-    SettlementChange,
-    Store,
-    StoreError,
     Taken,
-    TransactionChange,
 )
 from tests.engines import Engine
 

@@ -25,16 +25,13 @@ from msgspec.structs import replace
 from facilitator.ethereum.fees import GWEI, Fees
 from facilitator.ethereum.secp256k1 import Signer
 from facilitator.settlement import Settlement, SettlementState, Transaction, TransactionState
-from facilitator.store import (
+from facilitator.store import OpenWork, Ride, Store, TransactionChange
+from facilitator.store.claims import (
     Claimed,
     IdempotencyKeyTaken,
     NewSettlement,
-    OpenWork,
     Overcommitted,
-    Ride,
-    Store,
     Taken,
-    TransactionChange,
 )
 from tests.engines import ENGINES, Engine, engine_of
 from tests.journal import (

@@ -5,21 +5,28 @@ returns, what it wrote survives a crash. Settlement states change by compare-and
 so nothing is overwritten that another reader has decided since. Times are unix milliseconds.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol, runtime_checkable
+from collections.abc import Callable, Sequence
+from typing import Protocol
 
 from msgspec import Struct
 
-from facilitator.ethereum.transactions import Call
 from facilitator.payments import Proof, Refusal
-from facilitator.schemes import AnyPayment
 from facilitator.settlement import (
     Attempt,
     Settlement,
     SettlementState,
     Transaction,
-    TransactionKind,
     TransactionState,
+)
+from facilitator.store.claims import (
+    BudgetSpent,
+    Claimed,
+    IdempotencyKeyTaken,
+    KeptReply,
+    NewSettlement,
+    NewTransaction,
+    Overcommitted,
+    Taken,
 )
 
 
@@ -33,98 +40,6 @@ class StoreLocked(StoreError):
 
 class LostLease(StoreError):
     """Nothing was written: another process watches the chain by now."""
-
-
-class NewSettlement(Struct, frozen=True, kw_only=True):
-    """A payment to take on. `key` and `second_key` are the one-shot nonces that it uses up.
-
-    `available` is how much of the asset the payer could spend as of a recent block: this payment
-    and all pending ones of the same payer and asset must fit into it. `outstanding` says of those
-    that were open before that block was asked, by id, how much it does not show yet: 0 where the
-    money had moved by then. `body_digest` is of the request that brought the idempotency key.
-    """
-
-    key: str
-    second_key: str | None
-    request_digest: bytes
-    dialect: str
-    payment: AnyPayment
-    available: int
-    listener: str
-    listener_until: int
-    tenant: str = ""
-    idempotency_key: str | None = None
-    body_digest: bytes | None = None
-    traceparent: str | None = None
-    outstanding: Mapping[str, int] = {}
-
-    def reopens(self, found: Settlement) -> bool:
-        """Whether this is the request of a settlement in the journal, which FAILED, once more."""
-        return (
-            found.state is SettlementState.FAILED
-            and found.key == self.key
-            and found.request_digest == self.request_digest
-        )
-
-
-class NewTransaction(Struct, frozen=True, kw_only=True):
-    """A transaction to sign inside the store's own transaction, once the account nonce is known.
-
-    `nonce_floor` is the least account nonce that the chain would still take; `sign` gets the nonce
-    that was handed out, and is called at most once. `most_cost` is the most wei that it may cost,
-    `l1_fee` included, and `gas_budget` what its signer may spend in a day (None: no limit).
-    """
-
-    chain_id: int
-    signer: bytes
-    nonce_floor: int
-    kind: TransactionKind
-    call: Call
-    gas_limit: int
-    sign: Callable[[int], Attempt]
-    l1_fee: int = 0
-    most_cost: int = 0
-    gas_budget: int | None = None
-
-
-class Claimed(Struct, frozen=True):
-    """The payment is ours to settle: claimed, and its transaction signed and stored."""
-
-    settlement: Settlement
-    transaction: Transaction
-
-
-class Taken(Struct, frozen=True):
-    """One of the payment's nonces is in the journal already, with this settlement."""
-
-    settlement: Settlement
-
-
-class IdempotencyKeyTaken(Struct, frozen=True):
-    """The caller's idempotency key belongs to this other settlement."""
-
-    settlement: Settlement
-
-
-class KeptReply(Struct, frozen=True):
-    """What the journal holds under an idempotency key: the digest of the request that brought it,
-    and the body of its final reply, once there is one.
-    """
-
-    body_digest: bytes
-    reply: bytes | None
-
-
-class Overcommitted(Struct, frozen=True):
-    """The payer's pending payments leave only this much of the asset, in atomic units."""
-
-    left: int
-
-
-class BudgetSpent(Struct, frozen=True):
-    """The signer has spent this much of its day's budget for gas, in wei: too much for another."""
-
-    spent: int
 
 
 class SettlementChange(Struct, frozen=True, kw_only=True):
@@ -336,67 +251,3 @@ class Store(Protocol):
 
     async def close(self) -> None:
         """Finish what was asked, then release the database."""
-
-
-class Fence:
-    """Whose turn it is to watch a chain, as this process knows it. `token` is the fencing token of
-    its lease, None while another process has it.
-    """
-
-    __slots__ = ("chain_id", "token")
-
-    def __init__(self, chain_id: int) -> None:
-        self.chain_id = chain_id
-        self.token: int | None = None
-
-
-class Notices(Protocol):
-    """What tells at once of settlements that `record` has changed, in whichever process. Some may
-    be missed, so who waits for one looks in the journal as well, now and then.
-    """
-
-    @property
-    def arrive(self) -> bool:
-        """Whether they do at present, as far as is known."""
-
-    def subscribe(self, tell: Callable[[str], None]) -> None:
-        """`tell` is called with the id of each, while `run` runs."""
-
-    async def run(self) -> None:
-        """Listen for them, and again whenever that breaks off; return where nothing can be heard.
-        Raises nothing of the database.
-        """
-
-    async def prove(self) -> str | None:
-        """Instead of `run`, once: why none arrive here, without any password; None if they do."""
-
-
-@runtime_checkable
-class SharedStore(Store, Protocol):
-    """A journal that several processes have open. One of them at a time watches a chain."""
-
-    async def lead(self, chain_id: int, holder: str, lease_ms: int) -> int | None:
-        """Take the lease of a chain's loop, or prolong it, for so many milliseconds from now by
-        the database's clock. Its fencing token, which rises whenever the lease goes to another
-        holder; None where another one has it.
-        """
-
-    async def step_down(self, chain_id: int, holder: str) -> None:
-        """End the lease, if the holder has it: another one may take it at once."""
-
-    async def refuse_shared(self) -> None:
-        """Raise StoreLocked where another process uses the journal, as far as leases tell: one is
-        held, or has ended within the seconds in which its holder may come back to it.
-        """
-
-    def fenced(self, fence: Fence) -> Store:
-        """The same journal for the loop of a chain: nothing is written, and LostLease raised,
-        unless the lease is still the one of the token that the fence had when it was asked.
-        """
-
-    async def ended(self, settlement_ids: Sequence[str]) -> frozenset[str]:
-        """Those of them that are not PENDING nor REORGED."""
-
-    @property
-    def notices(self) -> Notices:
-        """Of what any of the processes records."""

@@ -11,20 +11,11 @@ from msgspec.structs import replace
 from facilitator.database import PostgreSQL
 from facilitator.settlement import Attempt, Settlement, Transaction
 from facilitator.store import (
-    BudgetSpent,
     Census,
-    Claimed,
-    Fence,
-    IdempotencyKeyTaken,
-    KeptReply,
-    NewSettlement,
-    NewTransaction,
     OpenWork,
-    Overcommitted,
     Ride,
     SettlementChange,
     StoreError,
-    Taken,
     TransactionChange,
 )
 from facilitator.store import postgres_claims as claims
@@ -34,11 +25,22 @@ from facilitator.store import postgres_listeners as listeners
 from facilitator.store import postgres_queries as queries
 from facilitator.store import postgres_signed as signed
 from facilitator.store import postgres_tally as tally
+from facilitator.store.claims import (
+    BudgetSpent,
+    Claimed,
+    IdempotencyKeyTaken,
+    KeptReply,
+    NewSettlement,
+    NewTransaction,
+    Overcommitted,
+    Taken,
+)
 from facilitator.store.postgres_claims import ClaimedOrNot
 from facilitator.store.postgres_leases import FencedPool
 from facilitator.store.postgres_notices import PostgresNotices
 from facilitator.store.postgres_pool import CommitUnknown, Operation, Pool, T
 from facilitator.store.postgres_schema import migrate, refuse_forgetful
+from facilitator.store.shared import Fence
 
 # Seconds for the database to come back and say what became of a commit.
 UNKNOWN_FOR = 15.0

@@ -10,17 +10,15 @@ from hashlib import blake2b
 
 from facilitator.payments import Proof
 from facilitator.settlement import Settlement, SettlementState, Transaction
-from facilitator.store import (
+from facilitator.store import SettlementChange, StoreError, TransactionChange
+from facilitator.store.claims import (
     BudgetSpent,
     Claimed,
     IdempotencyKeyTaken,
     NewSettlement,
     NewTransaction,
     Overcommitted,
-    SettlementChange,
-    StoreError,
     Taken,
-    TransactionChange,
 )
 from facilitator.store.postgres_notices import notify
 from facilitator.store.postgres_pool import Connection, Undo

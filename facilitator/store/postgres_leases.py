@@ -8,8 +8,9 @@ for what is being written, and nothing is written after that.
 from collections.abc import Iterable
 from typing import Protocol, TypeVar
 
-from facilitator.store import Fence, LostLease, StoreLocked
+from facilitator.store import LostLease, StoreLocked
 from facilitator.store.postgres_pool import Connection, Operation
+from facilitator.store.shared import Fence
 
 T = TypeVar("T")
 

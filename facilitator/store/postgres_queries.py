@@ -6,7 +6,8 @@ The same questions as in `queries`, by the same indexes.
 from collections.abc import Sequence
 
 from facilitator.settlement import Attempt, Settlement, Transaction
-from facilitator.store import KeptReply, OpenWork, Ride
+from facilitator.store import OpenWork, Ride
+from facilitator.store.claims import KeptReply
 from facilitator.store.postgres_pool import Connection
 from facilitator.store.queries import OPEN
 from facilitator.store.rows import (

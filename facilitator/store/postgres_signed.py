@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from facilitator import budget
 from facilitator.settlement import Attempt, Transaction, TransactionState
-from facilitator.store import BudgetSpent, NewTransaction
+from facilitator.store.claims import BudgetSpent, NewTransaction
 from facilitator.store.postgres_pool import Connection, Undo
 from facilitator.store.postgres_queries import transactions
 

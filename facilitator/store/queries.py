@@ -8,7 +8,8 @@ value is bound.
 import sqlite3
 
 from facilitator.settlement import Attempt, Settlement, Transaction
-from facilitator.store import Census, KeptReply, OpenWork, Ride
+from facilitator.store import Census, OpenWork, Ride
+from facilitator.store.claims import KeptReply
 from facilitator.store.rows import read_attempt, read_settlement, read_transaction
 
 Parameters = tuple[object, ...] | dict[str, object]

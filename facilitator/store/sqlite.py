@@ -9,25 +9,27 @@ from typing import TypeVar
 
 from facilitator.settlement import Attempt, Settlement, Transaction
 from facilitator.store import (
-    BudgetSpent,
     Census,
-    Claimed,
-    IdempotencyKeyTaken,
-    KeptReply,
-    NewSettlement,
-    NewTransaction,
     OpenWork,
-    Overcommitted,
     Ride,
     SettlementChange,
     StoreError,
-    Taken,
     TransactionChange,
     forgetting,
     queries,
     signed,
 )
 from facilitator.store import statements as sql
+from facilitator.store.claims import (
+    BudgetSpent,
+    Claimed,
+    IdempotencyKeyTaken,
+    KeptReply,
+    NewSettlement,
+    NewTransaction,
+    Overcommitted,
+    Taken,
+)
 from facilitator.store.file_lock import lock_file
 from facilitator.store.moved import mark_moved, refuse_moved
 from facilitator.store.schema import APPLICATION_ID, MIGRATIONS, refuse_newer

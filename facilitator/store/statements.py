@@ -12,16 +12,15 @@ from facilitator.settlement import (
     SettlementState,
     Transaction,
 )
-from facilitator.store import (
+from facilitator.store import SettlementChange, TransactionChange
+from facilitator.store.claims import (
     BudgetSpent,
     Claimed,
     IdempotencyKeyTaken,
     NewSettlement,
     NewTransaction,
     Overcommitted,
-    SettlementChange,
     Taken,
-    TransactionChange,
 )
 from facilitator.store.queries import OPEN, find, get
 from facilitator.store.rows import (

@@ -24,7 +24,8 @@ from msgspec import Struct
 from facilitator.database import PostgreSQL
 from facilitator.ethereum.secp256k1 import Signer
 from facilitator.settlement import SettlementState, TransactionState
-from facilitator.store import Claimed, Store, TransactionChange
+from facilitator.store import Store, TransactionChange
+from facilitator.store.claims import Claimed
 from facilitator.store.opening import open_store
 from tests.journal import NOW, change, payment, settlement_of, transaction_of
 from tests.postgres import Server, running_bouncer, running_server, settings
