@@ -9,7 +9,7 @@ from hypothesis import settings
 from facilitator.devnet import Devnet, DevnetOptions
 from facilitator.store import Store
 from tests.chain import approve
-from tests.engines import DATABASE, ENGINES, Engine, engine_of
+from tests.engines import DATABASE, ENGINES, MOVED, Engine, engine_of
 from tests.postgres import Server, running_bouncer, running_server
 from tests.service import Service, serve
 
@@ -61,6 +61,14 @@ def postgres() -> Iterator[Server]:
     with running_server() as server:
         server.create(DATABASE)
         yield server
+
+
+@pytest.fixture
+def target(postgres: Server) -> Iterator[str]:
+    """The URL of an empty database, for a journal that moves."""
+    postgres.create(MOVED)
+    yield postgres.url(MOVED)
+    postgres.drop(MOVED)
 
 
 @pytest.fixture(scope="session")

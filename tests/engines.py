@@ -12,6 +12,7 @@ from tests.postgres import Server, settings
 
 ENGINES = ("sqlite", "postgres", "pgbouncer")
 DATABASE = "laws"
+MOVED = "moved"  # where a journal is moved to
 
 Engine = Callable[[], Awaitable[Store]]
 

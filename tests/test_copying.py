@@ -2,7 +2,6 @@
 
 import asyncio
 import sqlite3
-from collections.abc import Iterator
 from pathlib import Path
 from shutil import copyfile
 from typing import Any
@@ -34,25 +33,15 @@ from tests.journal import (
     payment,
     signing,
 )
-from tests.postgres import PASSWORD, Server, settings
+from tests.postgres import PASSWORD, settings
 from tests.service import environment, request, serve
 
 pytestmark = pytest.mark.anyio
-
-NAME = "moving"
 
 
 @pytest.fixture
 def devnet_options() -> DevnetOptions:
     return DevnetOptions(port=0, block_time=1)
-
-
-@pytest.fixture
-def target(postgres: Server) -> Iterator[str]:
-    """The URL of an empty database."""
-    postgres.create(NAME)
-    yield postgres.url(NAME)
-    postgres.drop(NAME)
 
 
 async def fill(store: Store) -> None:

@@ -3,7 +3,6 @@ use one account nonce twice.
 """
 
 import sqlite3
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,6 +14,7 @@ from facilitator.store.schema import APPLICATION_ID
 from facilitator.store.sqlite import SQLiteStore
 from tests.chain import approve, devnet_payment
 from tests.commands import facilitator
+from tests.engines import MOVED
 from tests.journal import in_file
 from tests.postgres import PASSWORD, Server
 from tests.service import environment, launch, serve
@@ -22,20 +22,10 @@ from tests.tcpproxy import tcp_proxy
 
 pytestmark = pytest.mark.anyio
 
-NAME = "moved"
-
 
 @pytest.fixture
 def devnet_options() -> DevnetOptions:
     return DevnetOptions(port=0, block_time=1)
-
-
-@pytest.fixture
-def target(postgres: Server) -> Iterator[str]:
-    """The URL of an empty database."""
-    postgres.create(NAME)
-    yield postgres.url(NAME)
-    postgres.drop(NAME)
 
 
 async def test_no_command_takes_a_moved_file_until_it_is_reopened(
@@ -53,7 +43,7 @@ async def test_no_command_takes_a_moved_file_until_it_is_reopened(
     )
     assert done.code == 0, done.errors
     assert f"{file} is marked as moved: no service starts on it any more" in done.output
-    place = f"it has moved to postgresql://127.0.0.1:{postgres.port}/{NAME}"
+    place = f"it has moved to postgresql://127.0.0.1:{postgres.port}/{MOVED}"
     async with launch(old) as refused:
         assert await refused.ended() == 1
         [line] = refused.logged("start_refused")
@@ -112,7 +102,7 @@ async def test_where_the_commit_is_unknown_the_file_is_not_served_either(
     assert "the journal may be written" in unknown.error
     with pytest.raises(StoreError, match="it has moved to postgresql://"):
         await SQLiteStore.open(file)
-    copied = postgres.execute(NAME, "SELECT count(*) FROM signer")
+    copied = postgres.execute(MOVED, "SELECT count(*) FROM signer")
     assert copied == ("1" if lost == "reply" else "0")
     assert (await facilitator("migrate", old, "--reopen")).code == 0
     again = await facilitator("migrate", {"DATABASE_URL": target}, "--from", old["DATABASE_URL"])
