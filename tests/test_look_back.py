@@ -29,8 +29,10 @@ def devnet_options() -> DevnetOptions:
 
 async def settle_many(service: Service, devnet: Devnet) -> None:
     """SETTLED payments, all within the blocks that a reorg is watched for in."""
-    for _ in range(SETTLED // 50):
-        replies = await asyncio.gather(*(service.settle(devnet_payment(devnet)) for _ in range(50)))
+    for first in range(0, SETTLED, 50):
+        names = (f"/paid/{number}" for number in range(first, first + 50))
+        payments = (devnet_payment(devnet, resource=name) for name in names)
+        replies = await asyncio.gather(*(service.settle(payment) for payment in payments))
         assert all(reply["success"] for reply in replies)
 
 
@@ -63,14 +65,14 @@ async def test_what_left_the_chain_while_nobody_looked_is_noticed_all_of_it(
     devnet: Devnet, tmp_path: Path
 ) -> None:
     """More than one look takes, killed, and every block of them undone: each is told of, and is
-    paid again by the same bytes.
+    paid again, once, by what was signed for it before or by a replacement of that.
     """
     await approve(devnet)
     await devnet.rpc("anvil_mine", hex(5))  # the approval stays
     base = int(str(await devnet.rpc("eth_blockNumber")), 16)
     async with serve(devnet, tmp_path) as first:
         await settle_many(first, devnet)
-        paid = {log.transaction_hash for log in await settled_logs(devnet)}
+        paid = {log.resource for log in await settled_logs(devnet)}
         await first.stop(signal.SIGKILL)
     head = int(str(await devnet.rpc("eth_blockNumber")), 16)
     await devnet.rpc("anvil_reorg", head - base, [])
@@ -80,8 +82,8 @@ async def test_what_left_the_chain_while_nobody_looked_is_noticed_all_of_it(
         await second.wait_for("settlement_confirmed", SETTLED)
         assert len(second.logged("settlement_reorged")) == SETTLED
     logs = await settled_logs(devnet)
-    assert len(logs) == SETTLED
-    assert {log.transaction_hash for log in logs} == paid
+    assert len(logs) == len(paid) == SETTLED
+    assert {log.resource for log in logs} == paid
 
 
 async def test_what_cannot_be_told_holds_up_no_other_and_is_not_forgotten(
