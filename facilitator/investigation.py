@@ -114,10 +114,11 @@ class Investigator:
             first = max(last - LOG_RANGE + 1, 0)
             logs = await self._chain.logs(wanted, first, last)
             carriers = dict.fromkeys(log.transaction_hash for log in logs)
-            receipts = await self._chain.receipts(carriers)
-            if any(each not in receipts or not receipts[each].succeeded for each in carriers):
-                raise ChainUnavailable("a log without a receipt that bears it out")
-            for receipt in receipts.values():
+            find_receipt = self._chain.witnesses.find_receipt
+            receipts = await asyncio.gather(*(find_receipt(each) for each in carriers))
+            for receipt in receipts:
+                if receipt is None or not receipt.succeeded:
+                    raise ChainUnavailable("a log without a receipt that bears it out")
                 proof = await self._proof_in(receipt, payment)
                 if proof is not None:
                     return proof

@@ -6,7 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from facilitator.chain import Chain
 from facilitator.ethereum.receipts import Receipt
 from facilitator.heads import Heads
+from facilitator.node import ChainUnavailable
 from facilitator.settlement import Observation, Policy, Transaction
+from facilitator.together import together
 
 
 class Observer:
@@ -23,7 +25,8 @@ class Observer:
         """One round trip for all receipts and account nonces, a second one where it is needed.
 
         A receipt counts where the head's chain has its block: a machine that lags behind a reorg
-        shows others. Until it is known which of them is right, no transaction is superseded.
+        shows others. Until it is known which of them is right, no transaction is superseded; nor
+        until it is known of every endpoint that none shows a receipt.
 
         By transaction id. `broadcast_at` says when each was last offered to the chain, `now` is in
         unix milliseconds. Raises ChainUnavailable.
@@ -36,7 +39,9 @@ class Observer:
         receipts, mined = await asyncio.gather(
             self._chain.receipts(hashes), self._chain.account_nonces(signers, "latest")
         )
-        doubtful = await self._strangers(receipts.values())
+        shown, untold = await self._missed(transactions, receipts, mined, now)
+        receipts.update(shown)
+        doubtful = untold | await self._strangers(receipts.values())
         receipts = {each: found for each, found in receipts.items() if each not in doubtful}
         unmined = [
             transaction
@@ -66,6 +71,43 @@ class Observer:
             )
             for each in transactions
         }
+
+    async def _missed(
+        self,
+        transactions: Sequence[Transaction],
+        receipts: Mapping[bytes, Receipt],
+        mined: Mapping[bytes, int],
+        now: int,
+    ) -> tuple[dict[bytes, Receipt], set[bytes]]:
+        """What other endpoints show of transactions that should be mined by now, and the hashes of
+        which that cannot be told: those whose nonce the chain has used, and of each signer the
+        first one, if it is old enough to be replaced.
+        """
+        unmined = [
+            each
+            for each in transactions
+            if not any(attempt.hash in receipts for attempt in each.attempts)
+        ]
+        first: dict[bytes, int] = {}
+        for each in unmined:
+            first[each.signer] = min(each.account_nonce, first.get(each.signer, each.account_nonce))
+        patience = max(self._policy.replace_after_ms, 2 * self._heads.interval_ms)
+        hashes = [
+            attempt.hash
+            for each in unmined
+            for attempt in each.attempts
+            if each.account_nonce < mined[each.signer]
+            or (
+                each.account_nonce == first[each.signer]
+                and now - each.attempts[-1].signed_at >= patience
+            )
+        ]
+        found = await together(self._chain.witnesses.find_receipt, hashes)
+        told = dict(zip(hashes, found, strict=True))
+        return (
+            {each: receipt for each, receipt in told.items() if isinstance(receipt, Receipt)},
+            {each for each, receipt in told.items() if isinstance(receipt, ChainUnavailable)},
+        )
 
     async def _buried(self, signers: Iterable[bytes], depth: int) -> dict[bytes, int]:
         """Two endpoints must agree on it: superseded by a lie, a transaction of ours would leave a

@@ -56,6 +56,15 @@ class Witnesses:
 
         return await self.confirm(same, "eth_getBlockByNumber", hex(number), False)
 
+    async def deny_block(self, number: int, block_hash: bytes) -> bool | None:
+        """Whether they have another block at this height. Never raises."""
+
+        def another(answer: JSON) -> bool:
+            block = parse_block(answer)
+            return block.number == number and block.hash != block_hash
+
+        return await self.confirm(another, "eth_getBlockByNumber", hex(number), False)
+
     async def confirm_older(self, number: int, timestamp: int) -> bool | None:
         """Whether the block at this height was made before then, unix seconds. Never raises."""
 
@@ -72,6 +81,26 @@ class Witnesses:
 
         name = to_hex(receipt.transaction_hash)
         return await self.confirm(same, "eth_getTransactionReceipt", name)
+
+    async def find_receipt(self, transaction_hash: bytes) -> Receipt | None:
+        """The receipt that any of them shows: one alone hides none. The one that most agree on,
+        should they differ; None where two say that there is none, or the one that is there. Raises
+        ChainUnavailable where too few answer.
+        """
+        method = "eth_getTransactionReceipt"
+        answers = await self._rpc.call_each(method, to_hex(transaction_hash))
+        shown: list[Receipt] = []
+        for answer in answers:
+            if not (answer is None or isinstance(answer, BaseException)):
+                with suppress(ChainUnavailable):  # garbage
+                    shown.append(parse_receipt(answer))
+        shown = [receipt for receipt in shown if receipt.transaction_hash == transaction_hash]
+        if shown:
+            told = [_decisive(receipt) for receipt in shown]
+            return max(shown, key=lambda receipt: told.count(_decisive(receipt)))
+        if answers.count(None) < max(min(QUORUM, len(answers)), 1):
+            raise ChainUnavailable(f"{method}: too few endpoints answer")
+        return None
 
     async def confirm_account_nonce(self, address: bytes, count: int) -> bool | None:
         """Whether they count so many mined transactions of `address`, no more and no fewer, at

@@ -1,8 +1,8 @@
-"""The service with two endpoints of one chain, each behind a proxy that can lie on its own."""
+"""The service with several endpoints of one chain, each behind a proxy that can lie on its own."""
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 from facilitator.devnet import Devnet
@@ -16,6 +16,33 @@ READS = ("eth_call", "eth_estimateGas")
 
 
 @asynccontextmanager
+async def behind(
+    devnet: Devnet,
+    folder: Path,
+    count: int,
+    faults: Mapping[int, Mapping[str, Fault]] | None = None,
+    **changes: str,
+) -> AsyncIterator[tuple[Service, list[FaultProxy]]]:
+    """The service with so many endpoints, some of which have `faults` from the start; whatever a
+    test does, their URLs are in no log.
+    """
+    async with AsyncExitStack() as stack:
+        proxies = [await stack.enter_async_context(fault_proxy(devnet.url)) for _ in range(count)]
+        for place, own in (faults or {}).items():
+            proxies[place].faults = {**own}
+        urls = ",".join(f"{proxy.url}?key={API_KEY}" for proxy in proxies)
+        async with serve(
+            devnet, folder, JEJU_RPC_URL=urls, LOG_LEVEL="DEBUG", **changes
+        ) as service:
+            yield service, proxies
+        output = service.output.decode()
+        for secret in (API_KEY, *(proxy.url.rstrip("/") for proxy in proxies)):
+            assert secret not in output
+        assert not service.logged("unhandled_error")
+        assert not service.logged("turn_broken")
+
+
+@asynccontextmanager
 async def behind_two(
     devnet: Devnet,
     folder: Path,
@@ -23,19 +50,12 @@ async def behind_two(
     second_faults: Mapping[str, Fault] | None = None,
     **changes: str,
 ) -> AsyncIterator[tuple[Service, FaultProxy, FaultProxy]]:
-    """The service with two endpoints; whatever a test does, their URLs are in no log."""
-    async with fault_proxy(devnet.url) as first, fault_proxy(devnet.url) as second:
-        second.faults = {**(second_faults or {})}
-        urls = f"{first.url}?key={API_KEY},{second.url}?key={API_KEY}"
-        async with serve(
-            devnet, folder, JEJU_RPC_URL=urls, LOG_LEVEL="DEBUG", **changes
-        ) as service:
-            yield service, first, second
-        output = service.output.decode()
-        for secret in (API_KEY, first.url.rstrip("/"), second.url.rstrip("/")):
-            assert secret not in output
-        assert not service.logged("unhandled_error")
-        assert not service.logged("turn_broken")
+    """`behind` two, the second of which may have faults from the start."""
+    async with behind(devnet, folder, 2, {1: second_faults or {}}, **changes) as (
+        service,
+        (first, second),
+    ):
+        yield service, first, second
 
 
 def reads_of(proxy: FaultProxy) -> int:

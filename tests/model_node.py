@@ -174,3 +174,6 @@ class NoWitnesses(Witnesses):
 
     async def account_nonce(self, address: bytes, block: int | str = "latest") -> AgreedCount:
         return AgreedCount(await self._node.account_nonce(address, block), alone=False)
+
+    async def find_receipt(self, transaction_hash: bytes) -> Receipt | None:
+        return (await self._node.receipts([transaction_hash])).get(transaction_hash)
