@@ -18,6 +18,9 @@ class Observer:
         self._chain = chain
         self._heads = heads
         self._policy = policy
+        # By signer: the head at which one endpoint of several, left alone, began to count so that
+        # a transaction of ours would be superseded.
+        self._alone_since: dict[bytes, int] = {}
 
     async def observe(
         self, transactions: Sequence[Transaction], broadcast_at: Mapping[int, int], now: int
@@ -52,7 +55,7 @@ class Observer:
         passed = dict.fromkeys(
             each.signer for each in unmined if each.account_nonce < mined[each.signer]
         )
-        buried = await self._buried(passed, depth) if depth >= 0 else {}
+        buried = await self._buried(passed, depth)
         oldest = min((each.attempts[-1].signed_at for each in unmined), default=None)
         market = None
         if oldest is not None and now - oldest >= self._policy.replace_after_ms:
@@ -110,13 +113,23 @@ class Observer:
         )
 
     async def _buried(self, signers: Iterable[bytes], depth: int) -> dict[bytes, int]:
-        """Two endpoints must agree on it: superseded by a lie, a transaction of ours would leave a
-        gap that nothing else of the signer passes.
+        """Two endpoints must agree on it: superseded by a lie, a transaction of ours would be paid
+        for twice, and its nonce be a gap. One that is left alone is believed once it has stayed
+        alone, and said so, for as many blocks again as bury a count: a passing lie lasts no longer.
         """
-        asked = tuple(signers)
+        asked = tuple(signers) if depth >= 0 else ()
         agreed = self._chain.witnesses.account_nonce
         told = await asyncio.gather(*(agreed(signer, depth) for signer in asked))
-        return {signer: each.count for signer, each in zip(asked, told, strict=True)}
+        alone = {signer for signer, each in zip(asked, told, strict=True) if each.alone}
+        self._alone_since = {
+            signer: self._alone_since.get(signer, depth) for signer in asked if signer in alone
+        }
+        too_soon = depth - self._policy.superseded_depth
+        return {
+            signer: each.count
+            for signer, each in zip(asked, told, strict=True)
+            if self._alone_since.get(signer, too_soon) <= too_soon
+        }
 
     async def _strangers(self, receipts: Iterable[Receipt]) -> set[bytes]:
         """Those whose block is not on the head's chain, or not known to be; by transaction hash."""

@@ -21,6 +21,9 @@ from tests.x402_service import nonce_of
 
 pytestmark = pytest.mark.anyio
 
+SEND, COUNT = "eth_sendRawTransaction", "eth_getTransactionCount"
+BURIED = 14  # blocks: more than it takes to say that something else used an account nonce
+
 
 @pytest.fixture
 def devnet_options() -> DevnetOptions:
@@ -84,9 +87,33 @@ async def test_a_count_far_ahead_is_believed_of_no_endpoint_that_is_left_alone(
                 _, reply = await service.post("/settle", request(header))
         await settled(service, devnet, 2)
         assert not service.logged("gap_filled")
-        # Superseded on the word of the only one that was left, it was sent again beside the next.
-        again = len(service.logged("gap_reopened"))
-    assert await nonce_of(devnet) == len(await settled_logs(devnet)) + again
+        assert not service.logged("superseded")
+    assert await nonce_of(devnet) == len(await settled_logs(devnet))
+
+
+async def test_one_that_is_left_alone_is_believed_when_it_has_said_so_for_long(
+    devnet: Devnet, tmp_path: Path
+) -> None:
+    """Something else did take the account nonce, and the second endpoint never comes back."""
+    await approve(devnet)
+    async with behind_two(devnet, tmp_path) as (service, first, second):
+        await settled(service, devnet, 1)
+        first.faults[SEND] = second.faults["*"] = lose_request
+        waiting = asyncio.create_task(service.settle(devnet_payment(devnet)))
+        await service.wait_for("settlement_submitted", 2)
+        transfer = {"from": "0x" + devnet.signer.address.hex(), "to": "0x" + "11" * 20}
+        await devnet.rpc("eth_sendTransaction", {**transfer, "gas": hex(21_000)})
+        await devnet.rpc("anvil_mine", hex(BURIED))
+        async with asyncio.timeout(30):
+            while "endpoint_excluded" not in {line["event"] for line in service.lines}:  # noqa: ASYNC110
+                await asyncio.sleep(0.1)
+        await asyncio.sleep(3)
+        assert not service.logged("superseded")
+        await devnet.rpc("anvil_mine", hex(BURIED))
+        await service.wait_for("superseded")
+        first.faults.clear()
+        assert (await waiting)["success"]
+    assert len(await settled_logs(devnet)) == 2
 
 
 async def test_a_count_is_believed_of_no_endpoint_because_another_one_was_read(
@@ -103,9 +130,6 @@ async def test_a_count_is_believed_of_no_endpoint_because_another_one_was_read(
         await settled(service, devnet, 2)
         assert not service.logged("gap_filled")
     assert await nonce_of(devnet) == 5
-
-
-SEND, COUNT = "eth_sendRawTransaction", "eth_getTransactionCount"
 
 
 @pytest.mark.parametrize("liar", [0, 1], ids=["first", "second"])
