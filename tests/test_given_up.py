@@ -10,11 +10,17 @@ import pytest
 from msgspec import Struct
 
 from facilitator.devnet import Devnet, DevnetOptions
+from facilitator.nonces import MAX_IN_FLIGHT
+from tests.bursts import OPTIONS, payers, replies_of
 from tests.chain import approve, balance, calldata, devnet_payment, settled_logs
 from tests.endpoints import behind_two, settled
 from tests.faultproxy import already_known, fault_proxy, lose_request, lying_nonce
 from tests.service import Service, serve
+from tests.test_groups import QUEUED, queue_up, saturate, transactions_of
 from tests.test_reorgs import TALL, block_of, foreign_transfer, mine, nonce_of_signer, stop_mining
+from tests.x402 import v2_body
+from tests.x402_chain import authorizations_used
+from tests.x402_service import send
 
 pytestmark = pytest.mark.anyio
 
@@ -36,7 +42,7 @@ class Failed(Struct, frozen=True):
 
 @pytest.fixture
 def devnet_options() -> DevnetOptions:
-    return DevnetOptions(port=0, block_time=1)
+    return OPTIONS
 
 
 async def revoke(devnet: Devnet) -> None:
@@ -238,3 +244,51 @@ async def test_no_ended_transaction_is_undone_because_one_endpoint_counts_too_fe
         for event in ("gap_reopened", "gap_filled", "superseded"):
             assert not service.logged(event)
     assert await nonce_of_signer(devnet) == len(await settled_logs(devnet))
+
+
+@pytest.mark.parametrize("depth", [0, FINAL], ids=["watched", "final"])
+async def test_of_a_group_with_a_told_failure_the_others_are_settled_again(
+    devnet: Devnet, tmp_path: Path, depth: int
+) -> None:
+    """They were told of as successes, and their transaction is the one that must not be sent again:
+    each is noticed, and paid by a transaction of its own.
+    """
+    poor = payers(devnet)[0]
+    await mine(devnet, 5)
+    async with serve(devnet, tmp_path, SETTLE_TIMEOUT_SECONDS="90") as service:
+        first = await saturate(service, devnet)
+        bodies = [v2_body(devnet, payer=payer) for payer in payers(devnet)[:QUEUED]]
+        waiting = await queue_up(service, bodies)
+        await mine(devnet)  # frees the places of the first ones
+        await service.wait_for("settlement_submitted", MAX_IN_FLIGHT + QUEUED)
+        [(group, size)] = [(one, n) for one, n in transactions_of(service).items() if n > 1]
+        assert size == QUEUED
+        left = await balance(devnet, poor.address)
+        empty = calldata("transfer(address,uint256)", devnet.deployer.address, left)
+        await send(devnet, poor, devnet.usdc, empty)
+        await asyncio.sleep(1)  # the group is in the pool as well
+        await mine(devnet)
+        seen: Any = await devnet.rpc("eth_getTransactionReceipt", group)
+        await mine(devnet, DEEP)
+        await service.wait_for("settlement_failed")
+        replies = await replies_of([*first, *waiting])
+        assert [reply["success"] for reply in replies].count(False) == 1
+        [failed] = service.logged("settlement_failed")
+        if depth:
+            await devnet.rpc("evm_setIntervalMining", 1)
+            await mine(devnet, depth)
+            await asyncio.sleep(3)  # it is final when a turn has looked
+        await reorg_from(devnet, int(seen["blockNumber"], 16))
+        await devnet.rpc("evm_setIntervalMining", 1)
+        _, last = await service.post("/settle", v2_body(devnet, payer=payers(devnet)[-1]))
+        assert last["success"]
+        await service.wait_for("settlement_reorged", QUEUED - 1)
+        await service.wait_for("settlement_confirmed", MAX_IN_FLIGHT + 2 * (QUEUED - 1) + 1)
+        assert len(service.logged("settled_again")) == QUEUED - 1
+        assert len(service.logged("gap_filled")) == 1
+        _, told = await service.get(f"/settlements/{failed['settlement']}")
+        assert told["state"] == "failed"
+    assert await balance(devnet, poor.address) == left
+    used = [log.transaction_hash for log in await authorizations_used(devnet)]
+    assert len(used) == MAX_IN_FLIGHT + QUEUED
+    assert group not in used
