@@ -286,7 +286,7 @@ def outcome(
         return Investigate()
     if findings.proof is not None:
         return Confirm(findings.proof)
-    # What a group's transaction came to says nothing about one payment in it, a filler's nothing.
+    # What a group's transaction came to says nothing about one payment in it, nor does a filler's.
     alone = sum(each.kind is TransactionKind.SETTLE for each in used_up)
     refusal = _why_not_again(findings, alone, policy)
     if refusal is None:
