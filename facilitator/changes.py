@@ -50,6 +50,13 @@ def settlement_changed(network: str, settlement: Settlement) -> None:
     record("outcome", settlement.traceparent, settlement.created_at, network=network, **told)
 
 
+def paid_after_failure(network: str, settlement: Settlement) -> None:
+    """It is CONFIRMED, and was told to have failed: what was signed before was mined after all."""
+    told = {**described(settlement), **_outcome(settlement)}
+    with inside(settlement.traceparent):
+        event(_log, logging.CRITICAL, "paid_after_failure", exc_info=None, network=network, **told)
+
+
 def settled_again(network: str, settlement: Settlement, transaction_hash: bytes) -> None:
     """It has a further transaction."""
     event(

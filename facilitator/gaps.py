@@ -3,13 +3,16 @@
 What stood below our own transactions can vanish: the journal comes from a backup, or somebody
 else's transaction left the chain in a reorg. Then nobody will ever use that account nonce, and
 nothing above it is mined, unless we send an empty transfer to ourselves. Where the journal has a
-transaction of that nonce that counts as ended, it is not ended after all, and is sent again.
+transaction of that nonce that counts as ended, it is not ended after all, and is sent again. But
+where it was told that what it carries has failed, it could make that untrue: an empty transfer that
+offers more for gas takes its place.
 """
 
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from facilitator import nonces
+from facilitator.budget import Prepared
 from facilitator.chain import Chain, Reverted
 from facilitator.ethereum.addresses import checksum
 from facilitator.ethereum.transactions import Call
@@ -18,6 +21,7 @@ from facilitator.payments import Refusal
 from facilitator.settlement import Attempt, Policy, Transaction, TransactionKind
 from facilitator.signing import SignerPool
 from facilitator.store import Store
+from facilitator.store.claims import NewTransaction
 from facilitator.telemetry import event
 
 _log = logging.getLogger(__name__)
@@ -56,11 +60,13 @@ class Gaps:
         # By signer: the missing nonce, when it was first seen, and at which head.
         self._seen: dict[bytes, tuple[int, int, int]] = {}
         self._alerted: set[tuple[bytes, int]] = set()
+        # The signers with a transaction that must not be sent, and that no filler could replace.
+        self._held_up: frozenset[bytes] = frozenset()
 
     @property
     def open(self) -> frozenset[bytes]:
         """The signers whose next account nonce nothing of ours has, as far as was seen."""
-        return frozenset(self._seen)
+        return self._held_up.union(self._seen)
 
     async def fill(self, pending: Sequence[Transaction], mined: Mapping[bytes, int]) -> None:
         """Look at every signer's pending transactions; `mined` counts those that the chain has.
@@ -101,28 +107,79 @@ class Gaps:
         confirmed = await self._chain.witnesses.confirm_account_nonce(signer, account_nonce)
         return confirmed is not False
 
+    async def take_over(self, given_up: Sequence[Transaction]) -> bool:
+        """Have fillers take the place of these, at once: a pool that has their bytes is to get ours
+        before it mines them. Whether any did. Raises ChainUnavailable and StoreError.
+        """
+        held_up = {each.id: each.signer for each in given_up}
+        for each in given_up:
+            if await self._taken_over(each.signer, each.account_nonce):
+                del held_up[each.id]
+        self._held_up = frozenset(held_up.values())
+        return len(held_up) < len(given_up)
+
+    async def _taken_over(self, signer: bytes, account_nonce: int) -> bool:
+        if signer not in self._signers.addresses or not await self._is_unused(
+            signer, account_nonce
+        ):
+            return False
+        prepared = await self._prepare(signer)
+        if prepared is None:
+            return False
+        filler = await self._take_over(signer, account_nonce, prepared)
+        if filler is not None:
+            await self._filled(filler)
+        return filler is not None
+
     async def _close(self, signer: bytes, gap: range) -> None:
-        call = Call(signer, b"")
+        # What the journal has is none of one endpoint's to undo.
+        unused = await self._is_unused(signer, gap.start)
         for account_nonce in gap[: nonces.MAX_IN_FLIGHT]:
-            if await self._store.revive(self._chain_id, signer, account_nonce):
+            if unused and await self._store.revive(self._chain_id, signer, account_nonce):
                 self._alert("gap_reopened", signer, account_nonce)
                 continue  # the next turn sends it
             if signer not in self._signers.addresses:
                 return  # its key is another replica's
-            if await self._may_still_come(signer, gap.start):
+            prepared = await self._prepare(signer)
+            if prepared is None:
                 return
-            prepared = await self._signers.prepare(call, signer, FILLER_GAS_CAP)
-            if isinstance(prepared, Reverted | Refusal):
-                return
-            new = self._signers.transaction(TransactionKind.FILL, call, signer, prepared)
-            filler = await self._store.fill(new, account_nonce, self._clock())
+            filler = None
+            if unused:
+                filler = await self._take_over(signer, account_nonce, prepared)
             if filler is None:
-                # A payment that was told to have failed is wanted again, or one that a reorg is
-                # watched for: that watch, or a person, can say what is true.
-                self._alert("gap_not_filled", signer, account_nonce)
-                return
-            self._alert("gap_filled", signer, account_nonce)
-            await self._send(filler, filler.attempts[-1])
+                if await self._may_still_come(signer, gap.start):
+                    return
+                new = self._new(signer, prepared)
+                filler = await self._store.fill(new, account_nonce, self._clock())
+            if filler is None:
+                return  # mined, as the journal has it, or the only endpoint that is left is wrong
+            await self._filled(filler)
+
+    async def _is_unused(self, signer: bytes, account_nonce: int) -> bool:
+        """Whether two endpoints say so, where there are several."""
+        agreed = await self._chain.witnesses.agree_unused(signer, account_nonce)
+        return agreed is not False
+
+    async def _prepare(self, signer: bytes) -> Prepared | None:
+        """What a filler takes; None where none can be paid for now."""
+        prepared = await self._signers.prepare(Call(signer, b""), signer, FILLER_GAS_CAP)
+        return None if isinstance(prepared, Reverted | Refusal) else prepared
+
+    def _new(self, signer: bytes, prepared: Prepared) -> NewTransaction:
+        call = Call(signer, b"")
+        return self._signers.transaction(TransactionKind.FILL, call, signer, prepared)
+
+    async def _take_over(
+        self, signer: bytes, account_nonce: int, prepared: Prepared
+    ) -> Transaction | None:
+        """The filler in the place of what must not be sent again, where the journal has that."""
+        new = self._new(signer, prepared)
+        outbid = self._signers.outbidding(new.call, signer, account_nonce, prepared)
+        return await self._store.take_over(new, account_nonce, outbid, self._clock())
+
+    async def _filled(self, filler: Transaction) -> None:
+        self._alert("gap_filled", filler.signer, filler.account_nonce)
+        await self._send(filler, filler.attempts[-1])
 
     async def _may_still_come(self, signer: bytes, account_nonce: int) -> bool:
         """Whether the node's pool holds something for the missing nonce, that gets more time."""
@@ -135,7 +192,7 @@ class Gaps:
             self._alerted.add((signer, account_nonce))
             event(
                 _log,
-                logging.CRITICAL if name == "gap_not_filled" else logging.ERROR,
+                logging.ERROR,
                 name,
                 network=self._network,
                 signer=checksum(signer),

@@ -77,8 +77,8 @@ class Judge:
             return Keep()
         verdict = outcome(settlement, transactions, proof, None, self._policy)
         if isinstance(verdict, Investigate):
-            # A group succeeds whatever becomes of one payment in it.
-            alone = [each for each in transactions if each.kind is not TransactionKind.GROUP]
+            # A group or a filler succeeds whatever becomes of one payment in it.
+            alone = [each for each in transactions if each.kind is TransactionKind.SETTLE]
             sent = [attempt.hash for each in alone for attempt in each.attempts]
             findings = await self._investigator.findings(settlement, sent, margin)
             if findings is not None:
@@ -283,7 +283,9 @@ def change_of(settlement: Settlement, verdict: Verdict) -> SettlementChange | No
     change = SettlementChange(id=settlement.id, version=settlement.version, state=settlement.state)
     match verdict:
         case Confirm(proof):
-            return replace(change, state=SettlementState.CONFIRMED, proof=proof)
+            overturns = settlement.state in (SettlementState.FAILED, SettlementState.LOST)
+            confirmed = replace(change, state=SettlementState.CONFIRMED, proof=proof)
+            return replace(confirmed, overturns=overturns)
         case Fail(refusal):
             reorged = settlement.state is SettlementState.REORGED
             state = SettlementState.LOST if reorged else SettlementState.FAILED

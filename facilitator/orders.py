@@ -75,9 +75,7 @@ def about(ride: Ride, refusal: Refusal | None) -> SettleReply:
     proof = settlement.proof
     return SettleReply(
         refusal=refusal,
-        transaction_hash=(
-            proof.transaction_hash if proof else ride.transactions[-1].attempts[-1].hash
-        ),
+        transaction_hash=(proof.transaction_hash if proof else ride.transactions[-1].carrying.hash),
         settlement_id=settlement.id,
         state=settlement.state,
     )

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from facilitator.broadcast import Broadcaster
 from facilitator.judgement import Resolved
@@ -46,10 +46,11 @@ class PendingTransactions:
         self._clock = clock
 
     async def advance(
-        self, transactions: Sequence[Transaction]
+        self, transactions: Sequence[Transaction], withheld: Collection[int] = ()
     ) -> tuple[dict[int, Resolved], dict[bytes, int]]:
         """Observe and decide every one, and act: those that have come to an end, by id, and how
-        many transactions each signer has mined. Raises ChainUnavailable, StoreError.
+        many transactions each signer has mined. Those that are `withheld`, by id, are not sent
+        again. Raises ChainUnavailable, StoreError.
         """
         now = self._clock()
         observations = await self._observer.observe(transactions, self._broadcaster.sent_at, now)
@@ -63,6 +64,8 @@ class PendingTransactions:
             match decide(transaction, seen, now, self._policy):
                 case Mined() | Superseded() as end:
                     resolved[transaction.id] = end
+                case _ if transaction.id in withheld:
+                    continue
                 case Broadcast(attempt, at_cap):
                     to_send.append((transaction, attempt))
                     if at_cap:

@@ -7,13 +7,20 @@ import anyio
 from msgspec import Struct
 
 from facilitator.broadcast import Broadcaster
-from facilitator.changes import settlement_changed
+from facilitator.changes import paid_after_failure, settlement_changed
 from facilitator.judgement import Judge, Resolved, change_of, end_of
 from facilitator.listeners import Listeners
 from facilitator.node import ChainUnavailable
 from facilitator.reorgs import ReorgWatch
 from facilitator.resettlement import Resettler
-from facilitator.settlement import Mined, SettleAgain, Settlement, TransactionState, Verdict
+from facilitator.settlement import (
+    Mined,
+    SettleAgain,
+    Settlement,
+    TransactionKind,
+    TransactionState,
+    Verdict,
+)
 from facilitator.store import Ride, SettlementChange, Store, TransactionChange
 from facilitator.tally import Tally
 from facilitator.telemetry import event
@@ -94,6 +101,13 @@ class Recorder:
                 changes.append(change)
             elif isinstance(verdict, SettleAgain):
                 again.append(ride.settlement)
+        if any(
+            isinstance(resolved.get(each.id), Mined) and each.kind is TransactionKind.FILL
+            for ride in rides
+            for each in ride.transactions
+        ):
+            # What the filler has taken the place of may be a group whose other payments were made.
+            self._reorgs.doubt()
         ended = [end_of(number, end) for number, end in resolved.items() if number not in undecided]
         if ended or changes:
             await self.record(ended, changes)
@@ -123,9 +137,12 @@ class Recorder:
                     network=self._network,
                     transaction_id=transaction.id,
                 )
+        overturned = {change.id for change in changes if change.overturns}
         for settlement in changed:
             self._tally.changes[settlement.state] += 1
             settlement_changed(self._network, settlement)
+            if settlement.id in overturned:
+                paid_after_failure(self._network, settlement)
             if settlement.proof is not None:
                 self._reorgs.mined(settlement.proof.block_number)
             self._listeners.wake(settlement.id)

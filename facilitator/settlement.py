@@ -5,7 +5,8 @@ Three things have three lives:
 - A `Settlement` is one payment: PENDING -> CONFIRMED | FAILED; CONFIRMED -> REORGED -> CONFIRMED |
   LOST.
 - A `Transaction` is one account nonce of one signer: PENDING -> MINED -> FINAL, or SUPERSEDED when
-  something that we did not sign took the nonce. A reorg takes MINED back to PENDING.
+  something that we did not sign took the nonce. A reorg takes MINED back to PENDING; where the
+  failure of what it carries was told, a filler takes its place.
 - An `Attempt` is one signed set of bytes for that nonce; replacements are further attempts, and any
   of them may be the one that is mined.
 
@@ -80,6 +81,13 @@ class Transaction(Struct, frozen=True, kw_only=True):
     attempts: tuple[Attempt, ...]
     gas_cost: int | None = None
     l1_fee: int = 0
+
+    @property
+    def carrying(self) -> Attempt:
+        """The last attempt that is sure to carry what the transaction does: of a filler that has
+        taken another one's place the first.
+        """
+        return self.attempts[0 if self.kind is TransactionKind.FILL else -1]
 
 
 class Settlement(Struct, frozen=True, kw_only=True):
@@ -278,8 +286,8 @@ def outcome(
         return Investigate()
     if findings.proof is not None:
         return Confirm(findings.proof)
-    # What a group's transaction came to says nothing about one payment in it.
-    alone = sum(each.kind is not TransactionKind.GROUP for each in used_up)
+    # What a group's transaction came to says nothing about one payment in it, nor does a filler's.
+    alone = sum(each.kind is TransactionKind.SETTLE for each in used_up)
     refusal = _why_not_again(findings, alone, policy)
     if refusal is None:
         return SettleAgain()

@@ -18,7 +18,7 @@ from facilitator.budget import Prepared
 from facilitator.chain import Chain, Reverted
 from facilitator.data_fees import DataFees
 from facilitator.ethereum.addresses import checksum
-from facilitator.ethereum.fees import Fees, initial_fees
+from facilitator.ethereum.fees import Fees, initial_fees, outbidding_fees
 from facilitator.ethereum.secp256k1 import Signer
 from facilitator.ethereum.transactions import Call, TransactionBuilder
 from facilitator.node import ChainUnavailable
@@ -288,6 +288,18 @@ class SignerPool:
             most_cost=prepared.most_cost,
             gas_budget=self._policy.gas_budget,
         )
+
+    def outbidding(
+        self, call: Call, address: bytes, account_nonce: int, prepared: Prepared
+    ) -> Callable[[Attempt], Attempt]:
+        """What signs the call so that pools take it for another attempt of that account nonce."""
+
+        def sign(last: Attempt) -> Attempt:
+            fees = outbidding_fees(last.fees, prepared.fees, self._policy.max_fee_per_gas)
+            signer = self._accounts[address].signer
+            return self._sign(signer, account_nonce, call, prepared.gas_limit, fees)
+
+        return sign
 
     def allows(self, call: Call, address: bytes) -> bool:
         """Whether this signer may sign the call; not where its contract is configured no more, and

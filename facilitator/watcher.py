@@ -233,6 +233,8 @@ class Watcher:
         # Only now read what is open: whatever the head holds was in the journal before it was sent.
         self._signers.about_to_observe()
         work = await self._store.open_work(self._chain_id)
+        if await self._gaps.take_over(work.given_up):
+            work = await self._store.open_work(self._chain_id)
         pending = {
             transaction.id: transaction
             for ride in work.rides
@@ -241,7 +243,8 @@ class Watcher:
         }
         pending.update((filler.id, filler) for filler in work.fillers)
         self._broadcaster.note_traces(work.rides)
-        resolved, mined = await self._pending.advance(tuple(pending.values()))
+        withheld = {each.id for each in work.given_up}
+        resolved, mined = await self._pending.advance(tuple(pending.values()), withheld)
         resolved = await self._second_look.confirm_ends(resolved)
         for number in await self._recorder.conclude(work.rides, resolved, self.settle_margin):
             signer = pending.pop(number).signer

@@ -35,8 +35,8 @@ class Witnesses:
     """The endpoints of one chain, each by itself.
 
     Where a single endpoint is configured there is none but the one that was read (None). Where all
-    others of several are away, the one that is left is believed. One that does not answer, or not
-    yet, agrees with nobody.
+    others of several are away, the one that is left is believed, but for `agree_unused`. One that
+    does not answer, or not yet, agrees with nobody.
     """
 
     def __init__(self, rpc: RPC) -> None:
@@ -111,6 +111,15 @@ class Witnesses:
             return counter(answer) == count
 
         return await self.confirm(same, "eth_getTransactionCount", to_hex(address), "latest")
+
+    async def agree_unused(self, address: bytes, account_nonce: int) -> bool | None:
+        """Whether two of them have mined no transaction of `address` with this account nonce, at
+        their latest blocks: of several the one that is left is not believed. Never raises.
+        """
+        if not self.exist:
+            return None
+        counts = await self.hear(counter, "eth_getTransactionCount", to_hex(address), "latest")
+        return sum(each is not None and each <= account_nonce for each in counts) >= QUORUM
 
     async def account_nonce(self, address: bytes, block: int | str = "latest") -> AgreedCount:
         """How many transactions of `address` are mined as of a block number or tag. Raises

@@ -121,7 +121,8 @@ class Journal:
                     for name, ids in self.rides.items()
                     if each.id in ids
                 ]
-                if not {SettlementState.FAILED, SettlementState.LOST} & set(carried):
+                filler = each.kind is TransactionKind.FILL
+                if filler or not {SettlementState.FAILED, SettlementState.LOST} & set(carried):
                     self.step()
                     self.transactions[each.id] = replace(
                         each, state=TransactionState.PENDING, block_number=None
@@ -129,6 +130,41 @@ class Journal:
                     self.events["gap reopened"] += 1
                     return True
         return False
+
+    async def take_over(
+        self,
+        transaction: NewTransaction,
+        account_nonce: int,
+        outbid: Callable[[Attempt], Attempt],
+        now: int,
+    ) -> Transaction | None:
+        slot = (transaction.signer, account_nonce)
+        for old in self.transactions.values():
+            told = any(
+                self.settlements[name].state in (SettlementState.FAILED, SettlementState.LOST)
+                for name, ids in self.rides.items()
+                if old.id in ids
+            )
+            named = (old.signer, old.account_nonce) == slot
+            pays = old.kind is not TransactionKind.FILL
+            if named and told and pays and old.state is not TransactionState.MINED:
+                self.step()
+                attempt = outbid(old.attempts[-1])
+                filler = replace(
+                    old,
+                    kind=transaction.kind,
+                    call=transaction.call,
+                    gas_limit=transaction.gas_limit,
+                    state=TransactionState.PENDING,
+                    block_number=None,
+                    attempts=(*old.attempts, attempt),
+                )
+                self.transactions[old.id] = filler
+                self._note(filler, attempt)
+                self.events["taken over"] += 1
+                self.step()
+                return filler
+        return None
 
     def _hand_out(self, new: NewTransaction) -> int:
         nonce = max(self.next_nonce.get(new.signer, 0), new.nonce_floor)
@@ -233,6 +269,7 @@ class Journal:
 
     def _work(self, chosen: Callable[[Settlement], bool], state: TransactionState) -> OpenWork:
         rides = (Ride(each, self.carriers(each)) for each in self.settlements.values())
+        carried = {number for numbers in self.rides.values() for number in numbers}
         return OpenWork(
             rides=tuple(
                 ride
@@ -243,7 +280,7 @@ class Journal:
             fillers=tuple(
                 each
                 for each in self.transactions.values()
-                if each.kind is TransactionKind.FILL and each.state is state
+                if each.id not in carried and each.state is state
             ),
         )
 

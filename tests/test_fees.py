@@ -12,6 +12,7 @@ from facilitator.ethereum.fees import (
     bumped_fees,
     fee_market,
     initial_fees,
+    outbidding_fees,
 )
 
 CAP = 500 * GWEI
@@ -101,6 +102,26 @@ def test_a_bump_is_rounded_up_and_ends_exactly_at_the_cap(
     last: Fees, cap: int, bumped: Fees | None
 ) -> None:
     assert bumped_fees(last, FeeMarket(base_fee=0, priority_fee=1), cap) == bumped
+
+
+@given(fees(), markets, wei)
+def test_what_outbids_another_one_does_so_in_every_pool_unless_the_cap_forbids_it(
+    last: Fees, market: FeeMarket, cap: int
+) -> None:
+    """It is never below what a first attempt would offer now, and never above the cap."""
+    first = initial_fees(market, cap)
+    if first is None:
+        return
+    found = outbidding_fees(last, first, cap)
+    assert are_integers(found)
+    assert found.max_priority_fee_per_gas <= found.max_fee_per_gas <= cap
+    assert found.max_fee_per_gas >= first.max_fee_per_gas
+    assert found.max_priority_fee_per_gas >= first.max_priority_fee_per_gas
+    if 1125 * last.max_fee_per_gas <= 1000 * cap:
+        assert 1000 * found.max_fee_per_gas >= 1125 * last.max_fee_per_gas
+        assert 1000 * found.max_priority_fee_per_gas >= 1125 * last.max_priority_fee_per_gas
+    else:
+        assert found.max_fee_per_gas == cap
 
 
 @given(markets, wei)

@@ -268,6 +268,18 @@ def test_whatever_is_known_the_laws_hold(
             assert confirmed or pending or findings is not None
 
 
+def test_a_filler_in_the_place_of_another_one_is_not_held_against_its_payment() -> None:
+    """Where that is asked for again: what may yet be mined is waited for, a filler is no revert,
+    and one that is shallow may still turn out to be the first one after all.
+    """
+    filler = replace(REVERTED, kind=TransactionKind.FILL)
+    pending = replace(PENDING, kind=TransactionKind.FILL)
+    assert judge(pending, REVERTED, findings=NOTHING_FOUND) == Keep()
+    assert judge(filler, filler, REVERTED, findings=NOTHING_FOUND) == SettleAgain()
+    assert judge(filler, findings=REFUSED) == Fail(NO_ALLOWANCE)
+    assert judge(replace(SHALLOW, kind=TransactionKind.FILL), findings=REFUSED) == Keep()
+
+
 def test_a_group_that_was_mined_is_not_held_against_a_payment_in_it() -> None:
     """It counts as no revert, however often: what went wrong inside says only the payment's own."""
     for groups in ([GROUP], [GROUP] * 5):

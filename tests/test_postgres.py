@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from facilitator.payments import Proof
 from facilitator.redaction import redact
-from facilitator.settlement import SettlementState, TransactionState
+from facilitator.settlement import Attempt, SettlementState, TransactionState
 from facilitator.store import Store, StoreError, TransactionChange
 from facilitator.store.claims import Claimed, Overcommitted, Taken
 from facilitator.store.postgres import PostgresStore
@@ -219,10 +219,15 @@ async def test_who_has_lost_the_lease_writes_nothing(leaders: list[SharedStore])
     confirm = change(result.settlement, SettlementState.CONFIRMED)
     version = result.settlement.version
     attempt = result.transaction.attempts[0]
+
+    def filler_attempt(_: Attempt) -> Attempt:
+        raise AssertionError("nothing is signed without the lease")
+
     for writing in (
         loop.record([mined], [confirm], NOW),
         loop.bury(CHAIN_ID, 17),
         loop.fill(filler(), 5, NOW),
+        loop.take_over(filler(), 0, filler_attempt, NOW),
         loop.add_attempt(result.transaction.id, attempt, None, NOW),
         loop.settle_again(
             result.settlement.id, version, transaction_of(result.settlement.payment), NOW

@@ -134,6 +134,29 @@ async def test_an_account_nonce_is_what_two_endpoints_bear_out(
             assert await exactly(b"\x11" * 20, each) is (told.count(each) >= 2)
 
 
+@pytest.mark.parametrize(
+    ("told", "unused"),
+    [((5, 5), True), ((4, 5), True), ((5, 6), False), ((6, 5, 3), True), ((6, 6, 5), False)],
+)
+async def test_an_account_nonce_is_unused_where_two_endpoints_say_so(
+    told: tuple[int, ...], unused: bool
+) -> None:
+    async with nodes(len(told)) as (rpc, running):
+        for node, each in zip(running, told, strict=True):
+            node.answers["eth_getTransactionCount"] = {"result": hex(each)}
+        assert await Chain(rpc).witnesses.agree_unused(b"\x11" * 20, 5) is unused
+
+
+async def test_one_that_is_left_of_several_does_not_make_an_account_nonce_unused() -> None:
+    """A lone one does: there is nobody else to ask."""
+    async with nodes(2) as (rpc, [first, second]):
+        first.answers["eth_getTransactionCount"] = {"result": "0x0"}
+        second.chain_id = 1
+        assert await Chain(rpc).witnesses.agree_unused(bytes(20), 5) is False
+    async with nodes(1) as (rpc, [_]):
+        assert await Chain(rpc).witnesses.agree_unused(bytes(20), 5) is None
+
+
 @pytest.mark.parametrize("silence", ["0x", None, 5, hex(2**63)])
 async def test_an_endpoint_that_gives_no_count_bears_out_none(silence: JSON) -> None:
     """Not even that an account has none."""

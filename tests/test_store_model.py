@@ -24,7 +24,14 @@ from msgspec.structs import replace
 
 from facilitator.ethereum.fees import GWEI, Fees
 from facilitator.ethereum.secp256k1 import Signer
-from facilitator.settlement import Settlement, SettlementState, Transaction, TransactionState
+from facilitator.settlement import (
+    Attempt,
+    Settlement,
+    SettlementState,
+    Transaction,
+    TransactionKind,
+    TransactionState,
+)
 from facilitator.store import OpenWork, Ride, Store, TransactionChange
 from facilitator.store.claims import (
     Claimed,
@@ -277,23 +284,59 @@ class Journal(RuleBasedStateMachine):
     def revive(self, account_nonce: int) -> None:
         slot = (SIGNERS[0].address, account_nonce)
         ended = (TransactionState.SUPERSEDED, TransactionState.FINAL)
-        told = (SettlementState.FAILED, SettlementState.LOST)
         wanted = [
             each
             for each in self.transactions.values()
             if (each.signer, each.account_nonce) == slot
             and each.state in ended
-            and not any(
-                self.settlements[name].state in told
-                for name, carriers in self.carried.items()
-                if each.id in carriers
-            )
+            and not self.is_given_up(each)
         ]
         assert self.runner.run(self.store.revive(CHAIN_ID, *slot)) is bool(wanted)
         for each in wanted:
             self.transactions[each.id] = replace(
                 each, state=TransactionState.PENDING, block_number=None, gas_cost=None
             )
+
+    def is_given_up(self, transaction: Transaction) -> bool:
+        told = (SettlementState.FAILED, SettlementState.LOST)
+        return transaction.kind is not TransactionKind.FILL and any(
+            self.settlements[name].state in told
+            for name, carriers in self.carried.items()
+            if transaction.id in carriers
+        )
+
+    @rule(number=picks)
+    def take_over(self, number: int) -> None:
+        """Of what must not be sent again, or else of anything."""
+        all_of_them = list(self.transactions.values())
+        some = [each for each in all_of_them if self.is_given_up(each)] or all_of_them
+        old, now = some[number % len(some)], self.tick()
+        signer = next(each for each in SIGNERS if each.address == old.signer)
+        new = filler(signer=signer)
+        fees = Fees(now * GWEI, now)  # no two are the same
+        attempt = signing(signer, new.call, fees=fees)(old.account_nonce)
+        seen: list[Attempt] = []
+
+        def outbid(last: Attempt) -> Attempt:
+            seen.append(last)
+            return attempt
+
+        result = self.runner.run(self.store.take_over(new, old.account_nonce, outbid, now))
+        if not self.is_given_up(old) or old.state is TransactionState.MINED:
+            assert (result, seen) == (None, [])
+            return
+        self.transactions[old.id] = replace(
+            old,
+            kind=TransactionKind.FILL,
+            call=new.call,
+            gas_limit=new.gas_limit,
+            state=TransactionState.PENDING,
+            block_number=None,
+            gas_cost=None,
+            attempts=(*old.attempts, attempt),
+        )
+        assert (result, seen) == (self.transactions[old.id], [old.attempts[-1]])
+        self.filled_at[old.id] = now
 
     @rule(number=picks, gwei=st.integers(min_value=1, max_value=2**30))
     def add_attempt(self, number: int, gwei: int) -> None:
@@ -443,7 +486,7 @@ class Journal(RuleBasedStateMachine):
             number for number, at in self.filled_at.items() if at < before and number in ended
         }
         for each in old:
-            last = self.transactions[self.carried[each.id][-1]].attempts[-1].hash
+            last = self.transactions[self.carried[each.id][-1]].carrying.hash
             for key in (each.key, self.second_keys[each.id]):
                 if key is not None and each.state is not SettlementState.FAILED:
                     self.used.setdefault(key, each.proof.transaction_hash if each.proof else last)
@@ -452,6 +495,8 @@ class Journal(RuleBasedStateMachine):
         for each in old:
             leaving.update(self.carried.pop(each.id))
             del self.settlements[each.id], self.second_keys[each.id]
+        for numbers in self.carried.values():
+            leaving -= set(numbers)
         for number in leaving:
             del self.transactions[number]
             self.filled_at.pop(number, None)

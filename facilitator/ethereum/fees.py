@@ -49,10 +49,27 @@ def bumped_fees(last: Fees, market: FeeMarket, cap: int) -> Fees | None:
     Pools take a replacement only when both fees rise by a tenth (geth) or an eighth (others): both
     rise by 12.5 %, rounded up, and further where the market asks for more.
     """
-    least_fee = -(-last.max_fee_per_gas * 1125 // 1000)
-    least_tip = -(-last.max_priority_fee_per_gas * 1125 // 1000)
+    least_fee, least_tip = _raised(last.max_fee_per_gas), _raised(last.max_priority_fee_per_gas)
     if least_fee > cap:
         return None
     tip = max(least_tip, market.priority_fee)
     fee = min(max(least_fee, BASE_FEE_HEADROOM * market.base_fee + tip), cap)
     return Fees(fee, max(least_tip, min(tip, fee)))
+
+
+def outbidding_fees(last: Fees, first: Fees, cap: int) -> Fees:
+    """The fees of another transaction in the place of one that offers `last`: both rise as in
+    `bumped_fees`, and `first`, what `initial_fees` gives now, is the least.
+
+    Never above `cap`. Where that is less than a pool which has the other one asks of a replacement,
+    it is at the cap all the same: a pool without it takes what we send, and nothing else would ever
+    use the account nonce there.
+    """
+    tip = max(_raised(last.max_priority_fee_per_gas), first.max_priority_fee_per_gas)
+    with_tip = first.max_fee_per_gas - first.max_priority_fee_per_gas + tip
+    fee = min(max(_raised(last.max_fee_per_gas), with_tip), cap)
+    return Fees(fee, min(tip, fee))
+
+
+def _raised(fee: int) -> int:
+    return -(-fee * 1125 // 1000)

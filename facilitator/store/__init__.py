@@ -16,6 +16,7 @@ from facilitator.settlement import (
     Settlement,
     SettlementState,
     Transaction,
+    TransactionKind,
     TransactionState,
 )
 from facilitator.store.claims import (
@@ -43,13 +44,16 @@ class LostLease(StoreError):
 
 
 class SettlementChange(Struct, frozen=True, kw_only=True):
-    """A settlement's next state, applied only while its version is still `version`."""
+    """A settlement's next state, applied only while its version is still `version`. `overturns`:
+    it FAILED or was LOST until now, and that was told.
+    """
 
     id: str
     version: int
     state: SettlementState
     proof: Proof | None = None
     refusal: Refusal | None = None
+    overturns: bool = False
 
 
 class TransactionChange(Struct, frozen=True, kw_only=True):
@@ -75,6 +79,20 @@ class OpenWork(Struct, frozen=True):
 
     rides: tuple[Ride, ...]
     fillers: tuple[Transaction, ...]
+
+    @property
+    def given_up(self) -> tuple[Transaction, ...]:
+        """PENDING transactions that must not be sent again: a reorg has set them free after a
+        settlement that they carry FAILED or was LOST, and that was told.
+        """
+        found = {
+            each.id: each
+            for ride in self.rides
+            if ride.settlement.state in (SettlementState.FAILED, SettlementState.LOST)
+            for each in ride.transactions
+            if each.state is TransactionState.PENDING and each.kind is not TransactionKind.FILL
+        }
+        return tuple(found.values())
 
 
 class Census(Struct, frozen=True):
@@ -137,7 +155,21 @@ class Store(Protocol):
     async def revive(self, chain_id: int, signer: bytes, account_nonce: int) -> bool:
         """The chain wants an account nonce whose transaction counts as ended (SUPERSEDED, FINAL):
         it is PENDING again, and what it had cost is not spent. False where there is none, or it
-        carried a settlement that FAILED or was LOST: that was told, and must stay true.
+        must not be sent again (see `take_over`).
+        """
+
+    async def take_over(
+        self,
+        transaction: NewTransaction,
+        account_nonce: int,
+        outbid: Callable[[Attempt], Attempt],
+        now: int,
+    ) -> Transaction | None:
+        """The chain wants an account nonce whose transaction, no filler and not MINED, carries a
+        settlement that FAILED or was LOST: that was told, and must stay true. So `transaction`, a
+        filler, takes its place: the same row, PENDING, with a further attempt, which `outbid` signs
+        given its last one. What it had cost is not spent; what it carried and the attempts stay
+        known, for one of them may be mined all the same. None where there is no such transaction.
         """
 
     async def add_attempt(

@@ -58,7 +58,10 @@ def forget(
     )
     fillers = db.execute(
         f"""SELECT id FROM "transaction"
-            WHERE chain_id = ? AND kind = 'fill' AND created_at < ? AND state IN {ENDED} LIMIT ?""",
+            WHERE chain_id = ? AND kind = 'fill' AND created_at < ? AND state IN {ENDED}
+                AND NOT EXISTS (
+                    SELECT 1 FROM settlement_transaction WHERE transaction_id = "transaction".id)
+            LIMIT ?""",
         (chain_id, before, limit),
     ).fetchall()
     _delete_transactions([number for (number,) in (*carriers, *fillers)], db)
@@ -81,7 +84,11 @@ def _keep_keys(row: Row, now: int, db: sqlite3.Connection) -> None:
     else:
         (transaction_hash,) = db.execute(
             """SELECT hash FROM settlement_transaction JOIN attempt USING (transaction_id)
-               WHERE settlement_id = ? ORDER BY transaction_id DESC, attempt.rowid DESC LIMIT 1""",
+                   JOIN "transaction" ON "transaction".id = transaction_id
+               WHERE settlement_id = ?
+               ORDER BY transaction_id DESC,
+                   CASE kind WHEN 'fill' THEN -attempt.rowid ELSE attempt.rowid END DESC
+               LIMIT 1""",
             (settlement.id,),
         ).fetchone()
     for key in (row["key"], row["second_key"]):

@@ -130,6 +130,17 @@ class PostgresStore:
     async def revive(self, chain_id: int, signer: bytes, account_nonce: int) -> bool:
         return await self._pool.write(partial(signed.revive, chain_id, signer, account_nonce))
 
+    async def take_over(
+        self,
+        transaction: NewTransaction,
+        account_nonce: int,
+        outbid: Callable[[Attempt], Attempt],
+        now: int,
+    ) -> Transaction | None:
+        return await self._pool.write(
+            partial(signed.take_over, transaction, account_nonce, outbid, now)
+        )
+
     async def add_attempt(
         self, transaction_id: int, attempt: Attempt, gas_budget: int | None, now: int
     ) -> bool:

@@ -45,6 +45,8 @@ async def forget(
     fillers = await db.fetch(
         f"""SELECT id FROM "transaction"
             WHERE chain_id = $1 AND kind = 'fill' AND created_at < $2 AND state IN {ENDED}
+                AND NOT EXISTS (
+                    SELECT FROM settlement_transaction WHERE transaction_id = "transaction".id)
             LIMIT $3 FOR UPDATE SKIP LOCKED""",
         chain_id,
         before,
@@ -71,7 +73,11 @@ async def _keep_keys(row: Row, now: int, db: Connection) -> None:
     else:
         transaction_hash = await db.fetchval(
             """SELECT hash FROM settlement_transaction JOIN attempt USING (transaction_id)
-               WHERE settlement_id = $1 ORDER BY transaction_id DESC, number DESC LIMIT 1""",
+                   JOIN "transaction" ON "transaction".id = transaction_id
+               WHERE settlement_id = $1
+               ORDER BY transaction_id DESC,
+                   CASE kind WHEN 'fill' THEN -number ELSE number END DESC
+               LIMIT 1""",
             settlement.id,
         )
     await db.execute(

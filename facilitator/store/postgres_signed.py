@@ -4,7 +4,7 @@ Functions of a connection, inside a transaction that writes. Locks are taken in 
 none waits for another in a circle: transactions, settlements, then signers, each by ascending id.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from msgspec.structs import replace
 
@@ -13,6 +13,11 @@ from facilitator.settlement import Attempt, Transaction, TransactionState
 from facilitator.store.claims import BudgetSpent, NewTransaction
 from facilitator.store.postgres_pool import Connection, Undo
 from facilitator.store.postgres_queries import transactions
+from facilitator.store.rows import Row
+from facilitator.store.signed import GIVEN_UP, taken_over
+
+_NAMED = """SELECT id, chain_id, signer, state, created_at, gas_cost FROM "transaction"
+            WHERE chain_id = $1 AND signer = $2 AND account_nonce = $3"""
 
 
 async def fill(
@@ -35,21 +40,52 @@ async def fill(
 
 async def revive(chain_id: int, signer: bytes, account_nonce: int, db: Connection) -> bool:
     ended = await db.fetchrow(
-        """SELECT id, state, created_at, gas_cost FROM "transaction"
-           WHERE chain_id = $1 AND signer = $2 AND account_nonce = $3
-               AND state IN ('superseded', 'final')
-               AND NOT EXISTS (
-                   SELECT FROM settlement_transaction
-                       JOIN settlement ON settlement.id = settlement_id
-                   WHERE transaction_id = "transaction".id
-                       AND settlement.state IN ('failed', 'lost'))
-           FOR UPDATE""",
+        f"""{_NAMED} AND state IN ('superseded', 'final') AND NOT {GIVEN_UP} FOR UPDATE""",
         chain_id,
         signer,
         account_nonce,
     )
     if ended is None:
         return False
+    await _set_pending(ended, db)
+    return True
+
+
+async def take_over(
+    new: NewTransaction,
+    account_nonce: int,
+    outbid: Callable[[Attempt], Attempt],
+    now: int,
+    db: Connection,
+) -> Transaction | None:
+    row = await db.fetchrow(
+        f"{_NAMED} AND state <> 'mined' AND {GIVEN_UP} FOR UPDATE",
+        new.chain_id,
+        new.signer,
+        account_nonce,
+    )
+    if row is None:
+        return None
+    old = (await transactions(db, "SELECT $1::bigint", row["id"]))[row["id"]]
+    # Without a look at the budget, as above.
+    attempt = outbid(old.attempts[-1])
+    await _set_pending(row, db)
+    await db.execute(
+        """UPDATE "transaction" SET kind = $2, target = $3, calldata = $4, gas_limit = $5,
+               l1_fee = $6, created_at = $7 WHERE id = $1""",
+        old.id,
+        new.kind,
+        new.call.target,
+        new.call.calldata,
+        new.gas_limit,
+        str(new.l1_fee),
+        now,
+    )
+    await _insert_attempt(old.id, attempt, db)
+    return taken_over(old, new, attempt)
+
+
+async def _set_pending(ended: Row, db: Connection) -> None:
     await db.execute(
         """UPDATE "transaction" SET state = 'pending', block_number = NULL, gas_cost = NULL
            WHERE id = $1""",
@@ -57,9 +93,8 @@ async def revive(chain_id: int, signer: bytes, account_nonce: int, db: Connectio
     )
     if ended["state"] == "final":
         # Its gas was not spent after all, and counts again with what it may cost.
-        day = budget.day_of(ended["created_at"])
-        await _add_to_spent((chain_id, signer, day), -int(ended["gas_cost"] or 0), db)
-    return True
+        key = ended["chain_id"], ended["signer"], budget.day_of(ended["created_at"])
+        await _add_to_spent(key, -int(ended["gas_cost"] or 0), db)
 
 
 async def sign(
@@ -168,6 +203,11 @@ async def add_attempt(
         more = budget.committed(replaced) - budget.committed(transaction)
         if not budget.allows(gas_budget, spent, more):
             return False
+    await _insert_attempt(transaction_id, attempt, db)
+    return True
+
+
+async def _insert_attempt(transaction_id: int, attempt: Attempt, db: Connection) -> None:
     await db.execute(
         """INSERT INTO attempt (hash, transaction_id, raw, max_fee_per_gas,
                max_priority_fee_per_gas, signed_at)
@@ -179,7 +219,6 @@ async def add_attempt(
         attempt.fees.max_priority_fee_per_gas,
         attempt.signed_at,
     )
-    return True
 
 
 async def gas_spent(chain_id: int, signer: bytes, now: int, db: Connection) -> int:

@@ -96,6 +96,15 @@ def outstanding(
     return tuple(read_settlement(row) for row in rows)
 
 
+def in_flight(chain_id: int, db: sqlite3.Connection) -> dict[bytes, int]:
+    rows = db.execute(
+        """SELECT signer, count(*) FROM "transaction"
+           WHERE chain_id = ? AND state = 'pending' GROUP BY signer""",
+        (chain_id,),
+    )
+    return {signer: pending for signer, pending in rows}
+
+
 def census(chain_id: int, db: sqlite3.Connection) -> Census:
     """The open ones are counted, of the finished ones a tally is kept."""
     rows = db.execute(

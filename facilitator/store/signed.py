@@ -4,6 +4,7 @@ Functions of a connection, inside a transaction, as in `statements`.
 """
 
 import sqlite3
+from collections.abc import Callable
 
 from msgspec.structs import replace
 
@@ -11,6 +12,12 @@ from facilitator import budget
 from facilitator.settlement import Attempt, Transaction, TransactionState
 from facilitator.store.claims import BudgetSpent, NewTransaction
 from facilitator.store.queries import transactions
+
+# A transaction that must not be sent again, or a failure that was told could come out untrue. A
+# filler moves nothing, whatever was signed for its account nonce before.
+GIVEN_UP = """(kind <> 'fill' AND EXISTS (
+    SELECT 1 FROM settlement_transaction JOIN settlement ON settlement.id = settlement_id
+    WHERE transaction_id = "transaction".id AND settlement.state IN ('failed', 'lost')))"""
 
 
 def fill(
@@ -30,18 +37,69 @@ def fill(
 
 def revive(chain_id: int, signer: bytes, account_nonce: int, db: sqlite3.Connection) -> bool:
     ended = db.execute(
-        """SELECT id, state, created_at, gas_cost FROM "transaction"
-           WHERE chain_id = ? AND signer = ? AND account_nonce = ?
-               AND state IN ('superseded', 'final')
-               AND NOT EXISTS (
-                   SELECT 1 FROM settlement_transaction
-                       JOIN settlement ON settlement.id = settlement_id
-                   WHERE transaction_id = "transaction".id
-                       AND settlement.state IN ('failed', 'lost'))""",
+        f"""SELECT * FROM "transaction"
+            WHERE chain_id = ? AND signer = ? AND account_nonce = ?
+                AND state IN ('superseded', 'final') AND NOT {GIVEN_UP}""",
         (chain_id, signer, account_nonce),
     ).fetchone()
     if ended is None:
         return False
+    _set_pending(ended, db)
+    return True
+
+
+def take_over(
+    new: NewTransaction,
+    account_nonce: int,
+    outbid: Callable[[Attempt], Attempt],
+    now: int,
+    db: sqlite3.Connection,
+) -> Transaction | None:
+    row = db.execute(
+        f"""SELECT * FROM "transaction"
+            WHERE chain_id = ? AND signer = ? AND account_nonce = ?
+                AND state <> 'mined' AND {GIVEN_UP}""",
+        (new.chain_id, new.signer, account_nonce),
+    ).fetchone()
+    if row is None:
+        return None
+    old = transactions(db, "SELECT ?", (row["id"],))[row["id"]]
+    # Without a look at the budget, as above.
+    attempt = outbid(old.attempts[-1])
+    _set_pending(row, db)
+    db.execute(
+        """UPDATE "transaction" SET kind = ?, target = ?, calldata = ?, gas_limit = ?, l1_fee = ?,
+               created_at = ? WHERE id = ?""",
+        (
+            new.kind,
+            new.call.target,
+            new.call.calldata,
+            new.gas_limit,
+            str(new.l1_fee),
+            now,
+            old.id,
+        ),
+    )
+    _insert_attempt(old.id, attempt, db)
+    return taken_over(old, new, attempt)
+
+
+def taken_over(old: Transaction, new: NewTransaction, attempt: Attempt) -> Transaction:
+    """What `old` is once `new` has taken its place."""
+    return replace(
+        old,
+        kind=new.kind,
+        call=new.call,
+        gas_limit=new.gas_limit,
+        l1_fee=new.l1_fee,
+        state=TransactionState.PENDING,
+        block_number=None,
+        gas_cost=None,
+        attempts=(*old.attempts, attempt),
+    )
+
+
+def _set_pending(ended: sqlite3.Row, db: sqlite3.Connection) -> None:
     db.execute(
         """UPDATE "transaction" SET state = 'pending', block_number = NULL, gas_cost = NULL
            WHERE id = ?""",
@@ -49,9 +107,8 @@ def revive(chain_id: int, signer: bytes, account_nonce: int, db: sqlite3.Connect
     )
     if ended["state"] == "final":
         # Its gas was not spent after all, and counts again with what it may cost.
-        day = budget.day_of(ended["created_at"])
-        _add_to_spent((chain_id, signer, day), -int(ended["gas_cost"] or 0), db)
-    return True
+        key = ended["chain_id"], ended["signer"], budget.day_of(ended["created_at"])
+        _add_to_spent(key, -int(ended["gas_cost"] or 0), db)
 
 
 def sign(new: NewTransaction, now: int, db: sqlite3.Connection) -> Transaction:

@@ -108,6 +108,17 @@ class SQLiteStore:
     async def revive(self, chain_id: int, signer: bytes, account_nonce: int) -> bool:
         return await self._writer.run(partial(signed.revive, chain_id, signer, account_nonce))
 
+    async def take_over(
+        self,
+        transaction: NewTransaction,
+        account_nonce: int,
+        outbid: Callable[[Attempt], Attempt],
+        now: int,
+    ) -> Transaction | None:
+        return await self._writer.run(
+            partial(signed.take_over, transaction, account_nonce, outbid, now)
+        )
+
     async def add_attempt(
         self, transaction_id: int, attempt: Attempt, gas_budget: int | None, now: int
     ) -> bool:
@@ -197,14 +208,7 @@ class SQLiteStore:
         return changed == 1
 
     async def let_go(self, settlement_id: str, listener: str) -> None:
-        await self._writer.run(
-            lambda db: (
-                db.execute(
-                    "UPDATE settlement SET listener = NULL WHERE id = ? AND listener = ?",
-                    (settlement_id, listener),
-                ).rowcount
-            )
-        )
+        await self._writer.run(partial(sql.let_go, settlement_id, listener))
 
     async def mark_success_told(
         self, settlement_id: str, listener: str, now: int, reply: bytes | None = None
@@ -234,15 +238,7 @@ class SQLiteStore:
         return await self._writer.run(partial(signed.raise_nonce_floor, chain_id, signer, floor))
 
     async def in_flight(self, chain_id: int) -> dict[bytes, int]:
-        def count(db: sqlite3.Connection) -> dict[bytes, int]:
-            rows = db.execute(
-                """SELECT signer, count(*) FROM "transaction"
-                   WHERE chain_id = ? AND state = 'pending' GROUP BY signer""",
-                (chain_id,),
-            )
-            return {signer: pending for signer, pending in rows}
-
-        return await self._writer.run(count)
+        return await self._writer.run(partial(queries.in_flight, chain_id))
 
     async def census(self, chain_id: int) -> Census:
         return self._read(partial(queries.census, chain_id))

@@ -175,6 +175,13 @@ def _reopen(found: Settlement, new: NewSettlement, now: int, db: sqlite3.Connect
     return get(db, found.id)
 
 
+def let_go(settlement_id: str, listener: str, db: sqlite3.Connection) -> None:
+    db.execute(
+        "UPDATE settlement SET listener = NULL WHERE id = ? AND listener = ?",
+        (settlement_id, listener),
+    )
+
+
 def mark_all_told(now: int, db: sqlite3.Connection) -> int:
     return db.execute(
         """UPDATE settlement SET replied_success_at = ?
