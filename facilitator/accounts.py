@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable
 
-from facilitator.ethereum.secp256k1 import Signer
 from facilitator.nonces import MAX_IN_FLIGHT
 from facilitator.payments import Reason
 
@@ -23,12 +22,11 @@ class Account:
 
     __slots__ = (
         *("address", "balance", "doubted", "floor", "looked_at", "pending", "reserved", "retires"),
-        *("signer", "synced", "unfit", "unfit_until", "unseen"),
+        *("synced", "unfit", "unfit_until", "unseen"),
     )
 
-    def __init__(self, signer: Signer, *, retires: bool) -> None:
-        self.signer = signer
-        self.address = signer.address
+    def __init__(self, address: bytes, *, retires: bool) -> None:
+        self.address = address
         self.retires = retires
         self.reserved = 0
         self.pending = 0

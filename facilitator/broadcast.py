@@ -8,7 +8,7 @@ import anyio
 from facilitator.chain import Chain
 from facilitator.node import NodeFault, to_hex
 from facilitator.settlement import Attempt, Transaction
-from facilitator.signing import SignerPool
+from facilitator.signers import SignerPool
 from facilitator.store import Ride
 from facilitator.telemetry import event
 from facilitator.tracing import inside, span

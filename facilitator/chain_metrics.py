@@ -16,7 +16,7 @@ from facilitator.ethereum.addresses import checksum
 from facilitator.rpc import FaultKind
 from facilitator.rpc.health import Standing
 from facilitator.settlement import SettlementState
-from facilitator.signing import SignerPool
+from facilitator.signers import SignerPool
 from facilitator.survey import Survey
 from facilitator.waiting import QUEUE_LIMIT
 from facilitator.watcher import Watcher

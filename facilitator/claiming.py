@@ -24,7 +24,7 @@ from facilitator.orders import SettleReply
 from facilitator.payments import Reason, Refusal
 from facilitator.schemes import AnyPayment, scheme_of
 from facilitator.settlement import Settlement, Transaction, TransactionKind
-from facilitator.signing import SignerPool
+from facilitator.signers import SignerPool
 from facilitator.store import Ride, Store, StoreError
 from facilitator.store.claims import (
     BudgetSpent,

@@ -19,7 +19,7 @@ from facilitator.ethereum.transactions import Call
 from facilitator.heads import Heads
 from facilitator.payments import Refusal
 from facilitator.settlement import Attempt, Policy, Transaction, TransactionKind
-from facilitator.signing import SignerPool
+from facilitator.signers import SignerPool
 from facilitator.store import Store
 from facilitator.store.claims import NewTransaction
 from facilitator.telemetry import event
@@ -174,7 +174,7 @@ class Gaps:
     ) -> Transaction | None:
         """The filler in the place of what must not be sent again, where the journal has that."""
         new = self._new(signer, prepared)
-        outbid = self._signers.outbidding(new.call, signer, account_nonce, prepared)
+        outbid = self._signers.keys.outbidding(new.call, signer, account_nonce, prepared)
         return await self._store.take_over(new, account_nonce, outbid, self._clock())
 
     async def _filled(self, filler: Transaction) -> None:

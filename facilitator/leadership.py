@@ -11,7 +11,7 @@ from contextlib import suppress
 import anyio
 
 from facilitator.listeners import Listeners
-from facilitator.signing import SignerPool
+from facilitator.signers import SignerPool
 from facilitator.store import LostLease, Store, StoreError
 from facilitator.store.shared import Fence, SharedStore
 

@@ -7,7 +7,7 @@ from facilitator.chain import Chain
 from facilitator.chain_metrics import Observed
 from facilitator.config import NetworkConfig
 from facilitator.metrics import Metrics
-from facilitator.signing import SignerPool
+from facilitator.signers import SignerPool
 from facilitator.store import Store
 from facilitator.survey import Survey
 from facilitator.watcher import Watcher

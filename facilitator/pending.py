@@ -17,7 +17,7 @@ from facilitator.settlement import (
     Transaction,
     decide,
 )
-from facilitator.signing import SignerPool
+from facilitator.signers import SignerPool
 from facilitator.store import Store
 from facilitator.tally import Tally
 from facilitator.tracing import inside
@@ -78,12 +78,12 @@ class PendingTransactions:
 
     async def _replace(self, transaction: Transaction, replace: Replace, now: int) -> Attempt:
         """The attempt to send: a new one at these fees, in the journal, where it may be signed."""
-        if not self._signers.allows(transaction.call, transaction.signer):
+        if not self._signers.keys.allows(transaction.call, transaction.signer):
             # Its contract or key is configured no more, or not here: what was signed is all that
             # there will be.
             return transaction.attempts[-1]
         with inside(self._broadcaster.trace_of(transaction)):
-            attempt = self._signers.replacement(transaction, replace.fees)
+            attempt = self._signers.keys.replacement(transaction, replace.fees)
         added = await self._store.add_attempt(transaction.id, attempt, self._policy.gas_budget, now)
         self._tally.replacements += added
         # Where the day's budget is spent, what was signed is all there will be today.

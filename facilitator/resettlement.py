@@ -10,7 +10,7 @@ from facilitator.node import ChainUnavailable
 from facilitator.payments import Reason, Refusal
 from facilitator.schemes import scheme_of
 from facilitator.settlement import Attempt, Settlement, Transaction, TransactionKind
-from facilitator.signing import SignerPool
+from facilitator.signers import SignerPool
 from facilitator.store import Store
 from facilitator.store.claims import BudgetSpent
 from facilitator.telemetry import event
@@ -49,7 +49,7 @@ class Resettler:
         try:
             await self._signers.ready()
             signer = self._signers.least_loaded()
-            if not self._signers.allows(call, signer):
+            if not self._signers.keys.allows(call, signer):
                 self._event(logging.ERROR, "contract_not_configured", settlement)
                 return
             prepared = await self._signers.prepare(call, signer, scheme.gas_cap(settlement.payment))

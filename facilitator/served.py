@@ -31,7 +31,7 @@ from facilitator.rpc import RPC, FaultKind
 from facilitator.schemes import eip3009, jeju
 from facilitator.settlement import Policy
 from facilitator.settler import Settler
-from facilitator.signing import SignerPool
+from facilitator.signers import SignerPool
 from facilitator.store import Store
 from facilitator.store.shared import SharedStore
 from facilitator.submission import Submitter

@@ -15,7 +15,7 @@ from facilitator.history import History
 from facilitator.orders import Order, SettleReply
 from facilitator.payments import Reason, Refusal
 from facilitator.schemes import AnyPayment, scheme_of
-from facilitator.signing import UNFIT, QueueFull, SignerPool
+from facilitator.signers import UNFIT, QueueFull, SignerPool
 from facilitator.store import Store
 from facilitator.store.claims import NewSettlement
 from facilitator.telemetry import event, get_logger

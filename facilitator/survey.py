@@ -16,7 +16,7 @@ from facilitator.chain import Chain
 from facilitator.ethereum.fees import initial_fees
 from facilitator.metrics import Metrics
 from facilitator.node import ChainUnavailable
-from facilitator.signing import SignerPool
+from facilitator.signers import SignerPool
 from facilitator.store import Census, Store, StoreError
 from facilitator.telemetry import event, get_logger
 

@@ -28,7 +28,7 @@ from facilitator.recording import Recorder
 from facilitator.reorgs import ReorgWatch
 from facilitator.resettlement import Resettler
 from facilitator.settlement import Attempt, Policy, Transaction, TransactionState
-from facilitator.signing import SignerPool
+from facilitator.signers import SignerPool
 from facilitator.store import LostLease, Store, StoreError
 from facilitator.tally import Tally
 from facilitator.telemetry import event

@@ -22,7 +22,7 @@ from facilitator.orders import Order, SettleReply, may_open_again
 from facilitator.schemes import eip3009, scheme_of
 from facilitator.schemes.eip3009 import Eip3009Payment
 from facilitator.settlement import Policy
-from facilitator.signing import SignerPool
+from facilitator.signers import SignerPool
 from facilitator.store import Store, StoreError
 from facilitator.submission import Submitter
 from facilitator.watcher import Watcher

@@ -32,7 +32,7 @@ MAP: Final = {
     "settling": (
         *("together", "heads", "observation", "examination", "investigation", "judgement"),
         "listeners",
-        *("verifier", "accounts", "waiting", "data_fees", "signing", "gaps", "reorgs"),
+        *("verifier", "accounts", "waiting", "data_fees", "keys", "signers", "gaps", "reorgs"),
         *("resettlement", "leadership", "tally"),
         *("broadcast", "confirmation", "pending", "recording", "watcher", "retention"),
         *("history", "orders", "claiming", "submission", "settler"),

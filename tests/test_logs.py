@@ -11,7 +11,7 @@ import pytest
 
 from facilitator.devnet import Devnet
 from facilitator.settlement import SettlementState
-from facilitator.signing import UNFIT
+from facilitator.signers import UNFIT
 from tests.chain import devnet_payment
 from tests.service import Service, request
 from tests.x402 import v2_body

@@ -18,17 +18,18 @@ from facilitator.budget import Prepared
 from facilitator.chain import Chain, Reverted
 from facilitator.data_fees import DataFees
 from facilitator.ethereum.addresses import checksum
-from facilitator.ethereum.fees import Fees, initial_fees, outbidding_fees
+from facilitator.ethereum.fees import initial_fees
 from facilitator.ethereum.secp256k1 import Signer
 from facilitator.ethereum.transactions import Call, TransactionBuilder
+from facilitator.keys import Keys
 from facilitator.node import ChainUnavailable
 from facilitator.nonces import nonce_floor
 from facilitator.payments import Reason, Refusal
-from facilitator.settlement import Attempt, Policy, Transaction, TransactionKind
+from facilitator.settlement import Attempt, Policy, TransactionKind
 from facilitator.store import Store
 from facilitator.store.claims import NewTransaction
 from facilitator.telemetry import event
-from facilitator.tracing import current, inside, span
+from facilitator.tracing import current, inside
 from facilitator.waiting import Member, Place, Queue, QueueFull
 
 __all__ = ["UNFIT", "QueueFull", "SignerPool"]
@@ -42,8 +43,8 @@ UNFIT = frozenset({Reason.OUT_OF_GAS_MONEY, Reason.BUDGET_SPENT})
 
 
 class SignerPool:
-    """The private keys of one chain. Nothing else signs. A signer that is `retiring` takes no new
-    payment: it only replaces its own transactions, until they are mined.
+    """The signers of one chain. One that is `retiring` takes no new payment: it only replaces its
+    own transactions, until they are mined.
     """
 
     def __init__(
@@ -59,10 +60,10 @@ class SignerPool:
         clock: Callable[[], int],
     ) -> None:
         self._accounts = {
-            signer.address: Account(signer, retires=signer.address in retiring)
+            signer.address: Account(signer.address, retires=signer.address in retiring)
             for signer in signers
         }
-        self._builder = builder
+        self.keys = Keys(signers, builder=builder, chain_id=chain_id, policy=policy, clock=clock)
         self._chain = chain
         self._data_fees = DataFees(chain)
         self._store = store
@@ -272,8 +273,8 @@ class SignerPool:
         def sign(account_nonce: int) -> Attempt:
             self.signed += 1
             with inside(asked):
-                return self._sign(
-                    account.signer, account_nonce, call, prepared.gas_limit, prepared.fees
+                return self.keys.sign(
+                    address, account_nonce, call, prepared.gas_limit, prepared.fees
                 )
 
         return NewTransaction(
@@ -288,40 +289,3 @@ class SignerPool:
             most_cost=prepared.most_cost,
             gas_budget=self._policy.gas_budget,
         )
-
-    def outbidding(
-        self, call: Call, address: bytes, account_nonce: int, prepared: Prepared
-    ) -> Callable[[Attempt], Attempt]:
-        """What signs the call so that pools take it for another attempt of that account nonce."""
-
-        def sign(last: Attempt) -> Attempt:
-            fees = outbidding_fees(last.fees, prepared.fees, self._policy.max_fee_per_gas)
-            signer = self._accounts[address].signer
-            return self._sign(signer, account_nonce, call, prepared.gas_limit, fees)
-
-        return sign
-
-    def allows(self, call: Call, address: bytes) -> bool:
-        """Whether this signer may sign the call; not where its contract is configured no more, and
-        not where its key is another replica's.
-        """
-        return address in self._accounts and self._builder.allows(call, address)
-
-    def replacement(self, transaction: Transaction, fees: Fees) -> Attempt:
-        """The same transaction with other fees."""
-        return self._sign(
-            self._accounts[transaction.signer].signer,
-            transaction.account_nonce,
-            transaction.call,
-            transaction.gas_limit,
-            fees,
-        )
-
-    def _sign(
-        self, signer: Signer, account_nonce: int, call: Call, gas_limit: int, fees: Fees
-    ) -> Attempt:
-        with span("sign", chain_id=self._chain_id, account_nonce=account_nonce):
-            signed = self._builder.sign(
-                signer, account_nonce=account_nonce, call=call, gas_limit=gas_limit, fees=fees
-            )
-        return Attempt(hash=signed.hash, raw=signed.raw, fees=fees, signed_at=self._clock())
