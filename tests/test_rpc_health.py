@@ -7,6 +7,7 @@ from facilitator.rpc.health import (
     FAULTS_TO_OPEN,
     INSPECT_EVERY,
     PENALTY_LIMIT,
+    SHORT_PAUSE,
     STALE_BLOCKS,
     STALE_SECONDS,
     Head,
@@ -82,9 +83,18 @@ def test_looks_alone_close_the_circuit_when_the_last_fault_is_long_ago() -> None
 def test_a_pause_that_was_asked_for_holds_for_looks() -> None:
     health = well()
     health.failed(START)
-    health.silent_until = START + 30
+    health.pause(START, 30)
     assert not health.is_due(START + 29)
     assert health.is_due(START + 30)
+
+
+def test_one_is_away_for_a_long_pause_and_not_for_a_short_one() -> None:
+    health = well()
+    health.pause(START, SHORT_PAUSE)
+    assert not health.is_away(START)
+    health.pause(START, SHORT_PAUSE + 1)
+    assert health.is_away(START + SHORT_PAUSE)
+    assert not health.is_away(START + SHORT_PAUSE + 1)
 
 
 def test_one_that_is_excluded_is_looked_at_soon() -> None:

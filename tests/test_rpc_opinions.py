@@ -97,6 +97,20 @@ async def test_the_one_that_is_left_of_several_is_believed() -> None:
         assert rpc.endpoints[1].health.is_open()
 
 
+@pytest.mark.parametrize(("seconds", "believed"), [(2, False), (30, True)])
+async def test_one_that_asks_for_a_short_pause_is_waited_for(seconds: int, believed: bool) -> None:
+    """Or whoever has the others' limits used up would be believed alone at once."""
+    async with nodes(2) as (rpc, [first, second]):
+        await rpc.call("eth_call")
+        second.fault = Reply(status=429, headers={"Retry-After": str(seconds)})
+        assert await confirmed(Chain(rpc)) is False
+        second.fault = None
+        first.answers["eth_getBlockByNumber"] = block(OTHER_HASH)
+        asked = len(second.server.posts)
+        assert await confirmed(Chain(rpc), OTHER_HASH) is believed
+        assert len(second.server.posts) == asked
+
+
 async def test_with_no_endpoint_left_nothing_is_confirmed() -> None:
     async with nodes(2) as (rpc, [first, second]):
         first.chain_id = second.chain_id = 1

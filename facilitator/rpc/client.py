@@ -124,7 +124,8 @@ class RPC:
     async def call_each(self, method: str, *params: object) -> list[JSON | BaseException]:
         """What every endpoint says by itself, the preferred first: its result, or the RPCError or
         TransportError that is there instead. Left out are those that are known to be away, on
-        another chain or behind, or asked for a pause; so there may be none.
+        another chain or behind, or asked for a pause of more than a few seconds; so there may be
+        none.
         """
         await self._inspector.refresh()
         calls = [self._enqueue(method, params, each) for each in self._inspector.witnesses()]

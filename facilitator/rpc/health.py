@@ -17,6 +17,8 @@ EXCLUDED_PAUSE = 2.0  # between looks at one that is on another chain or lags be
 PENALTY = 0.5  # after a fault, before an endpoint is preferred again; doubled by each further one
 PENALTY_LIMIT = 5.0
 LONE_PENALTY_LIMIT = 1.0  # of the only endpoint there is: nobody else answers in the meantime
+# A pause that an endpoint asks for, in seconds, for which others wait rather than decide without it.
+SHORT_PAUSE = 2.0
 # Faults in a row after which an endpoint is not asked at all until its pause is over: the circuit
 # is open. Up to then it is asked where nobody else answers.
 FAULTS_TO_OPEN = 3
@@ -89,8 +91,8 @@ class Health:
     """
 
     __slots__ = (
-        *("_failed_at", "_limit", "_penalty", "faults", "head", "inspect_at", "inspected_at"),
-        *("silent_until", "standing"),
+        *("_failed_at", "_limit", "_penalty", "_pause", "faults", "head", "inspect_at"),
+        *("inspected_at", "silent_until", "standing"),
     )
 
     def __init__(self, penalty: float = PENALTY, limit: float = PENALTY_LIMIT) -> None:
@@ -99,7 +101,8 @@ class Health:
         self.faults = 0  # in a row
         self.inspect_at = 0.0
         self.inspected_at: float | None = None
-        self.silent_until = 0.0  # set by a Retry-After
+        self.silent_until = 0.0  # see `pause`
+        self._pause = 0.0  # how long the last one was, or is
         self._penalty = penalty
         self._limit = max(limit, penalty)
         self._failed_at = 0.0
@@ -115,6 +118,15 @@ class Health:
         if self.standing is Standing.BROKEN:
             return not self.is_open()
         return self.standing in (Standing.GOOD, Standing.UNKNOWN)
+
+    def pause(self, now: float, seconds: float) -> None:
+        """It asked to be left alone for so long, by a Retry-After."""
+        self.silent_until = now + seconds
+        self._pause = seconds
+
+    def is_away(self, now: float) -> bool:
+        """Whether it has asked for a pause that nobody waits for."""
+        return now < self.silent_until and self._pause > SHORT_PAUSE
 
     def failed(self, now: float) -> None:
         """It gave no usable answer."""

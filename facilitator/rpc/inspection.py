@@ -94,14 +94,15 @@ class Inspector:
         ]
 
     def witnesses(self) -> list[Endpoint]:
-        """Those whose own word counts, the preferred first: also one that has failed a moment ago.
-        Whoever speaks to us must not be the only one there is because of that.
+        """Those whose own word counts, the preferred first: also one that has failed a moment ago,
+        or asked for a short pause. Whoever speaks to us must not be the only one there is because
+        of that.
         """
         now = asyncio.get_running_loop().time()
         return [
             each
             for each in self._endpoints
-            if each.health.may_be_well() and each.health.silent_until <= now
+            if each.health.may_be_well() and not each.health.is_away(now)
         ]
 
     async def refusal(self, endpoint: Endpoint, until: float) -> TransportError | None:
@@ -143,7 +144,7 @@ class Inspector:
         now = asyncio.get_running_loop().time()
         endpoint.health.failed(now)
         if fault.retry_after:
-            endpoint.health.silent_until = now + min(fault.retry_after, RETRY_AFTER_LIMIT)
+            endpoint.health.pause(now, min(fault.retry_after, RETRY_AFTER_LIMIT))
         self._exclude(endpoint, fault.kind)
 
     def answered(self, endpoint: Endpoint) -> None:
