@@ -134,6 +134,8 @@ class Gaps:
     async def _close(self, signer: bytes, gap: range) -> None:
         # What the journal has is none of one endpoint's to undo.
         unused = await self._is_unused(signer, gap.start)
+        # Asked before the first filler is sent: the pool holds that one from then on.
+        may_come = await self._may_still_come(signer, gap.start)
         for account_nonce in gap[: nonces.MAX_IN_FLIGHT]:
             if unused and await self._store.revive(self._chain_id, signer, account_nonce):
                 self._alert("gap_reopened", signer, account_nonce)
@@ -147,7 +149,7 @@ class Gaps:
             if unused:
                 filler = await self._take_over(signer, account_nonce, prepared)
             if filler is None:
-                if await self._may_still_come(signer, gap.start):
+                if may_come:
                     return
                 new = self._new(signer, prepared)
                 filler = await self._store.fill(new, account_nonce, self._clock())

@@ -1,6 +1,7 @@
 """An endpoint that counts too many of a signer's transactions opens no gap in its nonces."""
 
 import asyncio
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ from tests.x402_service import nonce_of
 pytestmark = pytest.mark.anyio
 
 SEND, COUNT = "eth_sendRawTransaction", "eth_getTransactionCount"
+WIDE = 40  # account nonces
 BURIED = 14  # blocks: more than it takes to say that something else used an account nonce
 
 
@@ -184,3 +186,27 @@ async def test_what_a_lie_superseded_is_sent_again(devnet: Devnet, tmp_path: Pat
         await asyncio.sleep(2.5)
         assert await nonce_of(devnet) == 4
     assert len(await settled_logs(devnet)) == 1
+
+
+async def test_a_wide_gap_that_a_lie_opened_is_closed_at_once(
+    devnet: Devnet, tmp_path: Path
+) -> None:
+    """By the only endpoint: it is filled in one turn, not a nonce a block."""
+    await approve(devnet)
+    await devnet.rpc("anvil_mine", hex(20))
+    async with (
+        fault_proxy(devnet.url) as proxy,
+        serve(devnet, tmp_path, JEJU_RPC_URL=proxy.url) as service,
+    ):
+        await settled(service, devnet, 1)
+        proxy.faults[COUNT] = lying_nonce(by=WIDE)
+        asked = asyncio.create_task(service.settle(devnet_payment(devnet)))
+        await service.wait_for("settlement_submitted", 2)
+        proxy.heal()
+        await service.wait_for("gap_filled", WIDE)
+        filled = [line["time"] for line in service.logged("gap_filled")]
+        assert (await asked)["success"]
+        await settled(service, devnet, 1)
+    first, last = (datetime.fromisoformat(each) for each in (min(filled), max(filled)))
+    assert (last - first).total_seconds() < WIDE / 2
+    assert await nonce_of(devnet) == 3 + WIDE
