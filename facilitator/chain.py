@@ -7,6 +7,7 @@ makes anything valid.
 
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 
 from msgspec import Struct
 
@@ -149,18 +150,19 @@ class Chain:
         return None if answer is None else parse_block(answer)
 
     async def receipts(self, hashes: Iterable[bytes]) -> dict[bytes, Receipt]:
-        """The receipts of those of the transactions that are mined, by hash."""
+        """The receipts of those of the transactions that are mined, by hash. One that is garbage,
+        or another transaction's, is not shown: it must not hide those of all others.
+        """
         wanted = tuple(hashes)
         answers = await asyncio.gather(
             *(self._ask("eth_getTransactionReceipt", to_hex(one)) for one in wanted)
         )
         receipts = {}
         for transaction_hash, answer in zip(wanted, answers, strict=True):
-            if answer is not None:
-                receipt = parse_receipt(answer)
-                if receipt.transaction_hash != transaction_hash:
-                    raise ChainUnavailable("receipt of another transaction")
-                receipts[transaction_hash] = receipt
+            with suppress(ChainUnavailable):
+                receipt = None if answer is None else parse_receipt(answer)
+                if receipt is not None and receipt.transaction_hash == transaction_hash:
+                    receipts[transaction_hash] = receipt
         return receipts
 
     async def balance(self, address: bytes) -> int:

@@ -5,11 +5,13 @@ import logging
 from collections.abc import Mapping
 
 from facilitator.chain import Chain
+from facilitator.ethereum.receipts import Receipt
 from facilitator.heads import Heads
 from facilitator.judgement import Resolved
 from facilitator.node import to_hex
-from facilitator.settlement import Mined
+from facilitator.settlement import Mined, Policy
 from facilitator.telemetry import event
+from facilitator.witnesses import same_receipt
 
 _log = logging.getLogger(__name__)
 
@@ -17,8 +19,9 @@ _log = logging.getLogger(__name__)
 class SecondLook:
     """Looks twice at blocks and receipts of one chain. Its methods raise ChainUnavailable."""
 
-    def __init__(self, *, network: str, chain: Chain, heads: Heads) -> None:
+    def __init__(self, *, network: str, chain: Chain, heads: Heads, policy: Policy) -> None:
         self._network = network
+        self._policy = policy
         self._chain = chain
         self._heads = heads
         self._confirmed: set[tuple[int, bytes]] = set()  # blocks that this turn looked at twice
@@ -43,27 +46,37 @@ class SecondLook:
         return holds
 
     async def confirm_ends(self, resolved: Mapping[int, Resolved]) -> dict[int, Resolved]:
-        """Those ends that the witnesses bear out, where there are any: by a receipt that is made
-        up a payment would seem to be made, or never to be.
+        """Those ends that the witnesses bear out, where there are any, by the receipts that they
+        agree on: by one that is made up a payment would seem to be made, or never to be.
         """
-        mined = [end.receipt for end in resolved.values() if isinstance(end, Mined)]
-        confirm = self._chain.witnesses.confirm_receipt
-        answers = await asyncio.gather(*(confirm(each) for each in mined))
-        refuted = {
-            receipt.transaction_hash
-            for receipt, same in zip(mined, answers, strict=True)
-            if same is False
-        }
-        for transaction_hash in refuted:
-            event(
-                _log,
-                logging.WARNING,
-                "receipt_not_confirmed",
-                network=self._network,
-                transaction=to_hex(transaction_hash),
-            )
-        return {
-            number: end
-            for number, end in resolved.items()
-            if not (isinstance(end, Mined) and end.receipt.transaction_hash in refuted)
-        }
+        if not self._chain.witnesses.exist:
+            return dict(resolved)
+        confirmed = await asyncio.gather(*(self._confirm_end(end) for end in resolved.values()))
+        ends = zip(resolved, confirmed, strict=True)
+        return {number: end for number, end in ends if end is not None}
+
+    async def _confirm_end(self, end: Resolved) -> Resolved | None:
+        if not isinstance(end, Mined):
+            return end
+        read = end.receipt
+        agreed = await self._chain.witnesses.agree_receipt(read.transaction_hash)
+        if agreed is not None and same_receipt(agreed, read):
+            return end
+        event(
+            _log,
+            logging.WARNING,
+            "receipt_not_confirmed",
+            network=self._network,
+            transaction=to_hex(read.transaction_hash),
+        )
+        # Others may have overruled the one that was read: then theirs is as good.
+        if agreed is None or not await self._is_deep(agreed):
+            return None
+        return Mined(end.attempt, agreed)
+
+    async def _is_deep(self, receipt: Receipt) -> bool:
+        head = self._heads.head
+        assert head is not None
+        depth = head.number - receipt.block_number + 1
+        held = await self._heads.holds(receipt.block_number, receipt.block_hash)
+        return held is True and depth >= self._policy.confirmations

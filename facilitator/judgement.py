@@ -86,7 +86,7 @@ class Judge:
                 if isinstance(verdict, Confirm | Fail):
                     await self._look_twice(findings.block_number, findings.block_hash)
                 if isinstance(verdict, Confirm):
-                    await self._look_twice_at(verdict.proof)
+                    await self._look_twice_at(settlement.payment, verdict.proof)
                 if isinstance(verdict, Fail):
                     await self._look_twice_at_use(settlement.payment, findings)
         return verdict
@@ -109,10 +109,10 @@ class Judge:
         if await self._confirm_block(number, block_hash) is False:
             raise ChainUnavailable("a block that decides is not there at a second look")
 
-    async def _look_twice_at(self, proof: Proof) -> None:
+    async def _look_twice_at(self, payment: AnyPayment, proof: Proof) -> None:
         """At a log of somebody else's transaction."""
-        receipt = await self._chain.witnesses.find_receipt(proof.transaction_hash)
-        if receipt is None or await self._chain.witnesses.confirm_receipt(receipt) is False:
+        receipt = await self._chain.witnesses.agree_receipt(proof.transaction_hash)
+        if receipt is None or await self._proof_among(payment, (receipt,)) != proof:
             raise ChainUnavailable("a receipt that decides is not there at a second look")
 
     async def _look_twice_at_use(self, payment: AnyPayment, findings: Findings) -> None:

@@ -44,7 +44,11 @@ class Observer:
         )
         shown, untold = await self._missed(transactions, receipts, mined, now)
         receipts.update(shown)
-        doubtful = untold | await self._strangers(receipts.values())
+        strangers = await self._strangers(receipts.values())
+        if strangers and self._chain.witnesses.exist:
+            receipts.update(await self._overruled(strangers))
+            strangers = await self._strangers(receipts.values())
+        doubtful = untold | strangers
         receipts = {each: found for each, found in receipts.items() if each not in doubtful}
         unmined = [
             transaction
@@ -111,6 +115,13 @@ class Observer:
             {each: receipt for each, receipt in told.items() if isinstance(receipt, Receipt)},
             {each for each, receipt in told.items() if isinstance(receipt, ChainUnavailable)},
         )
+
+    async def _overruled(self, hashes: Iterable[bytes]) -> dict[bytes, Receipt]:
+        """What the endpoints agree on about these transactions, where they do."""
+        asked = tuple(hashes)
+        agreed = await together(self._chain.witnesses.agree_receipt, asked)
+        told = zip(asked, agreed, strict=True)
+        return {each: receipt for each, receipt in told if isinstance(receipt, Receipt)}
 
     async def _buried(self, signers: Iterable[bytes], depth: int) -> dict[bytes, int]:
         """Two endpoints must agree on it: superseded by a lie, a transaction of ours would be paid

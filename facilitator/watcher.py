@@ -74,7 +74,9 @@ class Watcher:
         self._clock = clock
         self.tally = Tally()
         self._heads = Heads(chain)
-        self._second_look = SecondLook(network=network, chain=chain, heads=self._heads)
+        self._second_look = SecondLook(
+            network=network, chain=chain, heads=self._heads, policy=policy
+        )
         self._broadcaster = Broadcaster(network=network, chain=chain, signers=signers, clock=clock)
         self.investigator = Investigator(
             chain=chain, examiner=examiner, heads=self._heads, policy=policy, clock=clock

@@ -5,7 +5,7 @@ one that lies, alone, makes up no outcome, whichever of them the lie was read fr
 reading is no third voice: it came from one of them.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import TypeVar
 
@@ -73,14 +73,17 @@ class Witnesses:
 
         return await self.confirm(older, "eth_getBlockByNumber", hex(number), False)
 
-    async def confirm_receipt(self, receipt: Receipt) -> bool | None:
-        """Whether they show the same receipt: its block, its success and its logs. Never raises."""
-
-        def same(answer: JSON) -> bool:
-            return _decisive(parse_receipt(answer)) == _decisive(receipt)
-
-        name = to_hex(receipt.transaction_hash)
-        return await self.confirm(same, "eth_getTransactionReceipt", name)
+    async def agree_receipt(self, transaction_hash: bytes) -> Receipt | None:
+        """The receipt of which as many as must agree show the same: its block, its success and its
+        logs; None where there is no such one. Never raises.
+        """
+        name = to_hex(transaction_hash)
+        words = await self.hear(parse_receipt, "eth_getTransactionReceipt", name)
+        told = [each for each in words if each and each.transaction_hash == transaction_hash]
+        best = _most_agreed(told)
+        if best is None or _votes(best, told) < min(QUORUM, len(words)):
+            return None
+        return best
 
     async def find_receipt(self, transaction_hash: bytes) -> Receipt | None:
         """The receipt that any of them shows: one alone hides none. The one that most agree on,
@@ -96,8 +99,7 @@ class Witnesses:
                     shown.append(parse_receipt(answer))
         shown = [receipt for receipt in shown if receipt.transaction_hash == transaction_hash]
         if shown:
-            told = [_decisive(receipt) for receipt in shown]
-            return max(shown, key=lambda receipt: told.count(_decisive(receipt)))
+            return _most_agreed(shown)
         if answers.count(None) < max(min(QUORUM, len(answers)), 1):
             raise ChainUnavailable(f"{method}: too few endpoints answer")
         return None
@@ -164,5 +166,21 @@ class Witnesses:
         return words
 
 
+def same_receipt(one: Receipt, other: Receipt) -> bool:
+    """Whether they tell the same: the block, the success and the logs. How they count gas and fees
+    may differ.
+    """
+    return _decisive(one) == _decisive(other)
+
+
 def _decisive(receipt: Receipt) -> object:
-    return receipt.transaction_hash, receipt.block_hash, receipt.succeeded, receipt.logs
+    block = receipt.block_number, receipt.block_hash
+    return receipt.transaction_hash, block, receipt.succeeded, receipt.logs
+
+
+def _most_agreed(receipts: Sequence[Receipt]) -> Receipt | None:
+    return max(receipts, key=lambda each: _votes(each, receipts), default=None)
+
+
+def _votes(receipt: Receipt, receipts: Sequence[Receipt]) -> int:
+    return sum(same_receipt(receipt, each) for each in receipts)

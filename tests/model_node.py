@@ -177,3 +177,6 @@ class NoWitnesses(Witnesses):
 
     async def find_receipt(self, transaction_hash: bytes) -> Receipt | None:
         return (await self._node.receipts([transaction_hash])).get(transaction_hash)
+
+    async def agree_receipt(self, transaction_hash: bytes) -> Receipt | None:
+        return await self.find_receipt(transaction_hash)

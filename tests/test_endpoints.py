@@ -208,7 +208,7 @@ async def test_a_second_endpoint_contradicts_what_the_first_one_forges(devnet: D
         forged = receipts[b"\x11" * 32]
         assert forged.succeeded
         assert await chain.witnesses.confirm_block(forged.block_number, b"\x22" * 32) is False
-        assert await chain.witnesses.confirm_receipt(forged) is False
+        assert await chain.witnesses.agree_receipt(forged.transaction_hash) is None
         second.faults["*"] = stale_by(5)
         assert await chain.witnesses.confirm_block(head.number, head.hash) is False
         assert await chain.witnesses.confirm_block(head.number - 9, head.parent_hash) is False

@@ -18,7 +18,7 @@ from tests.chain import (
     settled_logs,
     unhex,
 )
-from tests.endpoints import behind_two
+from tests.endpoints import behind, behind_two, settled
 from tests.faultproxy import (
     Answer,
     Call,
@@ -163,3 +163,38 @@ async def test_a_payment_that_somebody_else_made_is_no_failure_because_one_endpo
             assert reply["error"] == "Settlement pending"
             assert (await service.settle(header))["success"]
     assert len(await settled_logs(devnet)) == 1
+
+
+def told_otherwise(**changes: object) -> Fault:
+    """For eth_getTransactionReceipt: of what is mined, the truth but for `changes`."""
+
+    async def fault(call: Call, forward: Forward) -> Answer | None:
+        answer = await forward(call)
+        if answer["result"] is None:
+            return answer
+        return {**answer, "result": {**answer["result"], **changes}}
+
+    return fault
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"logs": []},
+        {"logs": [], "status": "0x0"},
+        {"blockHash": "0x" + "77" * 32},
+        {"blockNumber": "0x1"},
+        {"transactionHash": "0x" + "77" * 32},
+    ],
+    ids=["no logs", "a failure", "another block", "another height", "another transaction"],
+)
+async def test_of_three_endpoints_one_that_lies_in_receipts_holds_up_nothing(
+    devnet: Devnet, tmp_path: Path, changes: dict[str, object]
+) -> None:
+    """It is the one that is read from; the others overrule it."""
+    await approve(devnet)
+    async with behind(devnet, tmp_path, 3) as (service, proxies):
+        proxies[0].faults["eth_getTransactionReceipt"] = told_otherwise(**changes)
+        await settled(service, devnet, 5)
+        assert not service.logged("settled_again")
+    assert await nonce_of(devnet) == 5

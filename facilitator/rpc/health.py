@@ -17,7 +17,7 @@ EXCLUDED_PAUSE = 2.0  # between looks at one that is on another chain or lags be
 PENALTY = 0.5  # after a fault, before an endpoint is preferred again; doubled by each further one
 PENALTY_LIMIT = 5.0
 LONE_PENALTY_LIMIT = 1.0  # of the only endpoint there is: nobody else answers in the meantime
-# A pause that an endpoint asks for, in seconds, for which others wait rather than decide without it.
+# Seconds of a pause that an endpoint asks for, for which the others wait rather than decide alone.
 SHORT_PAUSE = 2.0
 # Faults in a row after which an endpoint is not asked at all until its pause is over: the circuit
 # is open. Up to then it is asked where nobody else answers.
