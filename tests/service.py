@@ -22,22 +22,60 @@ EVENT_TIMEOUT = 90.0  # seconds
 
 
 class Service:
-    """A running `facilitator serve`; `url` is where it listens, `lines` what it has logged."""
+    """A running `facilitator serve`; `url` is where it listens, `log` the end of the pipe that it
+    logs into. What it has logged before it answered is known as soon as the answer is.
+    """
 
-    def __init__(self, process: asyncio.subprocess.Process, session: aiohttp.ClientSession) -> None:
+    def __init__(
+        self, process: asyncio.subprocess.Process, session: aiohttp.ClientSession, log: int
+    ) -> None:
         self.process = process
         self.session = session
         self.url = ""
-        self.lines: list[dict[str, Any]] = []
-        self.output = b""
-        self._reader = asyncio.create_task(self._read())
+        self._lines: list[dict[str, Any]] = []
+        self._output = bytearray()
+        self._read_until = 0  # in the output: lines that are parsed
+        self._log: int | None = log
+        os.set_blocking(log, False)
+        asyncio.get_running_loop().add_reader(log, self._drain)
 
-    async def _read(self) -> None:
-        assert self.process.stderr is not None
-        async for line in self.process.stderr:
-            self.output += line
+    @property
+    def lines(self) -> list[dict[str, Any]]:
+        """All that it has logged so far."""
+        self._drain()
+        return self._lines
+
+    @property
+    def output(self) -> bytes:
+        """The same, and what is no log line, as it came."""
+        self._drain()
+        return bytes(self._output)
+
+    def _drain(self) -> None:
+        while self._log is not None:
+            try:
+                some = os.read(self._log, 2**16)
+            except BlockingIOError:
+                break
+            if not some:  # it has ended
+                self._end()
+            self._output += some
+        end = self._output.rfind(b"\n") + 1
+        for line in self._output[self._read_until : end].splitlines():
             if line.startswith(b"{"):
-                self.lines.append(json.loads(line))
+                self._lines.append(json.loads(line))
+        self._read_until = max(end, self._read_until)
+
+    def close(self) -> None:
+        """Read no more of the log than there is by now."""
+        self._drain()
+        self._end()
+
+    def _end(self) -> None:
+        if self._log is not None:
+            asyncio.get_running_loop().remove_reader(self._log)
+            os.close(self._log)
+            self._log = None
 
     async def started(self) -> "Service":
         """Wait until it listens."""
@@ -89,9 +127,7 @@ class Service:
 
     async def ended(self) -> int:
         async with asyncio.timeout(STOP_TIMEOUT):
-            code = await self.process.wait()
-            await self._reader
-        return code
+            return await self.process.wait()
 
 
 def request(header: Mapping[str, Any], **changes: Any) -> dict[str, Any]:
@@ -119,19 +155,22 @@ async def launch(
     `command` starts it another way; `tree` is a folder whose `facilitator` runs instead of the one
     that is tested.
     """
+    log, its_end = os.pipe()
     process = await asyncio.create_subprocess_exec(
         *(command or (sys.executable, "-m", "facilitator", "serve")),
         env={"PATH": os.environ["PATH"], **environment, **({} if tree else _coverage())},
         cwd=tree,
-        stderr=asyncio.subprocess.PIPE,
+        stderr=its_end,
     )
+    os.close(its_end)
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
-        service = Service(process, session)
+        service = Service(process, session, log)
         try:
             yield service
         finally:
             if process.returncode is None:
                 await service.stop()
+            service.close()
 
 
 def _coverage() -> dict[str, str]:

@@ -84,13 +84,13 @@ async def test_the_lines_of_one_settlement(service: Service, chain: Devnet) -> N
     """One for the request and one for each change, with fixed keys in a fixed order."""
     header = devnet_payment(chain)
     headers = {"X-Request-Id": "order-7731"}
-    lines_before = len(service.lines)
+    lines_before, asked = len(service.lines), len(service.logged("request"))
     async with service.session.post(
         f"{service.url}/settle", json=request(header), headers=headers
     ) as response:
         assert response.headers["X-Request-Id"] == "order-7731"
         reply = await response.json()
-    await service.wait_for("request", len(service.logged("request")) + 1)
+    await service.wait_for("request", asked + 1)
     lines = {line["event"]: line for line in service.lines[lines_before:]}
     transaction = ["transaction"]
     assert [*lines["settlement_submitted"]] == [
