@@ -10,6 +10,7 @@ Nobody needs either protocol here: proxies speak HTTP/1.1 to what stands behind 
 that asks for another one gets past the parser.
 """
 
+import re
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -22,6 +23,9 @@ from hypercorn.protocol.h11 import H11Protocol
 from hypercorn.typing import ASGIFramework
 
 from facilitator.middleware import CORS, SecurityHeaders
+
+# The scheme and authority before a target's path (RFC 3986 section 3).
+_ABSOLUTE = re.compile(rb"\A[hH][tT][tT][pP][sS]?://[^/?#]*")
 
 
 class HTTP1Connection(h11.Connection):
@@ -45,7 +49,7 @@ class HTTP1Connection(h11.Connection):
         if status is not None:
             self.over = True
             raise h11.RemoteProtocolError("refused", error_status_hint=status)
-        return _without_upgrade(event)
+        return _as_served(event)
 
 
 def _refusal(request: h11.Request) -> int | None:
@@ -68,15 +72,18 @@ def _upgrades(request: h11.Request) -> set[bytes]:
     return {protocol.strip().lower() for value in values for protocol in value.split(b",")}
 
 
-def _without_upgrade(request: h11.Request) -> h11.Request:
+def _as_served(request: h11.Request) -> h11.Request:
+    """Without `Upgrade`, and with the path alone for a target: RFC 9112 section 3.2.2 has a server
+    take `http://host/path` as well.
+    """
     kept = [(name, value) for name, value in request.headers if name != b"upgrade"]
-    if len(kept) == len(request.headers):
+    target = _ABSOLUTE.sub(b"", request.target) or b"/"
+    if len(kept) == len(request.headers) and target == request.target:
         return request
+    if target.startswith(b"?"):
+        target = b"/" + target
     return h11.Request(
-        method=request.method,
-        target=request.target,
-        headers=kept,
-        http_version=request.http_version,
+        method=request.method, target=target, headers=kept, http_version=request.http_version
     )
 
 

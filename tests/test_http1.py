@@ -193,3 +193,25 @@ async def test_the_servers_own_refusals_carry_the_headers_of_every_reply(kind: s
         assert status == expected
         for name, value in (*SecurityHeaders.HEADERS, *CORS.EVERY_REPLY):
             assert headers[name] == value.lower()
+
+
+@pytest.mark.parametrize(
+    "authority", [b"http://x", b"HTTPS://x.example:8443", b"http://user@[::1]:80"]
+)
+async def test_a_target_may_name_scheme_and_host_before_its_path(authority: bytes) -> None:
+    """RFC 9112 section 3.2.2: as a client sends it that takes the server for a proxy."""
+    async with serving() as service, raw(service) as client:
+        for target in (b"/echo", b"/echo?a=http://y/b"):
+            body = (
+                b"POST "
+                + authority
+                + target
+                + b" HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\n12345"
+            )
+            client.write(body)
+            assert (await client.reply())[0] == 200
+        statuses = []
+        for target in (authority, b"/", authority + b"?a=b"):
+            client.write(b"GET " + target + b" HTTP/1.1\r\nHost: x\r\n\r\n")
+            statuses.append((await client.reply())[0])
+        assert statuses == [statuses[1]] * 3
