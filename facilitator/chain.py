@@ -11,7 +11,7 @@ from contextlib import suppress
 
 from msgspec import Struct
 
-from facilitator.ethereum.fees import FeeMarket, fee_market
+from facilitator.ethereum.fees import FeeMarket, agreed_market, fee_market, is_far_above
 from facilitator.ethereum.receipts import Block, Log, LogFilter, Receipt
 from facilitator.ethereum.transactions import Call, CodeOf, Read
 from facilitator.node import (
@@ -67,6 +67,7 @@ class Chain:
     def __init__(self, rpc: RPC) -> None:
         self._rpc = rpc
         self.witnesses = Witnesses(rpc)
+        self._agreed_market: FeeMarket | None = None
 
     @property
     def endpoints(self) -> Sequence[Endpoint]:
@@ -121,17 +122,20 @@ class Chain:
         return Preparation(limit, market, balance, account_nonce)
 
     async def fee_market(self) -> FeeMarket:
-        """The next block's base fee and the tip of recent blocks."""
-        blocks = hex(FEE_HISTORY_BLOCKS)
-        answer = await self._ask("eth_feeHistory", blocks, "latest", [FEE_HISTORY_PERCENTILE])
-        base_fees = items(member(answer, "baseFeePerGas"))
-        rewards = answer.get("reward") if isinstance(answer, dict) else None
-        if not base_fees:
-            raise ChainUnavailable("eth_feeHistory: no base fee")
-        return fee_market(
-            [quantity(fee) for fee in base_fees],
-            [[quantity(tip) for tip in items(row)] for row in items(rewards or [])],
-        )
+        """The next block's base fee and the tip of recent blocks. Of several endpoints all are
+        asked for fees that are far above what they agreed on before.
+        """
+        question = hex(FEE_HISTORY_BLOCKS), "latest", [FEE_HISTORY_PERCENTILE]
+        market = _parse_market(await self._ask("eth_feeHistory", *question))
+        agreed = self._agreed_market
+        if not self.witnesses.exist or (agreed and not is_far_above(market, agreed)):
+            return market
+        told = await self.witnesses.hear(_parse_market, "eth_feeHistory", *question)
+        markets = [market for market in told if market is not None]
+        if not markets:
+            raise ChainUnavailable("eth_feeHistory: no endpoint answers")
+        self._agreed_market = agreed_market(markets)
+        return self._agreed_market
 
     async def head(self) -> Block:
         """The latest block."""
@@ -180,15 +184,15 @@ class Chain:
 
     async def pooled_nonces(self, address: bytes) -> tuple[int, ...]:
         """How many transactions of `address` are mined or wait in a pool, as every endpoint that
-        is well counts them: ChainUnavailable where one gives no count, for the others may lie.
+        is well counts them: ChainUnavailable where one gives no count and not two others do, for
+        one alone may lie.
         """
         method = "eth_getTransactionCount"
         asked = await self._rpc.call_everywhere(method, to_hex(address), "pending")
-        counts = []
-        for answer in await asyncio.gather(*asked, return_exceptions=True):
-            if isinstance(answer, BaseException):
-                raise ChainUnavailable(f"{method}: an endpoint does not answer")
-            counts.append(counter(answer))
+        answers = await asyncio.gather(*asked, return_exceptions=True)
+        counts = [counter(each) for each in answers if not isinstance(each, BaseException)]
+        if len(counts) < min(QUORUM, len(answers)):
+            raise ChainUnavailable(f"{method}: an endpoint does not answer")
         return tuple(counts)
 
     async def account_nonces(
@@ -278,6 +282,17 @@ def _reverted(method: str, error: RPCError) -> Reverted:
     if classify(error) is not NodeFault.REVERTED:
         raise ChainUnavailable(f"{method}: {error}") from None
     return Reverted(revert_data(error))
+
+
+def _parse_market(answer: JSON) -> FeeMarket:
+    base_fees = items(member(answer, "baseFeePerGas"))
+    rewards = answer.get("reward") if isinstance(answer, dict) else None
+    if not base_fees:
+        raise ChainUnavailable("eth_feeHistory: no base fee")
+    return fee_market(
+        [quantity(fee) for fee in base_fees],
+        [[quantity(tip) for tip in items(row)] for row in items(rewards or [])],
+    )
 
 
 def _parse_logs(answer: JSON) -> tuple[Log, ...]:

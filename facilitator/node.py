@@ -98,6 +98,10 @@ _REVERTED = re.compile(r"(vm )?execution (error: )?revert|(vm exception.*: )?rev
 _REVERTED_CODE = 3  # geth's code for a revert that carries data
 _RATE_LIMIT_CODES = (-32005, 429)
 
+# What these answer can be an error of the call itself; what any other method answers cannot.
+_EXECUTING = ("eth_call", "eth_estimateGas")
+_OF_THE_NODE = (NodeFault.RATE_LIMITED, NodeFault.UNAVAILABLE, NodeFault.UNKNOWN)
+
 # A broadcast's faults, what was learned most first: a node that says why it will not take the bytes
 # has looked at them, one that does not answer says nothing.
 _TELLING = (
@@ -134,11 +138,14 @@ def most_telling(faults: Sequence[NodeFault]) -> NodeFault:
     return min(faults, key=_TELLING.index)
 
 
-def blames_endpoint(error: RPCError) -> bool:
-    """Whether the error is about this endpoint and not about what it was asked: another one may
-    answer.
+def may_differ_elsewhere(method: str, error: RPCError) -> bool:
+    """Whether another endpoint may answer a call that this one refused: not what the chain itself
+    refuses to execute, nor what a node has against the bytes that it was sent.
     """
-    return classify(error) in (NodeFault.RATE_LIMITED, NodeFault.UNAVAILABLE)
+    fault = classify(error)
+    if method == "eth_sendRawTransaction":
+        return fault in (NodeFault.RATE_LIMITED, NodeFault.UNAVAILABLE)
+    return method not in _EXECUTING or fault in _OF_THE_NODE
 
 
 def revert_data(error: RPCError) -> bytes:

@@ -23,7 +23,7 @@ from facilitator.history import History
 from facilitator.leadership import Leadership
 from facilitator.listeners import Listeners
 from facilitator.networks import Unit
-from facilitator.node import ChainUnavailable, blames_endpoint
+from facilitator.node import ChainUnavailable, may_differ_elsewhere
 from facilitator.protocol_fee import ProtocolFee
 from facilitator.recent import Recent
 from facilitator.retention import Retention
@@ -99,7 +99,7 @@ def serve_network(common: Common, network: NetworkConfig) -> Served:
         name=network.network.name,
         session=common.session,
         chain_id=network.network.chain_id,
-        elsewhere=blames_endpoint,
+        elsewhere=may_differ_elsewhere,
         on_change=_tell_endpoint,
         trace_hosts=config.trace_hosts,
     )

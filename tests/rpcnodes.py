@@ -7,7 +7,7 @@ from typing import Any
 
 import aiohttp
 
-from facilitator.node import blames_endpoint
+from facilitator.node import may_differ_elsewhere
 from facilitator.rpc import RPC
 from facilitator.strict_json import JSON
 from tests.rpcserver import Reply, RPCServer, calls_in, reply_json, rpc_server
@@ -75,5 +75,5 @@ async def nodes(count: int, **options: Any) -> AsyncIterator[tuple[RPC, list[Nod
         session = await stack.enter_async_context(aiohttp.ClientSession())
         options = {"chain_id": CHAIN_ID, "timeout": 2.0, "penalty": 0.2, **options}
         urls = [server.url for server in running]
-        rpc = RPC(urls, name="jeju", session=session, elsewhere=blames_endpoint, **options)
+        rpc = RPC(urls, name="jeju", session=session, elsewhere=may_differ_elsewhere, **options)
         yield rpc, [Node(*pair) for pair in zip(running, names, strict=True)]

@@ -11,11 +11,15 @@ import pytest
 
 from facilitator.chain import Chain
 from facilitator.devnet import Devnet, DevnetOptions
+from facilitator.ethereum.fees import GWEI
 from facilitator.rpc import RPC
 from tests.chain import approve, devnet_payment, settled_logs
-from tests.endpoints import behind_two, changes_of, reads_of, settled
+from tests.endpoints import behind, behind_two, changes_of, reads_of, settled
 from tests.faultproxy import (
+    Answer,
+    Call,
     Fault,
+    Forward,
     already_known,
     delay,
     drop_request,
@@ -27,6 +31,7 @@ from tests.faultproxy import (
     lying_nonce,
     nonce_too_low,
     on_chain,
+    refuse_with,
     replacement_underpriced,
     stale_by,
 )
@@ -265,3 +270,50 @@ async def test_a_head_that_one_endpoint_makes_up_silences_no_other(
             assert [each["success"] for each in retried] == [True] * len(unsure)
         assert changes_of(service, "endpoint_excluded") == []
     assert len(await settled_logs(devnet)) == 6
+
+
+@pytest.mark.parametrize("count", [2, 3])
+async def test_a_tip_that_one_endpoint_makes_up_is_not_paid(
+    devnet: Devnet, tmp_path: Path, count: int
+) -> None:
+    """From the first payment on, and after the endpoints agreed on another one."""
+    async with behind(devnet, tmp_path, count) as (service, proxies):
+        for before in (0, 1):
+            await settled(service, devnet, before)
+            proxies[0].faults["eth_feeHistory"] = tips_of(300 * GWEI)
+            reply = await service.settle(devnet_payment(devnet))
+            assert reply["success"]
+            mined: Any = await devnet.rpc("eth_getTransactionByHash", reply["txHash"])
+            assert int(mined["maxPriorityFeePerGas"], 16) <= 2 * GWEI
+            proxies[0].heal()
+
+
+def tips_of(wei: int) -> Fault:
+    """For eth_feeHistory: each block's tips were so many wei."""
+
+    async def fault(call: Call, forward: Forward) -> Answer | None:
+        answer = await forward(call)
+        rewards = [[hex(wei)] for _ in answer["result"]["reward"]]
+        return {**answer, "result": {**answer["result"], "reward": rewards}}
+
+    return fault
+
+
+@pytest.mark.parametrize(
+    ("method", "code", "message"),
+    [
+        ("eth_getTransactionReceipt", -32000, "transaction indexing is in progress"),
+        ("eth_getTransactionReceipt", -32601, "the method does not exist"),
+        ("eth_feeHistory", -32601, "the method does not exist"),
+        ("eth_estimateGas", -32603, "internal error"),
+        ("eth_getTransactionCount", -32000, "state is pruned"),
+        ("eth_getBalance", -32603, "internal error"),
+    ],
+)
+async def test_what_the_first_endpoint_refuses_is_asked_of_the_next(
+    devnet: Devnet, tmp_path: Path, method: str, code: int, message: str
+) -> None:
+    """Of three. An error of the node is not the chain's answer."""
+    async with behind(devnet, tmp_path, 3) as (service, proxies):
+        proxies[0].faults[method] = refuse_with(code, message)
+        await settled(service, devnet, 3)

@@ -9,9 +9,11 @@ from facilitator.ethereum.fees import (
     MIN_PRIORITY_FEE,
     FeeMarket,
     Fees,
+    agreed_market,
     bumped_fees,
     fee_market,
     initial_fees,
+    is_far_above,
     outbidding_fees,
 )
 
@@ -28,6 +30,33 @@ def fees(draw: st.DrawFn) -> Fees:
 
 def are_integers(found: Fees) -> bool:
     return type(found.max_fee_per_gas) is int and type(found.max_priority_fee_per_gas) is int
+
+
+@pytest.mark.parametrize(
+    ("told", "agreed"),
+    [
+        ([(7, 3)], (7, 3)),
+        ([(7, 3), (7, 300)], (7, 3)),
+        ([(7, 3), (9, 3)], (9, 3)),
+        ([(7, 3), (900, 300), (8, 4)], (8, 4)),
+        ([(7, 3), (8, 4), (0, 1)], (7, 3)),
+    ],
+)
+def test_of_several_markets_no_single_one_makes_us_pay_more(
+    told: list[tuple[int, int]], agreed: tuple[int, int]
+) -> None:
+    assert agreed_market([FeeMarket(*each) for each in told]) == FeeMarket(*agreed)
+
+
+@pytest.mark.parametrize(
+    ("market", "far"),
+    [((20, 6), False), ((21, 3), True), ((10, 7), True), ((0, 0), False)],
+)
+def test_what_is_more_than_twice_what_was_agreed_on_is_far_above(
+    market: tuple[int, int], far: bool
+) -> None:
+    gwei = FeeMarket(market[0] * GWEI, market[1] * GWEI)
+    assert is_far_above(gwei, FeeMarket(10 * GWEI, 3 * GWEI)) is far
 
 
 @given(fees(), markets, wei)

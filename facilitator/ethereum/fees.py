@@ -10,6 +10,8 @@ MIN_PRIORITY_FEE = GWEI // 1000
 # Six full blocks in a row double the base fee (EIP-1559: at most + 12.5 % a block): twice the base
 # fee lets a transaction survive them without a replacement.
 BASE_FEE_HEADROOM = 2
+# Times what several nodes agreed on, up to which one of them is believed about fees.
+FAR_ABOVE = 2
 
 
 class Fees(Struct, frozen=True):
@@ -33,6 +35,31 @@ def fee_market(base_fees: Sequence[int], rewards: Sequence[Sequence[int]]) -> Fe
     tips = sorted(row[0] for row in rewards if row)
     median = tips[len(tips) // 2] if tips else 0
     return FeeMarket(base_fee=base_fees[-1], priority_fee=max(median, MIN_PRIORITY_FEE))
+
+
+def agreed_market(markets: Sequence[FeeMarket]) -> FeeMarket:
+    """What several nodes' markets come to, at least one: no single one of them makes us pay more.
+
+    A tip is paid whatever the block's fee, so it is one that two would take: the second highest. So
+    is the base fee where there are three. Of two it is the higher one: it only bounds what is paid,
+    and with less than the true one nothing is mined.
+    """
+    base_fees = sorted((each.base_fee for each in markets), reverse=True)
+    tips = sorted((each.priority_fee for each in markets), reverse=True)
+    return FeeMarket(
+        base_fee=base_fees[1 if len(markets) > 2 else 0],
+        priority_fee=tips[min(1, len(markets) - 1)],
+    )
+
+
+def is_far_above(market: FeeMarket, agreed: FeeMarket) -> bool:
+    """Whether a market asks for so much more than was agreed on that it is not taken from one node
+    alone.
+    """
+    return (
+        market.base_fee > FAR_ABOVE * max(agreed.base_fee, MIN_PRIORITY_FEE)
+        or market.priority_fee > FAR_ABOVE * agreed.priority_fee
+    )
 
 
 def initial_fees(market: FeeMarket, cap: int) -> Fees | None:

@@ -171,10 +171,10 @@ def settle(
     answer: Answer | None,
     endpoint: str,
     clean: Clean,
-    elsewhere: Callable[[RPCError], bool],
+    elsewhere: Callable[[str, RPCError], bool],
 ) -> bool:
     """Give a call its result or error; note a fault and leave it unanswered otherwise. Whether the
-    endpoint gave an answer. `elsewhere` tells of an error whether another may know better.
+    endpoint gave an answer. `elsewhere` tells of a method's error whether another may know better.
     """
     if answer is None:
         call.fault(endpoint, TransportError("no answer to this call", kind=FaultKind.INCOMPLETE))
@@ -189,7 +189,7 @@ def settle(
     elif isinstance(error, dict) and type(code := error.get("code")) is int:
         message = clean(str(error.get("message", "")))
         refusal = RPCError(code, message, _revert_data(error.get("data")))
-        if elsewhere(refusal):
+        if elsewhere(call.method, refusal):
             call.refusal = refusal
         else:
             call.future.set_exception(refusal)

@@ -23,7 +23,7 @@ from facilitator.strict_json import JSON
 RESPONSE_LIMIT = 16 * 1024 * 1024  # bytes, after decompression
 
 
-def never(error: RPCError) -> bool:
+def never(method: str, error: RPCError) -> bool:
     """Every error of a node is an answer."""
     return False
 
@@ -38,7 +38,7 @@ class RPC:
         name: str,
         session: aiohttp.ClientSession,
         chain_id: int | None = None,
-        elsewhere: Callable[[RPCError], bool] = never,
+        elsewhere: Callable[[str, RPCError], bool] = never,
         on_change: OnChange = ignore_change,
         timeout: float = 10.0,
         batch_limit: int = 100,
