@@ -49,6 +49,12 @@ class Account:
         """Transactions in flight, and those about to be."""
         return self.reserved + self.pending
 
+    def can_pay(self, cost: int) -> bool:
+        """Whether it had this many wei, and as many for each other transaction in flight: all of
+        them may cost as much.
+        """
+        return self.balance is not None and self.balance >= cost * max(self.load, 1)
+
     def is_fit(self, now: int) -> bool:
         """Whether it can pay for gas, as far as is known."""
         return self.unfit is None or now >= self.unfit_until

@@ -12,6 +12,7 @@ from contextlib import suppress
 from msgspec import Struct
 
 from facilitator.ethereum.fees import FeeMarket, agreed_market, fee_market, is_far_above
+from facilitator.ethereum.gas import gas_limit
 from facilitator.ethereum.receipts import Block, Log, LogFilter, Receipt
 from facilitator.ethereum.transactions import Call, CodeOf, Read
 from facilitator.node import (
@@ -38,8 +39,6 @@ from facilitator.witnesses import QUORUM, Witnesses
 # No question may use more: a payer's wallet or a token could otherwise burn a node's time in an
 # endless loop. A wallet that checks a signature of another curve (passkeys) needs about 350 k.
 READ_GAS = 1_000_000
-# Storage that another payment has touched since the estimate can make a call dearer.
-GAS_MARGIN_PERCENT = 25
 FEE_HISTORY_BLOCKS = 10
 FEE_HISTORY_PERCENTILE = 50
 
@@ -107,7 +106,8 @@ class Chain:
         self, call: Call, sender: bytes, gas_cap: int, block: str = "latest"
     ) -> Preparation | Reverted:
         """Simulate `call` as of a block's tag and learn what signing it takes, in one round trip.
-        It may not take more gas than `gas_cap`.
+        It may not take more gas than `gas_cap`, and its gas limit is never so low that no node
+        would take the transaction, whatever is answered.
         """
         estimate, market, balance, account_nonce = await asyncio.gather(
             self._try("eth_estimateGas", _call_object(call, gas_cap, sender), block),
@@ -117,8 +117,9 @@ class Chain:
         )
         if isinstance(estimate, Reverted):
             return estimate
-        gas = quantity(estimate)
-        limit = min(gas + gas * GAS_MARGIN_PERCENT // 100, gas_cap)
+        limit = gas_limit(call, quantity(estimate), gas_cap)
+        if limit is None:
+            return Reverted(b"")  # as a node says that does count the bytes
         return Preparation(limit, market, balance, account_nonce)
 
     async def fee_market(self) -> FeeMarket:

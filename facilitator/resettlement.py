@@ -4,8 +4,10 @@ import logging
 from collections.abc import Awaitable, Callable
 
 from facilitator import tracing
+from facilitator.budget import Prepared
 from facilitator.chain import Reverted
 from facilitator.changes import settled_again
+from facilitator.ethereum.calls import Call
 from facilitator.node import ChainUnavailable
 from facilitator.payments import Reason, Refusal
 from facilitator.schemes import scheme_of
@@ -38,7 +40,8 @@ class Resettler:
 
     async def settle_again(self, settlement: Settlement) -> None:
         """Sign a further transaction, unless something speaks against it by now: then the next turn
-        finds out what. Raises StoreError.
+        finds out what. It may use the most gas that the payment may take; where the signer's money
+        or its budget does not allow for that, what a node estimates. Raises StoreError.
         """
         with tracing.inside(settlement.traceparent), tracing.span("settle again"):
             await self._settle_again(settlement)
@@ -46,27 +49,36 @@ class Resettler:
     async def _settle_again(self, settlement: Settlement) -> None:
         scheme = scheme_of(settlement.payment)
         call = scheme.settlement_call(settlement.payment)
+        gas_cap = scheme.gas_cap(settlement.payment)
         try:
             await self._signers.ready()
             signer = self._signers.least_loaded()
             if not self._signers.keys.allows(call, signer):
                 self._event(logging.ERROR, "contract_not_configured", settlement)
                 return
-            prepared = await self._signers.prepare(call, signer, scheme.gas_cap(settlement.payment))
+            estimated = await self._signers.prepare(call, signer, gas_cap)
         except ChainUnavailable:
             return
-        if isinstance(prepared, Reverted | Refusal):
+        if isinstance(estimated, Reverted | Refusal):
             return
-        new = self._signers.transaction(TransactionKind.SETTLE, call, signer, prepared)
-        transaction = await self._store.settle_again(
-            settlement.id, settlement.version, new, self._clock()
-        )
+        # What a node estimates has not paid it: the node may lie, or what the call takes may have
+        # changed. Gas that is not used costs nothing.
+        generous = self._signers.with_gas(estimated, signer, gas_cap)
+        transaction = await self._sign(settlement, call, signer, generous)
+        if isinstance(transaction, BudgetSpent):
+            transaction = await self._sign(settlement, call, signer, estimated)
         if isinstance(transaction, BudgetSpent):
             self._signers.unfit(signer, Reason.BUDGET_SPENT)
         elif transaction is not None:
             attempt = transaction.attempts[-1]
             settled_again(self._network, settlement, attempt.hash)
             await self._send(transaction, attempt)
+
+    async def _sign(
+        self, settlement: Settlement, call: Call, signer: bytes, prepared: Prepared
+    ) -> Transaction | BudgetSpent | None:
+        new = self._signers.transaction(TransactionKind.SETTLE, call, signer, prepared)
+        return await self._store.settle_again(settlement.id, settlement.version, new, self._clock())
 
     def _event(self, level: int, name: str, settlement: Settlement) -> None:
         event(_log, level, name, network=self._network, settlement=settlement.id)

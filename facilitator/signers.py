@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import anyio
+from msgspec.structs import replace
 
 from facilitator import accounts, groups
 from facilitator.accounts import UNFIT_FOR_MS, Account
@@ -231,8 +232,7 @@ class SignerPool:
         prepared = Prepared(preparation.gas_limit, fees, l1_fee)
         if call.calldata:
             self.last_prepared = prepared
-        # All that is in flight may cost as much again.
-        if preparation.balance < prepared.most_cost * max(account.load, 1):
+        if not account.can_pay(prepared.most_cost):
             self.unfit(address, Reason.OUT_OF_GAS_MONEY)
             return Refusal(Reason.OUT_OF_GAS_MONEY)
         self._fit_again(account, Reason.OUT_OF_GAS_MONEY)
@@ -254,14 +254,17 @@ class SignerPool:
         """What a group may cost, given what each of its calls may cost alone; None where there are
         none, or this signer cannot pay for as many. Raises ChainUnavailable.
         """
-        account = self._accounts[address]
-        if not singles or account.balance is None:
+        if not singles:
             return None
         gas_limit = groups.gas_limit([each.gas_limit for each in singles])
         fees = groups.highest([each.fees for each in singles])
         together = Prepared(gas_limit, fees, await self._data_fees.most(call))
-        affordable = account.balance >= together.most_cost * max(account.load, 1)
-        return together if affordable else None
+        return together if self._accounts[address].can_pay(together.most_cost) else None
+
+    def with_gas(self, prepared: Prepared, address: bytes, gas_limit: int) -> Prepared:
+        """The same with this gas limit, where the signer can pay for as much."""
+        raised = replace(prepared, gas_limit=gas_limit)
+        return raised if self._accounts[address].can_pay(raised.most_cost) else prepared
 
     def transaction(
         self, kind: TransactionKind, call: Call, address: bytes, prepared: Prepared

@@ -102,10 +102,10 @@ async def resume_mining(devnet: Devnet) -> None:
     await devnet.rpc("evm_setIntervalMining", 1)
 
 
-async def nonce_of(devnet: Devnet, account: Account | None = None) -> int:
-    """How many transactions of the signer (or of `account`) are mined."""
+async def nonce_of(devnet: Devnet, account: Account | None = None, block: str = "latest") -> int:
+    """How many transactions of the signer (or of `account`) are mined, as of a block's tag."""
     address = "0x" + (account or devnet.signer).address.hex()
-    return int(str(await devnet.rpc("eth_getTransactionCount", address, "latest")), 16)
+    return int(str(await devnet.rpc("eth_getTransactionCount", address, block)), 16)
 
 
 async def send(devnet: Devnet, sender: Account, to: bytes, call: bytes, gas: int = 600_000) -> str:
