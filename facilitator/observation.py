@@ -133,7 +133,10 @@ class Observer:
         told = await asyncio.gather(*(agreed(signer, depth) for signer in asked))
         alone = {signer for signer, each in zip(asked, told, strict=True) if each.alone}
         self._alone_since = {
-            signer: self._alone_since.get(signer, depth) for signer in asked if signer in alone
+            # a head that was forgotten was too high
+            signer: min(self._alone_since.get(signer, depth), depth)
+            for signer in asked
+            if signer in alone
         }
         too_soon = depth - self._policy.superseded_depth
         return {

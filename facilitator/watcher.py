@@ -73,7 +73,7 @@ class Watcher:
         self._policy = policy
         self._clock = clock
         self.tally = Tally()
-        self._heads = Heads(chain)
+        self._heads = Heads(network=network, chain=chain, clock=clock)
         self._second_look = SecondLook(
             network=network, chain=chain, heads=self._heads, policy=policy
         )

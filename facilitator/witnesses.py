@@ -1,4 +1,5 @@
-"""What no single endpoint is believed about: the blocks, receipts and account nonces that decide.
+"""What no single endpoint is believed about: the blocks, receipts and account nonces that decide,
+and how high the chain is.
 
 Every endpoint that is well is asked by itself, and two must say the same where two are there: then
 one that lies, alone, makes up no outcome, whichever of them the lie was read from. The caller's own
@@ -23,8 +24,8 @@ T = TypeVar("T")
 
 
 class AgreedCount(Struct, frozen=True):
-    """A count that two endpoints bear out; `alone`: one of several told it while the others were
-    away.
+    """A count, or a height, that two endpoints bear out; `alone`: one of several told it while the
+    others were away.
     """
 
     count: int
@@ -136,6 +137,17 @@ class Witnesses:
         # Counts only grow: who counts more bears out what is less.
         borne_out = sorted((count or 0 for count in counts), reverse=True)[quorum - 1]
         return AgreedCount(borne_out, alone=quorum < QUORUM and self.exist)
+
+    async def height(self) -> AgreedCount:
+        """How high the chain is: who sees further bears out what is less. Raises ChainUnavailable
+        where too few tell.
+        """
+        told = await self.hear(counter, "eth_blockNumber")
+        numbers = sorted((each for each in told if each is not None), reverse=True)
+        quorum = min(QUORUM, len(told))
+        if len(numbers) < max(quorum, 1):
+            raise ChainUnavailable("eth_blockNumber: too few endpoints answer")
+        return AgreedCount(numbers[quorum - 1], alone=quorum < QUORUM and self.exist)
 
     async def confirm(
         self, same: Callable[[JSON], bool], method: str, *params: object

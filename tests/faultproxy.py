@@ -258,9 +258,10 @@ def stale_by(blocks: int) -> Fault:
     return fault
 
 
-def head_ahead(by: int) -> Fault:
+def head_ahead(by: int, *, linked: bool = False) -> Fault:
     """For eth_getBlockByNumber: a newest block that nobody has made, so many above the real one, as
-    far in the future as an honest clock may be wrong.
+    far in the future as an honest clock may be wrong; `linked`: on top of the one before, so that
+    no two of them look like a reorg.
     """
 
     async def fault(call: Call, forward: Forward) -> Answer | None:
@@ -270,7 +271,18 @@ def head_ahead(by: int) -> Fault:
         block = answer["result"]
         number, timestamp = (int(block[name], 16) for name in ("number", "timestamp"))
         made_up = {"number": hex(number + by), "timestamp": hex(timestamp + 50)}
-        return _result(call, {**block, **made_up, "hash": "0x" + "ee" * 32})
+        if not linked:
+            made_up["hash"] = "0x" + "ee" * 32
+        return _result(call, {**block, **made_up})
+
+    return fault
+
+
+def height_ahead(by: int) -> Fault:
+    """For eth_blockNumber: the same height."""
+
+    async def fault(call: Call, forward: Forward) -> Answer | None:
+        return _result(call, hex(int((await forward(call))["result"], 16) + by))
 
     return fault
 

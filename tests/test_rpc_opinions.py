@@ -149,6 +149,51 @@ async def test_an_account_nonce_is_what_two_endpoints_bear_out(
 
 
 @pytest.mark.parametrize(
+    ("told", "height"),
+    [
+        ((5,), 5),
+        ((5, 5), 5),
+        ((5, 8), 5),
+        ((2**40, 5), 5),
+        ((9, 5, 8), 8),
+        ((2**40, 5, 5), 5),
+        ((0, 7, 7), 7),
+        ((0, None, 7), 0),
+    ],
+)
+async def test_a_height_is_what_two_endpoints_bear_out(
+    told: tuple[int | None, ...], height: int
+) -> None:
+    """Who sees further bears out what is less; who says nothing bears out nothing."""
+    async with nodes(len(told)) as (rpc, running):
+        for node, each in zip(running, told, strict=True):
+            node.answers["eth_blockNumber"] = {"result": None if each is None else hex(each)}
+        agreed = await Chain(rpc).witnesses.height()
+        assert (agreed.count, agreed.alone) == (height, False)
+
+
+async def test_a_height_is_what_the_one_that_is_left_tells() -> None:
+    async with nodes(2) as (rpc, [first, second]):
+        second.chain_id = 1
+        first.answers["eth_blockNumber"] = {"result": "0x5"}
+        agreed = await Chain(rpc).witnesses.height()
+        assert (agreed.count, agreed.alone) == (5, True)
+
+
+@pytest.mark.parametrize("silence", ["0x", None, 5, hex(2**63)])
+async def test_no_height_is_told_where_too_few_endpoints_answer(silence: JSON) -> None:
+    async with nodes(2) as (rpc, [first, second]):
+        first.answers["eth_blockNumber"] = {"result": "0x5"}
+        second.answers["eth_blockNumber"] = {"result": silence}
+        with pytest.raises(ChainUnavailable):
+            await Chain(rpc).witnesses.height()
+    async with nodes(2) as (rpc, [first, second]):
+        first.chain_id = second.chain_id = 1
+        with pytest.raises(ChainUnavailable):
+            await Chain(rpc).witnesses.height()
+
+
+@pytest.mark.parametrize(
     ("told", "unused"),
     [((5, 5), True), ((4, 5), True), ((5, 6), False), ((6, 5, 3), True), ((6, 6, 5), False)],
 )
