@@ -11,7 +11,7 @@ from contextlib import suppress
 
 from msgspec import Struct
 
-from facilitator.ethereum.fees import FeeMarket, agreed_market, fee_market, is_far_above
+from facilitator.ethereum.fees import FeeMarket, agreed_market, is_far_above
 from facilitator.ethereum.gas import gas_limit
 from facilitator.ethereum.receipts import Block, Log, LogFilter, Receipt
 from facilitator.ethereum.transactions import Call, CodeOf, Read
@@ -21,11 +21,11 @@ from facilitator.node import (
     classify,
     counter,
     items,
-    member,
     most_telling,
     parse_block,
     parse_data,
     parse_log,
+    parse_market,
     parse_receipt,
     quantity,
     revert_data,
@@ -127,11 +127,11 @@ class Chain:
         asked for fees that are far above what they agreed on before.
         """
         question = hex(FEE_HISTORY_BLOCKS), "latest", [FEE_HISTORY_PERCENTILE]
-        market = _parse_market(await self._ask("eth_feeHistory", *question))
+        market = parse_market(await self._ask("eth_feeHistory", *question))
         agreed = self._agreed_market
         if not self.witnesses.exist or (agreed and not is_far_above(market, agreed)):
             return market
-        told = await self.witnesses.hear(_parse_market, "eth_feeHistory", *question)
+        told = await self.witnesses.hear(parse_market, "eth_feeHistory", *question)
         markets = [market for market in told if market is not None]
         if not markets:
             raise ChainUnavailable("eth_feeHistory: no endpoint answers")
@@ -283,17 +283,6 @@ def _reverted(method: str, error: RPCError) -> Reverted:
     if classify(error) is not NodeFault.REVERTED:
         raise ChainUnavailable(f"{method}: {error}") from None
     return Reverted(revert_data(error))
-
-
-def _parse_market(answer: JSON) -> FeeMarket:
-    base_fees = items(member(answer, "baseFeePerGas"))
-    rewards = answer.get("reward") if isinstance(answer, dict) else None
-    if not base_fees:
-        raise ChainUnavailable("eth_feeHistory: no base fee")
-    return fee_market(
-        [quantity(fee) for fee in base_fees],
-        [[quantity(tip) for tip in items(row)] for row in items(rewards or [])],
-    )
 
 
 def _parse_logs(answer: JSON) -> tuple[Log, ...]:

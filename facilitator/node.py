@@ -8,6 +8,7 @@ import re
 from collections.abc import Sequence
 from enum import StrEnum
 
+from facilitator.ethereum.fees import FeeMarket, fee_market
 from facilitator.ethereum.receipts import Block, Log, Receipt
 from facilitator.rpc import RPCError
 from facilitator.strict_json import JSON
@@ -220,6 +221,18 @@ def parse_log(entry: JSON) -> Log:
         transaction_hash=parse_data(member(entry, "transactionHash"), 32),
         block_number=counter(member(entry, "blockNumber")),
         block_hash=parse_data(member(entry, "blockHash"), 32),
+    )
+
+
+def parse_market(answer: JSON) -> FeeMarket:
+    """The fee market, from eth_feeHistory."""
+    base_fees = items(member(answer, "baseFeePerGas"))
+    rewards = answer.get("reward") if isinstance(answer, dict) else None
+    if not base_fees:
+        raise ChainUnavailable("eth_feeHistory: no base fee")
+    return fee_market(
+        [quantity(fee) for fee in base_fees],
+        [[quantity(tip) for tip in items(row)] for row in items(rewards or [])],
     )
 
 
