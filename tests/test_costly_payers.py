@@ -37,9 +37,12 @@ async def receipts_of(devnet: Devnet, service: Service, settlement: str) -> list
     return found
 
 
-async def test_a_wallet_that_lies_in_the_simulation_burns_little_and_ends_as_a_failure(
+async def test_a_wallet_that_lies_in_the_simulation_burns_what_it_may_and_ends_as_a_failure(
     devnet: Devnet, tmp_path: Path
 ) -> None:
+    """What was estimated the first time, and then the most that a wallet may take: as much as one
+    that lies about how much it takes burns each time.
+    """
     await devnet.rpc("anvil_setCode", "0x" + WALLET.hex(), TWO_FACED)
     await devnet.mint(WALLET, 10**7)
     first = await nonce_of(devnet)
@@ -56,7 +59,9 @@ async def test_a_wallet_that_lies_in_the_simulation_burns_little_and_ends_as_a_f
         assert failed["errorReason"] == "invalid_exact_evm_transaction_failed"
         burnt = await receipts_of(devnet, service, failed["extra"]["settlementId"])
     assert [receipt["status"] for receipt in burnt] == ["0x0"] * Policy().max_reverts
-    assert all(int(receipt["gasUsed"], 16) <= GAS_BY_WALLET // 5 for receipt in burnt)
+    first_burnt, then_burnt = (int(receipt["gasUsed"], 16) for receipt in burnt)
+    assert first_burnt <= GAS_BY_WALLET // 5
+    assert then_burnt <= GAS_BY_WALLET
     assert await nonce_of(devnet) == first + 8 + Policy().max_reverts
     assert {each.sender for each in await transfers(devnet)} == {devnet.payer.address}
 
