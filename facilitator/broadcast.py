@@ -28,6 +28,7 @@ class Broadcaster:
         self._clock = clock
         self._sent_at: dict[int, int] = {}
         self._at_cap: set[int] = set()  # transactions of which that was told
+        self._lacking_gas: set[int] = set()  # those that were refused for their gas limit
         # What each transaction is a part of, as of the last turn (W3C traceparent).
         self._traces: dict[int, str | None] = {}
         self._woken = anyio.Event()
@@ -44,6 +45,10 @@ class Broadcaster:
         name = to_hex(attempt.hash)
         with span("send", network=self._network, transaction=name):
             fault = await self._chain.broadcast(attempt.raw)
+        if fault is NodeFault.GAS_TOO_LOW and transaction.id in self._sent_at:
+            self._lacking_gas.add(transaction.id)
+        else:
+            self._lacking_gas.discard(transaction.id)
         if fault is not None:
             # Possibly sent all the same: the next turns read what the chain shows.
             if fault is NodeFault.NONCE_TOO_LOW:
@@ -84,6 +89,10 @@ class Broadcaster:
         """How many transactions are pending of which that was told."""
         return len(self._at_cap)
 
+    def lacks_gas(self, transaction: Transaction) -> bool:
+        """Whether no endpoint took it when it was last offered, for want of a higher gas limit."""
+        return transaction.id in self._lacking_gas
+
     def trace_of(self, transaction: Transaction) -> str | None:
         """What the transaction is a part of (W3C traceparent)."""
         return self._traces.get(transaction.id)
@@ -100,8 +109,10 @@ class Broadcaster:
         """It is pending no more."""
         self._sent_at.pop(transaction_id, None)
         self._at_cap.discard(transaction_id)
+        self._lacking_gas.discard(transaction_id)
 
     def forget_before(self, time: int) -> None:
         """What was sent until then is somebody else's to send again."""
         self._sent_at = {number: at for number, at in self._sent_at.items() if at > time}
         self._at_cap &= self._sent_at.keys()
+        self._lacking_gas &= self._sent_at.keys()

@@ -280,7 +280,8 @@ class Chain:
 
 def _reverted(method: str, error: RPCError) -> Reverted:
     """What a node's error says about the call; ChainUnavailable where it is about the node."""
-    if classify(error) is not NodeFault.REVERTED:
+    # GAS_TOO_LOW: calldata so long that what the call may use does not even carry it.
+    if classify(error) not in (NodeFault.REVERTED, NodeFault.GAS_TOO_LOW):
         raise ChainUnavailable(f"{method}: {error}") from None
     return Reverted(revert_data(error))
 

@@ -33,6 +33,7 @@ class NodeFault(StrEnum):
     NONCE_TOO_LOW = "nonce_too_low"
     UNDERPRICED = "underpriced"
     INSUFFICIENT_FUNDS = "insufficient_funds"
+    GAS_TOO_LOW = "gas_too_low"
     REVERTED = "reverted"
     RATE_LIMITED = "rate_limited"
     UNAVAILABLE = "unavailable"
@@ -60,6 +61,17 @@ _FAULT_WORDS = (
         NodeFault.INSUFFICIENT_FUNDS,
         ("insufficient funds", "insufficient balance for", "upfront cost"),
     ),
+    (
+        NodeFault.GAS_TOO_LOW,  # to carry the transaction's own bytes
+        (
+            "intrinsic gas",
+            "floor data gas",
+            "gas floor",
+            "call gas cost",
+            "gas limit too low",
+            "gas limit is too low",
+        ),
+    ),
     (NodeFault.RATE_LIMITED, ("rate limit", "too many requests", "limit exceeded", "capacity")),
     (
         NodeFault.REVERTED,
@@ -70,7 +82,6 @@ _FAULT_WORDS = (
             "oog",  # anvil and reth: MemoryOOG and others
             "insufficient gas",
             "gas required exceeds",
-            "intrinsic gas",  # calldata so long that the gas cap does not even carry it
             "initcode",  # a question to a wallet that is longer than a creation may be
             "gas uint64 overflow",
             "opcode",
@@ -107,7 +118,13 @@ _OF_THE_NODE = (NodeFault.RATE_LIMITED, NodeFault.UNAVAILABLE, NodeFault.UNKNOWN
 # has looked at them, one that does not answer says nothing.
 _TELLING = (
     *(NodeFault.NONCE_TOO_LOW, NodeFault.INSUFFICIENT_FUNDS, NodeFault.UNDERPRICED),
-    *(NodeFault.REVERTED, NodeFault.UNKNOWN, NodeFault.RATE_LIMITED, NodeFault.UNAVAILABLE),
+    *(
+        NodeFault.GAS_TOO_LOW,
+        NodeFault.REVERTED,
+        NodeFault.UNKNOWN,
+        NodeFault.RATE_LIMITED,
+        NodeFault.UNAVAILABLE,
+    ),
 )
 
 

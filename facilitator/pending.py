@@ -4,9 +4,16 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 
+from msgspec.structs import replace
+
+from facilitator import groups
 from facilitator.broadcast import Broadcaster
+from facilitator.ethereum.fees import Fees
+from facilitator.ethereum.gas import intrinsic_gas
+from facilitator.gaps import FILLER_GAS_CAP
 from facilitator.judgement import Resolved
 from facilitator.observation import Observer
+from facilitator.schemes import AnyPayment, scheme_of
 from facilitator.settlement import (
     Attempt,
     Broadcast,
@@ -15,10 +22,11 @@ from facilitator.settlement import (
     Replace,
     Superseded,
     Transaction,
+    TransactionKind,
     decide,
 )
 from facilitator.signers import SignerPool
-from facilitator.store import Store
+from facilitator.store import Ride, Store
 from facilitator.tally import Tally
 from facilitator.tracing import inside
 
@@ -46,11 +54,14 @@ class PendingTransactions:
         self._clock = clock
 
     async def advance(
-        self, transactions: Sequence[Transaction], withheld: Collection[int] = ()
+        self,
+        transactions: Sequence[Transaction],
+        rides: Sequence[Ride],
+        withheld: Collection[int] = (),
     ) -> tuple[dict[int, Resolved], dict[bytes, int]]:
         """Observe and decide every one, and act: those that have come to an end, by id, and how
-        many transactions each signer has mined. Those that are `withheld`, by id, are not sent
-        again. Raises ChainUnavailable, StoreError.
+        many transactions each signer has mined. `rides` are what they carry. Those that are
+        `withheld`, by id, are not sent again. Raises ChainUnavailable, StoreError.
         """
         now = self._clock()
         observations = await self._observer.observe(transactions, self._broadcaster.sent_at, now)
@@ -70,21 +81,50 @@ class PendingTransactions:
                     to_send.append((transaction, attempt))
                     if at_cap:
                         self._broadcaster.tell_at_cap(transaction, attempt)
-                case Replace() as replace:
-                    to_send.append((transaction, await self._replace(transaction, replace, now)))
+                case Replace(fees):
+                    generous = self._with_gas(transaction, rides)
+                    to_send.append((transaction, await self._replace(generous, fees, now)))
         await asyncio.gather(*(self._broadcaster.send_again(*one) for one in to_send))
         mined = {each.signer: observations[each.id].account_nonce for each in transactions}
         return resolved, mined
 
-    async def _replace(self, transaction: Transaction, replace: Replace, now: int) -> Attempt:
+    def _with_gas(self, transaction: Transaction, rides: Sequence[Ride]) -> Transaction:
+        """The same, with all the gas that it may use where no block would hold it, or no endpoint
+        took it, for want of gas: some chains count more than the bytes (Arbitrum: what their data
+        costs on L1).
+        """
+        carried = transaction.gas_limit >= intrinsic_gas(transaction.call)
+        if carried and not self._broadcaster.lacks_gas(transaction):
+            return transaction
+        payments = [
+            ride.settlement.payment
+            for ride in rides
+            if any(each.id == transaction.id for each in ride.transactions)
+        ]
+        most = most_gas(transaction.kind, payments)
+        return replace(transaction, gas_limit=max(most, transaction.gas_limit))
+
+    async def _replace(self, transaction: Transaction, fees: Fees, now: int) -> Attempt:
         """The attempt to send: a new one at these fees, in the journal, where it may be signed."""
         if not self._signers.keys.allows(transaction.call, transaction.signer):
             # Its contract or key is configured no more, or not here: what was signed is all that
             # there will be.
             return transaction.attempts[-1]
         with inside(self._broadcaster.trace_of(transaction)):
-            attempt = self._signers.keys.replacement(transaction, replace.fees)
-        added = await self._store.add_attempt(transaction.id, attempt, self._policy.gas_budget, now)
+            attempt = self._signers.keys.replacement(transaction, fees)
+        added = await self._store.add_attempt(
+            transaction.id, attempt, self._policy.gas_budget, now, transaction.gas_limit
+        )
         self._tally.replacements += added
         # Where the day's budget is spent, what was signed is all there will be today.
         return attempt if added else transaction.attempts[-1]
+
+
+def most_gas(kind: TransactionKind, payments: Sequence[AnyPayment]) -> int:
+    """The most gas that a transaction which carries these payments may use."""
+    if kind is TransactionKind.FILL:
+        return FILLER_GAS_CAP
+    caps = [scheme_of(payment).gas_cap(payment) for payment in payments]
+    if kind is TransactionKind.GROUP:
+        return min(groups.gas_limit(caps), groups.GROUP_GAS_CAP)
+    return sum(caps)  # of the one that there is

@@ -246,7 +246,7 @@ class Watcher:
         pending.update((filler.id, filler) for filler in work.fillers)
         self._broadcaster.note_traces(work.rides)
         withheld = {each.id for each in work.given_up}
-        resolved, mined = await self._pending.advance(tuple(pending.values()), withheld)
+        resolved, mined = await self._pending.advance(tuple(pending.values()), work.rides, withheld)
         resolved = await self._second_look.confirm_ends(resolved)
         for number in await self._recorder.conclude(work.rides, resolved, self.settle_margin):
             signer = pending.pop(number).signer

@@ -201,13 +201,20 @@ class Journal:
         self.signed[attempt.raw] = (transaction.id, sent)
 
     async def add_attempt(
-        self, transaction_id: int, attempt: Attempt, gas_budget: int | None, now: int
+        self,
+        transaction_id: int,
+        attempt: Attempt,
+        gas_budget: int | None,
+        now: int,
+        gas_limit: int | None = None,
     ) -> bool:
         old = self.transactions[transaction_id]
         if old.state is not TransactionState.PENDING:
             return False
         self.step()
-        self.transactions[transaction_id] = replace(old, attempts=(*old.attempts, attempt))
+        self.transactions[transaction_id] = replace(
+            old, attempts=(*old.attempts, attempt), gas_limit=gas_limit or old.gas_limit
+        )
         self._note(old, attempt)
         self.events["replacement"] += 1
         return True

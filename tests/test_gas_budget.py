@@ -162,6 +162,26 @@ async def test_a_replacement_and_another_transaction_keep_to_the_budget(store: S
     assert await store.add_attempt(transaction.id, dearer, limit, NOW)
 
 
+async def test_a_replacement_with_another_gas_limit_keeps_to_the_budget(store: Store) -> None:
+    """What the transaction may cost from then on counts: its dearest attempt with that limit."""
+    claimed = await claim(store, COST)
+    assert isinstance(claimed, Claimed)
+    transaction = claimed.transaction
+    dearer = signing(SIGNERS[0], transaction.call, fees=Fees(3 * GWEI, GWEI))(0)
+    limit = 900_000 * GWEI
+    assert not await store.add_attempt(transaction.id, dearer, limit - 1, NOW, 300_000)
+    assert await store.gas_spent(CHAIN_ID, ALICE, NOW) == COST
+    assert await store.add_attempt(transaction.id, dearer, limit, NOW, 300_000)
+    assert await store.gas_spent(CHAIN_ID, ALICE, NOW) == limit
+    ride = await store.get(claimed.settlement.id)
+    assert ride is not None
+    attempts = (*transaction.attempts, dearer)
+    assert ride.transactions == (replace(transaction, gas_limit=300_000, attempts=attempts),)
+    dearest = signing(SIGNERS[0], transaction.call, fees=Fees(4 * GWEI, GWEI))(0)
+    assert await store.add_attempt(transaction.id, dearest, None, NOW)
+    assert await store.gas_spent(CHAIN_ID, ALICE, NOW) == 1_200_000 * GWEI
+
+
 async def test_a_gap_is_filled_beyond_the_budget_and_what_it_costs_counts(store: Store) -> None:
     """All that were signed after the gap wait for it."""
     assert isinstance(await claim(store, COST), Claimed)

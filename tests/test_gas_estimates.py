@@ -1,18 +1,37 @@
 """A node that says too little of what a call takes delays payments, and costs none of them."""
 
 import asyncio
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
+from eth_account import Account
+from eth_account.typed_transactions.typed_transaction import TypedTransaction
+from eth_utils.address import to_checksum_address
+from hexbytes import HexBytes
 
 from facilitator.devnet import Devnet, DevnetOptions
 from facilitator.ethereum.fees import GWEI
+from facilitator.groups import GROUP_GAS_CAP
+from facilitator.pending import most_gas
 from facilitator.schemes.jeju import GAS_CAP
+from facilitator.settlement import TransactionKind
 from tests.chain import approve, balance, devnet_authorization, devnet_payment, settled_logs
 from tests.endpoints import behind
-from tests.faultproxy import Answer, Call, Fault, FaultProxy, Forward, answer_with
+from tests.faultproxy import (
+    Answer,
+    Call,
+    Fault,
+    FaultProxy,
+    Forward,
+    answer_with,
+    lose_request,
+    refuse_with,
+)
+from tests.journal import payment
 from tests.service import Service, request
 from tests.x402 import v2_body
 from tests.x402_service import nonce_of
@@ -22,7 +41,7 @@ pytestmark = pytest.mark.anyio
 AMOUNT = 1_000_000  # atomic units, of every payment
 # Wei: less than GAS_CAP may cost at the devnet's fees, and more than what is needed.
 COST_BELOW_CAP = GAS_CAP * GWEI
-ESTIMATE = "eth_estimateGas"
+ESTIMATE, SEND = "eth_estimateGas", "eth_sendRawTransaction"
 LIE_SECONDS = 4.0
 SETTLED_WITHIN = 30.0  # seconds after the lie has ended
 
@@ -134,3 +153,85 @@ async def test_who_cannot_pay_for_the_most_settles_again_with_what_is_estimated(
         assert not service.logged("signer_out_of_gas_money")
         assert not service.logged("signer_budget_spent")
     assert len(await settled_logs(devnet)) == 1
+
+
+@pytest.mark.parametrize("endpoints", [1, 2])
+async def test_what_no_node_takes_for_want_of_gas_is_replaced_with_all_that_it_may_use(
+    devnet: Devnet, tmp_path: Path, endpoints: int
+) -> None:
+    """Some chains count more than a transaction's bytes. Those behind it follow."""
+    async with behind(devnet, tmp_path, endpoints) as (service, proxies):
+        for proxy in proxies:
+            proxy.faults[SEND] = taking_no_less_than(300_000)
+        bodies = two_of_each(devnet)
+        await asyncio.gather(*(until_paid(service, *each) for each in bodies))
+        faults = {line["fault"] for line in service.logged("broadcast_refused")}
+        assert faults == {"gas_too_low"}
+        assert not service.logged("settled_again")
+    assert await nonce_of(devnet) == 6
+
+
+async def test_what_an_older_release_signed_with_too_little_gas_is_replaced(
+    devnet: Devnet, tmp_path: Path
+) -> None:
+    """Though a node took it, which never mines it; the payments behind it are made as well."""
+    bodies = [request(devnet_payment(devnet)) for _ in range(2)]
+    async with behind(devnet, tmp_path, 1, SETTLE_TIMEOUT_SECONDS="1") as (service, [proxy]):
+        proxy.faults[SEND] = lose_request
+        _, reply = await service.post("/settle", bodies[0])
+        assert "pending" in str(reply)
+    starve(devnet, tmp_path)
+    async with behind(devnet, tmp_path, 1) as (service, _):
+        await asyncio.gather(*(until_paid(service, "/settle", body) for body in bodies))
+        assert not service.logged("broadcast_refused")
+    assert await nonce_of(devnet) == len(await settled_logs(devnet)) == 2
+
+
+def starve(devnet: Devnet, folder: Path) -> None:
+    """Sign the one transaction of the journal anew, with less gas than its bytes cost."""
+    with closing(sqlite3.connect(folder / "facilitator.db")) as journal, journal:
+        query = """SELECT account_nonce, target, calldata, max_fee_per_gas,
+                          max_priority_fee_per_gas
+                   FROM "transaction" JOIN attempt ON transaction_id = id"""
+        [(nonce, target, calldata, fee, tip)] = journal.execute(query)
+        fields = {
+            **{"type": 2, "chainId": devnet.chain_id, "nonce": nonce, "value": 0, "gas": 21_000},
+            **{"maxFeePerGas": fee, "maxPriorityFeePerGas": tip},
+            **{"to": to_checksum_address(target), "data": calldata},
+        }
+        signed = Account.sign_transaction(fields, devnet.signer.key)
+        values = (bytes(signed.raw_transaction), bytes(signed.hash))
+        journal.execute("UPDATE attempt SET raw = ?, hash = ?", values)
+        journal.execute('UPDATE "transaction" SET gas_limit = 21000')
+
+
+async def test_one_node_alone_that_refuses_for_want_of_gas_changes_nothing(
+    devnet: Devnet, tmp_path: Path
+) -> None:
+    async with behind(devnet, tmp_path, 2) as (service, proxies):
+        proxies[0].faults[SEND] = taking_no_less_than(2**63)
+        await asyncio.gather(*(until_paid(service, *each) for each in two_of_each(devnet)))
+        assert not service.logged("broadcast_refused")
+    assert await nonce_of(devnet) == 6
+
+
+def taking_no_less_than(gas: int) -> Fault:
+    """For eth_sendRawTransaction: a node that counts more than the bytes of a transaction."""
+
+    async def fault(call: Call, forward: Forward) -> Answer | None:
+        sent = TypedTransaction.from_bytes(HexBytes(call["params"][0])).as_dict()
+        if sent["gas"] < gas:
+            refuse = refuse_with(-32000, f"intrinsic gas too low: gas {sent['gas']}, minimum {gas}")
+            return await refuse(call, forward)
+        return await forward(call)
+
+    return fault
+
+
+def test_a_transaction_may_use_what_all_that_it_carries_may() -> None:
+    """Within what any one transaction may."""
+    one = payment()
+    assert most_gas(TransactionKind.FILL, []) == 500_000
+    assert most_gas(TransactionKind.SETTLE, [one]) == GAS_CAP
+    assert most_gas(TransactionKind.GROUP, [one] * 2) > 2 * GAS_CAP
+    assert most_gas(TransactionKind.GROUP, [one] * 32) == GROUP_GAS_CAP

@@ -173,10 +173,16 @@ class Store(Protocol):
         """
 
     async def add_attempt(
-        self, transaction_id: int, attempt: Attempt, gas_budget: int | None, now: int
+        self,
+        transaction_id: int,
+        attempt: Attempt,
+        gas_budget: int | None,
+        now: int,
+        gas_limit: int | None = None,
     ) -> bool:
         """Append a replacement; False unless the transaction is still PENDING, and where the
-        signer's budget for the day does not allow for it.
+        signer's budget for the day does not allow for it. `gas_limit`: the transaction's from now
+        on, no lower than it was (None: as it was).
         """
 
     async def record(

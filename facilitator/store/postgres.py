@@ -142,10 +142,15 @@ class PostgresStore:
         )
 
     async def add_attempt(
-        self, transaction_id: int, attempt: Attempt, gas_budget: int | None, now: int
+        self,
+        transaction_id: int,
+        attempt: Attempt,
+        gas_budget: int | None,
+        now: int,
+        gas_limit: int | None = None,
     ) -> bool:
         return await self._pool.write(
-            partial(signed.add_attempt, transaction_id, attempt, gas_budget, now)
+            partial(signed.add_attempt, transaction_id, attempt, gas_budget, now, gas_limit)
         )
 
     async def record(

@@ -6,15 +6,13 @@ none waits for another in a circle: transactions, settlements, then signers, eac
 
 from collections.abc import Callable, Sequence
 
-from msgspec.structs import replace
-
 from facilitator import budget
 from facilitator.settlement import Attempt, Transaction, TransactionState
 from facilitator.store.claims import BudgetSpent, NewTransaction
 from facilitator.store.postgres_pool import Connection, Undo
 from facilitator.store.postgres_queries import transactions
 from facilitator.store.rows import Row
-from facilitator.store.signed import GIVEN_UP, taken_over
+from facilitator.store.signed import GIVEN_UP, more_committed, taken_over
 
 _NAMED = """SELECT id, chain_id, signer, state, created_at, gas_cost FROM "transaction"
             WHERE chain_id = $1 AND signer = $2 AND account_nonce = $3"""
@@ -188,7 +186,12 @@ async def raise_nonce_floor(chain_id: int, signer: bytes, floor: int, db: Connec
 
 
 async def add_attempt(
-    transaction_id: int, attempt: Attempt, gas_budget: int | None, now: int, db: Connection
+    transaction_id: int,
+    attempt: Attempt,
+    gas_budget: int | None,
+    now: int,
+    gas_limit: int | None,
+    db: Connection,
 ) -> bool:
     # Locked, so that nobody records its end in between.
     locked = """SELECT id FROM "transaction" WHERE id = $1 AND state = 'pending' FOR UPDATE"""
@@ -199,10 +202,13 @@ async def add_attempt(
         transaction = found[transaction_id]
         await raise_nonce_floor(transaction.chain_id, transaction.signer, 0, db)
         spent = await gas_spent(transaction.chain_id, transaction.signer, now, db)
-        replaced = replace(transaction, attempts=(*transaction.attempts, attempt))
-        more = budget.committed(replaced) - budget.committed(transaction)
+        more = more_committed(transaction, attempt, gas_limit)
         if not budget.allows(gas_budget, spent, more):
             return False
+    if gas_limit is not None:
+        await db.execute(
+            'UPDATE "transaction" SET gas_limit = $2 WHERE id = $1', transaction_id, gas_limit
+        )
     await _insert_attempt(transaction_id, attempt, db)
     return True
 

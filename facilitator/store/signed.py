@@ -162,6 +162,7 @@ def add_attempt(
     attempt: Attempt,
     gas_budget: int | None,
     now: int,
+    gas_limit: int | None,
     db: sqlite3.Connection,
 ) -> bool:
     transaction = transactions(db, "SELECT ?", (transaction_id,)).get(transaction_id)
@@ -169,12 +170,25 @@ def add_attempt(
         return False
     if gas_budget is not None:
         spent = gas_spent(transaction.chain_id, transaction.signer, now, db)
-        replaced = replace(transaction, attempts=(*transaction.attempts, attempt))
-        more = budget.committed(replaced) - budget.committed(transaction)
+        more = more_committed(transaction, attempt, gas_limit)
         if not budget.allows(gas_budget, spent, more):
             return False
+    if gas_limit is not None:
+        db.execute(
+            'UPDATE "transaction" SET gas_limit = ? WHERE id = ?', (gas_limit, transaction_id)
+        )
     _insert_attempt(transaction_id, attempt, db)
     return True
+
+
+def more_committed(transaction: Transaction, attempt: Attempt, gas_limit: int | None) -> int:
+    """How much more a transaction may cost with a further attempt, and maybe another gas limit."""
+    replaced = replace(
+        transaction,
+        attempts=(*transaction.attempts, attempt),
+        gas_limit=transaction.gas_limit if gas_limit is None else gas_limit,
+    )
+    return budget.committed(replaced) - budget.committed(transaction)
 
 
 def _insert_attempt(transaction_id: int, attempt: Attempt, db: sqlite3.Connection) -> None:
