@@ -96,9 +96,12 @@ class Gaps:
         head = self._heads.head
         assert head is not None
         now = self._clock()
-        wanted, _, height = self._seen.setdefault(signer, (account_nonce, now, head.number))
+        wanted, since, height = self._seen.setdefault(signer, (account_nonce, now, head.number))
         if wanted != account_nonce:
             self._seen[signer] = (account_nonce, now, head.number)
+            return False
+        if head.number < height:  # that one was made up
+            self._seen[signer] = (account_nonce, since, head.number)
             return False
         if now - signed_at < self._patience or head.number <= height:
             return False
