@@ -11,7 +11,7 @@ from contextlib import suppress
 
 from msgspec import Struct
 
-from facilitator.ethereum.fees import FeeMarket, agreed_market, is_far_above
+from facilitator.ethereum.fees import FeeMarket, agreed_market, are_near
 from facilitator.ethereum.gas import gas_limit
 from facilitator.ethereum.receipts import Block, Log, LogFilter, Receipt
 from facilitator.ethereum.transactions import Call, CodeOf, Read
@@ -124,19 +124,21 @@ class Chain:
 
     async def fee_market(self) -> FeeMarket:
         """The next block's base fee and the tip of recent blocks. Of several endpoints all are
-        asked for fees that are far above what they agreed on before.
+        asked for fees that are far from what two of them agreed on before.
         """
         question = hex(FEE_HISTORY_BLOCKS), "latest", [FEE_HISTORY_PERCENTILE]
         market = parse_market(await self._ask("eth_feeHistory", *question))
         agreed = self._agreed_market
-        if not self.witnesses.exist or (agreed and not is_far_above(market, agreed)):
+        if not self.witnesses.exist or (agreed and are_near(market, agreed)):
             return market
         told = await self.witnesses.hear(parse_market, "eth_feeHistory", *question)
         markets = [market for market in told if market is not None]
         if not markets:
             raise ChainUnavailable("eth_feeHistory: no endpoint answers")
-        self._agreed_market = agreed_market(markets)
-        return self._agreed_market
+        market = agreed_market(markets)
+        if len(markets) >= QUORUM:
+            self._agreed_market = market
+        return market
 
     async def head(self) -> Block:
         """The latest block."""
@@ -191,7 +193,11 @@ class Chain:
         method = "eth_getTransactionCount"
         asked = await self._rpc.call_everywhere(method, to_hex(address), "pending")
         answers = await asyncio.gather(*asked, return_exceptions=True)
-        counts = [counter(each) for each in answers if not isinstance(each, BaseException)]
+        counts = []
+        for answer in answers:
+            if not isinstance(answer, BaseException):
+                with suppress(ChainUnavailable):  # garbage
+                    counts.append(counter(answer))
         if len(counts) < min(QUORUM, len(answers)):
             raise ChainUnavailable(f"{method}: an endpoint does not answer")
         return tuple(counts)

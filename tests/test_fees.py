@@ -10,10 +10,10 @@ from facilitator.ethereum.fees import (
     FeeMarket,
     Fees,
     agreed_market,
+    are_near,
     bumped_fees,
     fee_market,
     initial_fees,
-    is_far_above,
     outbidding_fees,
 )
 
@@ -49,14 +49,13 @@ def test_of_several_markets_no_single_one_makes_us_pay_more(
 
 
 @pytest.mark.parametrize(
-    ("market", "far"),
-    [((20, 6), False), ((21, 3), True), ((10, 7), True), ((0, 0), False)],
+    ("market", "near"),
+    [((20, 6), True), ((21, 3), False), ((10, 7), False), ((5, 2), True), ((4, 3), False)],
 )
-def test_what_is_more_than_twice_what_was_agreed_on_is_far_above(
-    market: tuple[int, int], far: bool
-) -> None:
+def test_near_is_what_neither_is_more_than_twice_of(market: tuple[int, int], near: bool) -> None:
     gwei = FeeMarket(market[0] * GWEI, market[1] * GWEI)
-    assert is_far_above(gwei, FeeMarket(10 * GWEI, 3 * GWEI)) is far
+    agreed = FeeMarket(10 * GWEI, 3 * GWEI)
+    assert are_near(gwei, agreed) is are_near(agreed, gwei) is near
 
 
 @given(fees(), markets, wei)

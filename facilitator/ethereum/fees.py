@@ -52,13 +52,17 @@ def agreed_market(markets: Sequence[FeeMarket]) -> FeeMarket:
     )
 
 
-def is_far_above(market: FeeMarket, agreed: FeeMarket) -> bool:
-    """Whether a market asks for so much more than was agreed on that it is not taken from one node
-    alone.
+def are_near(one: FeeMarket, other: FeeMarket) -> bool:
+    """Whether neither asks for more than FAR_ABOVE times the other: so near to what was agreed on,
+    a market is taken from one node alone.
     """
+    return _is_bounded(one, other) and _is_bounded(other, one)
+
+
+def _is_bounded(market: FeeMarket, by: FeeMarket) -> bool:
     return (
-        market.base_fee > FAR_ABOVE * max(agreed.base_fee, MIN_PRIORITY_FEE)
-        or market.priority_fee > FAR_ABOVE * agreed.priority_fee
+        market.base_fee <= FAR_ABOVE * max(by.base_fee, MIN_PRIORITY_FEE)
+        and market.priority_fee <= FAR_ABOVE * by.priority_fee
     )
 
 
