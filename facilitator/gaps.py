@@ -10,6 +10,7 @@ offers more for gas takes its place.
 
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 
 from facilitator import nonces
 from facilitator.budget import Prepared
@@ -17,6 +18,7 @@ from facilitator.chain import Chain, Reverted
 from facilitator.ethereum.addresses import checksum
 from facilitator.ethereum.transactions import Call
 from facilitator.heads import Heads
+from facilitator.node import ChainUnavailable
 from facilitator.payments import Refusal
 from facilitator.settlement import Attempt, Policy, Transaction, TransactionKind
 from facilitator.signers import SignerPool
@@ -112,12 +114,13 @@ class Gaps:
 
     async def take_over(self, given_up: Sequence[Transaction]) -> bool:
         """Have fillers take the place of these, at once: a pool that has their bytes is to get ours
-        before it mines them. Whether any did. Raises ChainUnavailable and StoreError.
+        before it mines them. Whether any did. Raises StoreError.
         """
         held_up = {each.id: each.signer for each in given_up}
         for each in given_up:
-            if await self._taken_over(each.signer, each.account_nonce):
-                del held_up[each.id]
+            with suppress(ChainUnavailable):  # the next turn tries again, and all else goes on
+                if await self._taken_over(each.signer, each.account_nonce):
+                    del held_up[each.id]
         self._held_up = frozenset(held_up.values())
         return len(held_up) < len(given_up)
 

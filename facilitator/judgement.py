@@ -187,9 +187,14 @@ class Judge:
         assert head is not None
 
         async def receipt_of(each: bytes) -> Receipt | None:
-            receipt = (await self._chain.receipts([each])).get(each)
-            # What one endpoint hides has not left the chain.
-            return receipt or await self._chain.witnesses.find_receipt(each)
+            witnesses = self._chain.witnesses
+            if not witnesses.exist:
+                return await witnesses.find_receipt(each)
+            # One alone neither makes a receipt up nor hides it.
+            receipt = await witnesses.agree_receipt(each)
+            if receipt is None and await witnesses.find_receipt(each) is not None:
+                raise ChainUnavailable("a receipt is not agreed on")
+            return receipt
 
         async def holds(block: tuple[int, bytes]) -> bool | None:
             known = await self._heads.holds(*block)

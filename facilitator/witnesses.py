@@ -88,8 +88,8 @@ class Witnesses:
 
     async def find_receipt(self, transaction_hash: bytes) -> Receipt | None:
         """The receipt that any of them shows: one alone hides none. The one that most agree on,
-        should they differ; None where two say that there is none, or the one that is there. Raises
-        ChainUnavailable where too few answer.
+        should they differ; None where two say that there is none and no two show the same, or the
+        one that is there says so. Raises ChainUnavailable where too few answer.
         """
         method = "eth_getTransactionReceipt"
         answers = await self._rpc.call_each(method, to_hex(transaction_hash))
@@ -99,11 +99,13 @@ class Witnesses:
                 with suppress(ChainUnavailable):  # garbage
                     shown.append(parse_receipt(answer))
         shown = [receipt for receipt in shown if receipt.transaction_hash == transaction_hash]
-        if shown:
-            return _most_agreed(shown)
-        if answers.count(None) < max(min(QUORUM, len(answers)), 1):
+        best = _most_agreed(shown)
+        quorum = max(min(QUORUM, len(answers)), 1)
+        if answers.count(None) >= quorum and (best is None or _votes(best, shown) < quorum):
+            return None
+        if best is None:
             raise ChainUnavailable(f"{method}: too few endpoints answer")
-        return None
+        return best
 
     async def confirm_account_nonce(self, address: bytes, count: int) -> bool | None:
         """Whether they count so many mined transactions of `address`, no more and no fewer, at

@@ -330,3 +330,60 @@ async def test_with_nobody_well_a_send_is_possibly_sent() -> None:
         first.chain_id = second.chain_id = 1
         assert await Chain(rpc).broadcast(b"\x01") is NodeFault.UNAVAILABLE
         assert first.asked + second.asked == []
+
+
+def receipt(*, succeeded: bool = True) -> JSON:
+    about: JSON = {
+        "transactionHash": HASH,
+        "blockNumber": hex(1_000),
+        "blockHash": OTHER_HASH,
+        "status": hex(succeeded),
+        "logs": [],
+        "gasUsed": "0x1",
+        "effectiveGasPrice": "0x1",
+    }
+    return {"result": about}
+
+
+NONE: JSON = {"result": None}
+FAULTY: JSON = {"error": {"code": -32603, "message": "internal error"}}
+
+
+@pytest.mark.parametrize(
+    ("told", "found", "agreed"),
+    [
+        ((receipt(),), True, True),
+        ((NONE,), False, False),
+        ((receipt(), NONE), True, False),
+        ((NONE, receipt()), True, False),
+        ((receipt(), FAULTY), True, False),
+        ((receipt(), receipt()), True, True),
+        ((receipt(succeeded=False), receipt(), receipt()), True, True),
+        ((receipt(), NONE, NONE), False, False),
+        ((NONE, receipt(), receipt()), True, True),
+        ((receipt(), NONE, FAULTY), True, False),
+    ],
+)
+async def test_one_of_three_neither_makes_a_receipt_up_nor_hides_it(
+    told: tuple[dict[str, JSON], ...], found: bool, agreed: bool
+) -> None:
+    async with nodes(len(told)) as (rpc, some):
+        for node, answer in zip(some, told, strict=True):
+            node.answers["eth_getTransactionReceipt"] = answer
+        witnesses = Chain(rpc).witnesses
+        wanted = bytes.fromhex(HASH[2:])
+        shown = await witnesses.find_receipt(wanted)
+        best = await witnesses.agree_receipt(wanted)
+        assert (shown is not None, best is not None) == (found, agreed)
+        assert all(each.succeeded for each in (shown, best) if each is not None)
+
+
+@pytest.mark.parametrize("told", [(FAULTY,), (NONE, FAULTY), (FAULTY, FAULTY, NONE)])
+async def test_no_receipt_is_missing_as_long_as_too_few_say_so(
+    told: tuple[dict[str, JSON], ...],
+) -> None:
+    async with nodes(len(told)) as (rpc, some):
+        for node, answer in zip(some, told, strict=True):
+            node.answers["eth_getTransactionReceipt"] = answer
+        with pytest.raises(ChainUnavailable):
+            await Chain(rpc).witnesses.find_receipt(bytes.fromhex(HASH[2:]))
