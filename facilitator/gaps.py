@@ -89,7 +89,7 @@ class Gaps:
 
     @property
     def _patience(self) -> int:
-        return max(self._policy.replace_after_ms, 2 * self._heads.interval_ms)
+        return self._policy.patience_ms(self._heads.interval_ms)
 
     async def _is_old(self, signer: bytes, account_nonce: int, signed_at: int) -> bool:
         """The second look: the same nonce is missing at a later head, a while after what stands

@@ -98,7 +98,7 @@ class Observer:
         first: dict[bytes, int] = {}
         for each in unmined:
             first[each.signer] = min(each.account_nonce, first.get(each.signer, each.account_nonce))
-        patience = max(self._policy.replace_after_ms, 2 * self._heads.interval_ms)
+        patience = self._policy.patience_ms(self._heads.interval_ms)
         hashes = [
             attempt.hash
             for each in unmined

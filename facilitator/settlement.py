@@ -136,6 +136,10 @@ class Policy(Struct, frozen=True, kw_only=True):
     batch_max: int = 32
     gas_budget: int | None = None
 
+    def patience_ms(self, block_interval_ms: int) -> int:
+        """How long what was signed last may wait for a block before it counts as stuck."""
+        return max(self.replace_after_ms, 2 * block_interval_ms)
+
 
 class Observation(Struct, frozen=True, kw_only=True):
     """What one turn of the loop saw of one signer's chain.
@@ -202,7 +206,7 @@ def decide(transaction: Transaction, observation: Observation, now: int, policy:
     last, at_cap = transaction.attempts[-1], False
     if seen.account_nonce == transaction.account_nonce and seen.market is not None:
         # Only the next nonce in line can be stuck on its fees; all others wait for it.
-        patience = max(policy.replace_after_ms, 2 * seen.block_interval_ms)
+        patience = policy.patience_ms(seen.block_interval_ms)
         fees = bumped_fees(last.fees, seen.market, policy.max_fee_per_gas)
         if now - last.signed_at >= patience:
             if fees is not None:
