@@ -23,7 +23,7 @@ setup: $(VENV) $(TOOLS) $(CLIENTS) ## install what is locked: Python packages in
 
 .PHONY: demo
 demo: $(VENV) ## verify and settle payments on a chain of their own, and tell the story
-	@$(BIN)/python -m facilitator.demo
+	@$(BIN)/python -m examples.demo
 
 .PHONY: bench
 bench: setup ## measure what a request costs, against a bare echo, on a chain of its own
@@ -77,8 +77,8 @@ format: $(VENV) ## format the code and mend what the linter can mend
 
 .PHONY: contracts
 contracts: $(TOOLS) ## compile the Solidity sources into the committed artifacts
-	@node facilitator/contracts/build.mjs
-	@node facilitator/contracts/build.mjs --sources tests/contracts --out tests/contracts/artifacts
+	@node facilitator/commands/contracts/build.mjs
+	@node facilitator/commands/contracts/build.mjs --sources tests/contracts --out tests/contracts/artifacts
 
 # The first lock holds everything that development needs; the second, what the service runs on with
 # its extras, in the same versions. `make lock UPGRADE=--upgrade` takes newer releases.
@@ -116,7 +116,7 @@ test-image: setup $(OPS) ## build the image for real and run it: PID 1, SIGTERM,
 
 .PHONY: test-rollback
 test-rollback: setup servers ## upgrade, take payments, roll back, on one journal of each engine, and tell the story
-	@$(BIN)/python -m pytest -s tests/test_rollback.py
+	@$(BIN)/python -m pytest -s tests/scenarios/test_rollback.py
 
 .PHONY: test-replicas
 test-replicas: setup servers ## settle 800 requests on three replicas while they and PostgreSQL fall over
@@ -194,7 +194,7 @@ $(OPS): requirements-ops.lock requirements-kubectl.lock | $(VENV)
 	@rm -r .ops/wheels
 	@touch $@
 
-$(TOOLS): facilitator/contracts/package.json facilitator/contracts/package-lock.json
+$(TOOLS): facilitator/commands/contracts/package.json facilitator/commands/contracts/package-lock.json
 	@command -v npm >/dev/null || { echo "error: npm not found; install Node.js 20 or newer with npm," \
 		"on Debian and Ubuntu: apt-get install nodejs npm" >&2; exit 1; }
 	@# an older Node.js makes npm leave out anvil's binary without a word

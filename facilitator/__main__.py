@@ -2,6 +2,6 @@
 
 import sys
 
-from facilitator.cli import main
+from facilitator.commands.main import main
 
 sys.exit(main())

@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from facilitator.devnet import Devnet, DevnetOptions
-from facilitator.store import Store
-from tests.chain import approve
-from tests.engines import DATABASE, ENGINES, MOVED, Engine, engine_of
-from tests.postgres import Server, running_bouncer, running_server
-from tests.service import Service, serve
+from facilitator.commands.devnet import Devnet, DevnetOptions
+from facilitator.journal.store import Store
+from tests.support.chain import approve
+from tests.support.engines import DATABASE, ENGINES, MOVED, Engine, engine_of
+from tests.support.postgres import Server, running_bouncer, running_server
+from tests.support.service import Service, serve
 
 # A deadline per example would measure the machine, not the code.
 settings.register_profile("unhurried", deadline=None)

@@ -1,4 +1,4 @@
-"""The shape of the package: imports point upward in the map, and the core is pure.
+"""The shape of the package: ten rooms, what each may import, and which of them are pure.
 
 Also what must be in no file: paths of somebody's machine, and the hosts of package registries,
 which a mirror replaces.
@@ -16,68 +16,46 @@ import pytest
 ROOT: Final = Path(__file__).parent.parent
 PACKAGE: Final = ROOT / "facilitator"
 
-# A module may import what stands above it, never what stands below it.
-MAP: Final = {
-    "words": (
-        *("ethereum", "networks", "values", "database", "environment", "config_file"),
-        *("otel_settings", "config", "contracts"),
-    ),
-    "core": ("payments", "schemes", "verification", "settlement", "nonces", "budget", "groups"),
-    "edge formats": ("strict_json", "dialects"),
-    "adapters": (
-        *("redaction", "tracing", "telemetry", "otlp"),
-        *("rpc", "node", "witnesses", "chain", "tokens", "protocol_fee"),
-        *("store", "changes", "metrics"),
-    ),
-    "settling": (
-        *("together", "heads", "observation", "examination", "investigation", "judgement"),
-        "listeners",
-        *("verifier", "accounts", "waiting", "data_fees", "keys", "signers", "gaps", "reorgs"),
-        *("resettlement", "leadership", "tally"),
-        *("broadcast", "confirmation", "pending", "recording", "watcher", "retention"),
-        *("history", "orders", "claiming", "submission", "settler"),
-    ),
-    "shell": (
-        *("checks", "mounts"),
-        *("middleware", "measured_store", "survey", "chain_metrics", "measurement", "recent"),
-        *("served", "service", "routes", "app", "http1", "server"),
-        *("agreement", "sending", "options", "check", "deploy", "migrate", "devnet"),
-        "recover",
-        *(
-            "payer",
-            "purchase",
-            "pay",
-            "official_client",
-            "cast",
-            "story",
-            "demo",
-            "cli",
-            "__main__",
-        ),
-    ),
+# The rooms, and which others each of them may import. The order is that of the map: no arrow up.
+ROOMS: Final = {
+    "ethereum": "",
+    "config": "ethereum",
+    "domain": "ethereum config",
+    "telemetry": "ethereum config domain",
+    "dialects": "ethereum config domain",
+    "chain": "ethereum config domain telemetry",
+    "journal": "ethereum config domain telemetry",
+    "engine": "ethereum config domain telemetry chain journal",
+    "web": "ethereum config domain telemetry dialects chain journal engine",
+    "commands": "ethereum config domain telemetry dialects chain journal engine web",
 }
-ORDER: Final = [name for group in MAP.values() for name in group]
-
-# The core gets time, policy and randomness as arguments, and answers instead of logging.
+# Pure rooms get time, policy and randomness as arguments, and return instead of logging.
+PURE: Final = ("ethereum", "domain", "dialects")
 IMPURE_MODULES: Final = {
     *("time", "datetime", "calendar", "zoneinfo", "sched"),
-    *("os", "sys", "io", "pathlib", "shutil", "tempfile", "subprocess", "platform", "sqlite3"),
+    *("os", "sys", "io", "pathlib", "shutil", "tempfile", "subprocess", "platform"),
     *("logging", "warnings", "random", "secrets", "uuid"),
     *("asyncio", "anyio", "threading", "multiprocessing", "concurrent", "socket", "ssl"),
-    *("aiohttp", "starlette", "hypercorn", "uvloop", "urllib", "http"),
-    *("facilitator.config", "facilitator.config_file", "facilitator.environment"),
+    *("urllib", "http", "uvloop"),
 }
 IMPURE_CALLS: Final = {"open", "print", "input", "exec", "eval", "__import__"}
+# What stands for an outside thing is imported behind one door only.
+DOORS: Final = {
+    **dict.fromkeys(("sqlite3", "asyncpg"), ("journal",)),
+    **dict.fromkeys(("starlette", "hypercorn"), ("web",)),
+    "aiohttp": ("chain", "web", "commands"),
+    "argparse": ("commands",),
+}
 
 
-def modules(*names: str) -> list[Path]:
-    """The source files of the named top-level modules and packages, or of all of them."""
-    found = sorted(path for path in PACKAGE.rglob("*.py") if path.parent.name != "node_modules")
-    return [path for path in found if not names or top_level(path) in names]
+def room_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0]
 
 
-def top_level(path: Path) -> str:
-    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+def modules(*rooms: str) -> list[Path]:
+    """The source files of the named rooms, or of all."""
+    found = sorted(path for path in PACKAGE.glob("*/**/*.py") if "node_modules" not in path.parts)
+    return [path for path in found if not rooms or room_of(path) in rooms]
 
 
 def name_of(path: Path) -> str:
@@ -97,20 +75,16 @@ def imported(source: str) -> Iterator[tuple[int, str]]:
                 yield node.lineno, f"{node.module}.{alias.name}"
 
 
-def downward_imports(importer: str, source: str) -> list[str]:
-    """What `source`, a part of the top-level module `importer`, imports from below it."""
-    assert importer in ORDER, f"add {importer} to the map"
+def unlawful_imports(room: str, source: str) -> list[str]:
+    """What a source file of `room` imports against the law."""
+    allowed = {room, *ROOMS[room].split(), "__version__"}
     found = []
     for line, name in imported(source):
         package, _, rest = name.partition(".")
-        module = rest.partition(".")[0]
-        # `from facilitator import __version__` asks for the package, which imports nothing
-        if package != "facilitator" or module == "__version__":
-            continue
-        if module not in ORDER:
-            found.append(f"line {line}: add {module or 'facilitator'} to the map")
-        elif ORDER.index(module) > ORDER.index(importer):
-            found.append(f"line {line}: {importer} imports {module}, which stands below it")
+        if package == "facilitator" and rest.partition(".")[0] not in allowed:
+            found.append(f"line {line}: {room} imports {name}")
+        if room not in DOORS.get(package, (room,)):
+            found.append(f"line {line}: {room} imports {name}, which is behind another door")
     return found
 
 
@@ -132,40 +106,51 @@ def impurities(source: str) -> list[str]:
     return found
 
 
-def test_every_module_stands_in_the_map() -> None:
-    for path in modules():
-        module = top_level(path)
-        assert module == "__init__" or module in ORDER, f"add {module} to the map"
+def test_the_package_holds_the_rooms_and_nothing_else() -> None:
+    held = {path.name for path in PACKAGE.iterdir() if path.name != "__pycache__"}
+    assert held == {*ROOMS, "__init__.py", "__main__.py", "py.typed"}
+    names = {name for _, name in imported((PACKAGE / "__init__.py").read_text("utf-8"))}
+    assert names == {"os"}
+
+
+def test_no_room_may_import_one_below_it() -> None:
+    above: set[str] = set()
+    for room, allowed in ROOMS.items():
+        assert set(allowed.split()) <= above
+        above.add(room)
 
 
 @pytest.mark.parametrize("path", modules(), ids=name_of)
-def test_imports_point_only_upward(path: Path) -> None:
-    source = path.read_text("utf-8")
-    if top_level(path) == "__init__":
-        assert not list(imported(source)), "the package itself imports nothing"
-    else:
-        assert downward_imports(top_level(path), source) == []
+def test_a_room_imports_what_its_law_allows(path: Path) -> None:
+    assert unlawful_imports(room_of(path), path.read_text("utf-8")) == []
 
 
-@pytest.mark.parametrize("path", modules(*MAP["core"]), ids=name_of)
-def test_the_core_is_pure(path: Path) -> None:
+@pytest.mark.parametrize("path", modules(*PURE), ids=name_of)
+def test_a_pure_room_is_pure(path: Path) -> None:
     assert impurities(path.read_text("utf-8")) == []
 
 
 @pytest.mark.parametrize(
-    ("importer", "source"),
+    ("room", "source"),
     [
-        ("payments", "import facilitator.rpc"),
-        ("payments", "from facilitator import rpc"),
-        ("payments", "from facilitator.schemes.jeju import JejuPayment"),
-        ("networks", "def f():\n    from facilitator.config import Config"),
-        ("rpc", "if TYPE_CHECKING:\n    from facilitator.app import create_app"),
-        ("cli", "from facilitator.nowhere import something"),
-        ("cli", "import facilitator"),
+        ("domain", "import facilitator.chain.rpc"),
+        ("domain", "from facilitator import chain"),
+        ("domain", "from facilitator.telemetry.logs import event"),
+        ("dialects", "from facilitator.engine.requests import SettleReply"),
+        ("chain", "from facilitator.dialects.jeju import decode"),
+        ("chain", "from facilitator.journal.store import Store"),
+        ("config", "def f():\n    from facilitator.domain.payment import Payment"),
+        ("engine", "if TYPE_CHECKING:\n    from facilitator.web.app import create_app"),
+        ("commands", "from facilitator.nowhere import something"),
+        ("commands", "import facilitator"),
+        ("engine", "import sqlite3"),
+        ("engine", "from aiohttp import ClientSession"),
+        ("web", "import asyncpg.exceptions"),
+        ("commands", "from starlette.requests import Request"),
     ],
 )
-def test_an_import_from_below_is_found_wherever_it_hides(importer: str, source: str) -> None:
-    assert len(downward_imports(importer, source)) == 1
+def test_an_unlawful_import_is_found_wherever_it_hides(room: str, source: str) -> None:
+    assert len(unlawful_imports(room, source)) == 1
 
 
 @pytest.mark.parametrize(
@@ -175,7 +160,6 @@ def test_an_import_from_below_is_found_wherever_it_hides(importer: str, source: 
         "from time import monotonic",
         "from datetime import datetime as instant",
         "def f():\n    import os.path",
-        "from facilitator.config import Config",
         "import logging as words",
         "async def f() -> None: ...",
         "open('x')",

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from facilitator.devnet import Devnet
+from facilitator.commands.devnet import Devnet
 from tests.alerts.monitoring import free_port, monitoring
-from tests.chain import approve, devnet_payment
-from tests.faultproxy import Answer, Call, Cut, Forward, fault_proxy
-from tests.service import Service, request, serve
+from tests.support.chain import approve, devnet_payment
+from tests.support.faultproxy import Answer, Call, Cut, Forward, fault_proxy
+from tests.support.service import Service, request, serve
 
 pytestmark = pytest.mark.anyio
 

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from facilitator.devnet import AnvilError, Devnet, DevnetOptions
+from facilitator.commands.devnet import AnvilError, Devnet, DevnetOptions
 from facilitator.ethereum.abi import MAX_UINT256
 from tests.bench.bodies import Expected, payments
 from tests.bench.counting import CountingProxy, counting_proxy
@@ -24,8 +24,8 @@ from tests.bench.report import (
 )
 from tests.bench.settlement import settle
 from tests.bench.verification import CONNECTIONS, compare
-from tests.chain import approve
-from tests.service import environment
+from tests.support.chain import approve
+from tests.support.service import environment
 
 COUNTED = 512  # requests of each kind whose RPC calls are counted
 

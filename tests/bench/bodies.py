@@ -6,10 +6,10 @@ from typing import Any
 
 import msgspec
 
-from facilitator.devnet import Devnet
+from facilitator.commands.devnet import Devnet
+from facilitator.commands.payer import request_body, sign_payment
 from facilitator.ethereum.addresses import checksum
 from facilitator.ethereum.secp256k1 import Signer
-from facilitator.payer import request_body, sign_payment
 from tests.bench.processes import BenchFailed
 
 AMOUNT = 1_000_000  # atomic units of USDC: 1 USDC

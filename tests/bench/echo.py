@@ -14,9 +14,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from facilitator.config import load_config
-from facilitator.http1 import serve
-from facilitator.server import (
+from facilitator.config.settings import load_config
+from facilitator.web.http1 import serve
+from facilitator.web.server import (
     listen,
     new_event_loop,
     server_config,

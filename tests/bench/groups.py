@@ -17,11 +17,11 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from facilitator.devnet import AnvilError, Devnet
-from facilitator.nonces import MAX_IN_FLIGHT
-from facilitator.settlement import Policy
+from facilitator.commands.devnet import AnvilError, Devnet
+from facilitator.domain.nonces import MAX_IN_FLIGHT
+from facilitator.domain.settlement import Policy
 from tests.bench.processes import BenchFailed
-from tests.bursts import (
+from tests.support.bursts import (
     OPTIONS,
     Post,
     approve_all,
@@ -34,9 +34,9 @@ from tests.bursts import (
     x402_posts,
     x402_proofs,
 )
-from tests.chain import balance, calldata
-from tests.service import Service, serve
-from tests.x402_service import TOO_MANY_BLOCKS, resume_mining, send, stop_mining
+from tests.support.chain import balance, calldata
+from tests.support.service import Service, serve
+from tests.support.x402_service import TOO_MANY_BLOCKS, resume_mining, send, stop_mining
 
 Proofs = Callable[[Devnet], Coroutine[None, None, list[str]]]
 DIALECTS: dict[str, tuple[Callable[[Devnet, int], list[Post]], Proofs]] = {

@@ -13,14 +13,14 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
-from facilitator.devnet import Devnet, DevnetOptions
+from facilitator.commands.devnet import Devnet, DevnetOptions
 from facilitator.ethereum.abi import MAX_UINT256
 from tests.bench.bodies import OTHER_RESOURCE, Expected, payments
 from tests.bench.load import run_load
 from tests.bench.processes import Server, serve
 from tests.bench.report import Spread
-from tests.chain import approve
-from tests.service import environment
+from tests.support.chain import approve
+from tests.support.service import environment
 
 CONNECTIONS = 16
 WARM_UP = 64  # requests

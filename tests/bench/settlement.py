@@ -1,10 +1,10 @@
 """Settling payments of one signer, many in flight, judged by the chain's own logs."""
 
-from facilitator.devnet import Devnet
+from facilitator.commands.devnet import Devnet
 from tests.bench.bodies import Expected, payments, transaction_hash
 from tests.bench.load import Load, run_load
 from tests.bench.processes import BenchFailed, Server
-from tests.chain import settled_logs
+from tests.support.chain import settled_logs
 
 IN_FLIGHT = 64
 

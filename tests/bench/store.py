@@ -21,14 +21,14 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from facilitator.database import PostgreSQL
+from facilitator.config.database import PostgreSQL
+from facilitator.domain.settlement import SettlementState, TransactionState
 from facilitator.ethereum.secp256k1 import Signer
-from facilitator.settlement import SettlementState, TransactionState
-from facilitator.store import Store, TransactionChange
-from facilitator.store.claims import Claimed
-from facilitator.store.opening import open_store
-from tests.journal import NOW, change, payment, settlement_of, transaction_of
-from tests.postgres import Server, running_bouncer, running_server, settings
+from facilitator.journal.claims import Claimed
+from facilitator.journal.open import open_store
+from facilitator.journal.store import Store, TransactionChange
+from tests.support.journal import NOW, change, payment, settlement_of, transaction_of
+from tests.support.postgres import Server, running_bouncer, running_server, settings
 
 IN_FLIGHT = 32
 SIGNERS = tuple(Signer(bytes((number,)) * 32) for number in range(1, 9))

@@ -16,15 +16,15 @@ from pathlib import Path
 
 from aiohttp import web
 
-from facilitator.devnet import Devnet, DevnetOptions
+from facilitator.commands.devnet import Devnet, DevnetOptions
 from facilitator.ethereum.abi import MAX_UINT256
 from tests.bench.bodies import Expected, payments
 from tests.bench.load import Load, run_load
 from tests.bench.processes import Server, serve
 from tests.bench.report import Spread
 from tests.bench.verification import PREPARED_PER_SECOND, WARM_UP
-from tests.chain import approve
-from tests.service import environment
+from tests.support.chain import approve
+from tests.support.service import environment
 
 SILENT = {"LOG_LEVEL": "WARNING"}
 # Nothing listens there.

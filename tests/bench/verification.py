@@ -5,7 +5,7 @@ and a payment that is refused without asking the chain.
 import sys
 from typing import NamedTuple
 
-from facilitator.devnet import Devnet
+from facilitator.commands.devnet import Devnet
 from tests.bench.bodies import OTHER_RESOURCE, Expected, payments
 from tests.bench.load import Load, run_load
 from tests.bench.processes import Server

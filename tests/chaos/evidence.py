@@ -9,12 +9,12 @@ from typing import Any
 
 from msgspec import Struct
 
-from facilitator.devnet import Devnet
-from tests.chain import balance, settled_logs
+from facilitator.commands.devnet import Devnet
 from tests.chaos.payments import Payment
 from tests.chaos.plan import LEAST, PAYERS, SIGNERS
-from tests.x402_chain import authorizations_used, transfers
-from tests.x402_service import nonce_of
+from tests.support.chain import balance, settled_logs
+from tests.support.x402_chain import authorizations_used, transfers
+from tests.support.x402_service import nonce_of
 
 
 class Row(Struct, frozen=True, kw_only=True):

@@ -6,9 +6,9 @@ from collections.abc import Awaitable, Callable, Sequence
 from random import Random
 from typing import Any
 
-from facilitator.devnet import Devnet
+from facilitator.commands.devnet import Devnet
 from tests.chaos.plan import SIGNERS
-from tests.faultproxy import (
+from tests.support.faultproxy import (
     Fault,
     FaultProxy,
     already_known,
@@ -21,7 +21,7 @@ from tests.faultproxy import (
     replacement_underpriced,
     stale_by,
 )
-from tests.postfaults import POST_FAULTS
+from tests.support.postfaults import POST_FAULTS
 
 SHARE = 0.05  # of all POSTs meet a fault of their own
 REORG_DEPTH = 2  # blocks at most

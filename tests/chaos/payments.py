@@ -7,11 +7,11 @@ from typing import Any
 import aiohttp
 from msgspec import Struct, field
 
-from facilitator.devnet import Devnet
-from tests.chain import devnet_authorization, devnet_payment
+from facilitator.commands.devnet import Devnet
 from tests.chaos.plan import Ask, Order
-from tests.service import request
-from tests.x402 import v1_body, v2_body
+from tests.support.chain import devnet_authorization, devnet_payment
+from tests.support.service import request
+from tests.support.x402 import v1_body, v2_body
 
 SUCCESS, PENDING, BUSY, USED = "success", "pending", "busy", "used"
 REFUSED, UNAVAILABLE, CUT, BROKEN = "refused", "unavailable", "cut", "broken"

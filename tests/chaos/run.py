@@ -16,8 +16,7 @@ import aiohttp
 from eth_utils.address import to_checksum_address
 from msgspec import Struct, field
 
-from facilitator.devnet import Devnet, DevnetOptions
-from tests.chain import MAX_UINT256, approve, balance, calldata
+from facilitator.commands.devnet import Devnet, DevnetOptions
 from tests.chaos.evidence import Evidence, balances, gather, unresolved
 from tests.chaos.faults import REORG_DEPTH, heal, spoil_chain, spoil_endpoints
 from tests.chaos.judge import Violation, judge
@@ -33,8 +32,9 @@ from tests.chaos.plan import (
     lives,
     orders,
 )
-from tests.faultproxy import FaultProxy, fault_proxy
-from tests.service import Service, environment, launch
+from tests.support.chain import MAX_UINT256, approve, balance, calldata
+from tests.support.faultproxy import FaultProxy, fault_proxy
+from tests.support.service import Service, environment, launch
 
 JOURNAL = "facilitator.db"
 WAIT = 10  # seconds that the service lets a request wait: shorter than some faults

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from facilitator.devnet import DevnetOptions
+from facilitator.commands.devnet import DevnetOptions
 from tests.image.building import build
 from tests.image.container import mounted
 

@@ -15,10 +15,10 @@ from typing import Any
 import aiohttp
 import pytest
 
-from facilitator.devnet import Devnet
-from tests.chain import approve, devnet_payment, settled_logs
+from facilitator.commands.devnet import Devnet
 from tests.image.container import Container, run
-from tests.service import request
+from tests.support.chain import approve, devnet_payment, settled_logs
+from tests.support.service import request
 
 pytestmark = pytest.mark.anyio
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from facilitator import __version__
-from facilitator.config import load_config
-from facilitator.database import PostgreSQL
+from facilitator.config.database import PostgreSQL
+from facilitator.config.settings import load_config
 from tests.k8s.rendering import (
     CHART,
     GOLDENS,

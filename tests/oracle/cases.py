@@ -26,7 +26,7 @@ from tests.oracle.market import (
 )
 from tests.oracle.spellings import HEX_SPELLINGS, OUT_OF_TYPE, SIGNATURES, SPELLINGS
 from tests.oracle.wallets import wallet
-from tests.x402 import Token, parity_v
+from tests.support.x402 import Token, parity_v
 
 GOOD: Final = 20  # payments of each version that nothing is wrong with
 STRANGER: Final = "0x1111111111111111111111111111111111111111"

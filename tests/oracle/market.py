@@ -8,10 +8,10 @@ from typing import Any, Final
 from eth_account import Account as Keys
 from msgspec import Struct
 
-from facilitator.devnet import Account, Devnet
-from tests.chain import load_artifact, unhex
-from tests.x402 import Token, payload_of, usdc, v1_body, v2_body
-from tests.x402_chain import (
+from facilitator.commands.devnet import Account, Devnet
+from tests.support.chain import load_artifact, unhex
+from tests.support.x402 import Token, payload_of, usdc, v1_body, v2_body
+from tests.support.x402_chain import (
     Behaviour,
     Counterfactual,
     counterfactual,

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from tests.oracle.market import ABSENT
-from tests.x402 import MAGIC_6492, compact, high_s
+from tests.support.x402 import MAGIC_6492, compact, high_s
 
 FULL_WIDTH: Final = {ord("0") + digit: ord("\uff10") + digit for digit in range(10)}
 ARABIC: Final = {ord("0") + digit: ord("\u0660") + digit for digit in range(10)}

@@ -3,7 +3,7 @@
 from functools import partial
 
 from tests.oracle.market import Cases, Market
-from tests.x402 import long_form, wrap_6492
+from tests.support.x402 import long_form, wrap_6492
 
 
 def wallet(market: Market, version: int) -> Cases:

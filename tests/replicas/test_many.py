@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from facilitator.devnet import Devnet, DevnetOptions
-from tests.replicated import all_settle_once
+from facilitator.commands.devnet import Devnet, DevnetOptions
+from tests.support.replicated import all_settle_once
 
 pytestmark = pytest.mark.anyio
 

@@ -24,7 +24,7 @@ SHIPPED: Final = "requirements.lock"
 LOCKS: Final = (
     *(SHIPPED, "requirements-dev.lock", "requirements-ops.lock", "requirements-kubectl.lock"),
 )
-NODE: Final = ("facilitator/contracts", "tests/clients")
+NODE: Final = ("facilitator/commands/contracts", "tests/clients")
 # Known to be vulnerable for years: CVE-2014-1402 and others, CVE-2019-10744 and others.
 FLAGGED_PYTHON: Final = ("jinja2", "2.4.1")
 FLAGGED_NODE: Final = ("lodash", "4.17.4")

@@ -1,0 +1,1 @@
+"""What `make demo` shows: payments from start to end, on a chain of their own."""

@@ -1,0 +1,319 @@
+"""What we ask a chain, in our words: facts, simulation, observation, broadcast.
+
+Reads of one payment leave in one coalesced round trip. Whatever a node says is parsed strictly:
+an answer that is not what the method gives counts as no answer (ChainUnavailable), so garbage never
+makes anything valid.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+
+from msgspec import Struct
+
+from facilitator.chain.answers import (
+    ChainUnavailable,
+    NodeFault,
+    classify,
+    counter,
+    items,
+    most_telling,
+    parse_block,
+    parse_data,
+    parse_log,
+    parse_market,
+    parse_receipt,
+    quantity,
+    revert_data,
+    send_fault,
+    to_hex,
+)
+from facilitator.chain.quorum import QUORUM, Witnesses
+from facilitator.chain.rpc import RPC, Endpoint, RPCError, TransportError
+from facilitator.domain.strict_json import JSON
+from facilitator.ethereum.fees import FeeMarket, agreed_market, are_near
+from facilitator.ethereum.gas import gas_limit
+from facilitator.ethereum.receipts import Block, Log, LogFilter, Receipt
+from facilitator.ethereum.transactions import Call, CodeOf, Read
+
+# No question may use more: a payer's wallet or a token could otherwise burn a node's time in an
+# endless loop. A wallet that checks a signature of another curve (passkeys) needs about 350 k.
+READ_GAS = 1_000_000
+FEE_HISTORY_BLOCKS = 10
+FEE_HISTORY_PERCENTILE = 50
+
+
+class Reverted(Struct, frozen=True):
+    """A call that the chain would refuse; `data` is the revert's, empty where there was none."""
+
+    data: bytes
+
+
+class Preparation(Struct, frozen=True):
+    """What signing a call takes: its gas limit, the fee market, and of the sender its wei and how
+    many transactions it has mined.
+    """
+
+    gas_limit: int
+    market: FeeMarket
+    balance: int
+    account_nonce: int
+
+
+class Chain:
+    """One chain behind its RPC endpoints. Every method raises ChainUnavailable."""
+
+    def __init__(self, rpc: RPC) -> None:
+        self._rpc = rpc
+        self.witnesses = Witnesses(rpc)
+        self._agreed_market: FeeMarket | None = None
+
+    @property
+    def endpoints(self) -> Sequence[Endpoint]:
+        """What is counted of each endpoint, and its state, by a name that is no URL."""
+        return self._rpc.endpoints
+
+    async def chain_id(self) -> int:
+        """The id that the node says it has."""
+        return quantity(await self._ask("eth_chainId"))
+
+    async def read(self, reads: Sequence[Read], block: int | None = None) -> tuple[bytes, ...]:
+        """The code of addresses and the answers of view functions, at the latest block unless a
+        number is given; a function that reverts answers nothing.
+        """
+        tag = "latest" if block is None else hex(block)
+        answers = await self._try_all([_question(each, tag) for each in reads])
+        return tuple(_returned(*each) for each in zip(reads, answers, strict=True))
+
+    async def read_and_simulate(
+        self, reads: Sequence[Read], call: Call, sender: bytes, gas_cap: int
+    ) -> tuple[tuple[bytes, ...], Reverted | None]:
+        """What `read` and `simulate` answer, at the latest block."""
+        asked = [_question(each, "latest") for each in reads]
+        asked.append(("eth_call", (_call_object(call, gas_cap, sender), "latest")))
+        *read, simulated = await self._try_all(asked)
+        reverted = simulated if isinstance(simulated, Reverted) else None
+        return tuple(_returned(*each) for each in zip(reads, read, strict=True)), reverted
+
+    async def simulate(
+        self, call: Call, sender: bytes, gas_cap: int, block: str = "latest"
+    ) -> Reverted | None:
+        """Run `call` as of a block's tag, as `sender` would send it."""
+        answer = await self._try("eth_call", _call_object(call, gas_cap, sender), block)
+        return answer if isinstance(answer, Reverted) else None
+
+    async def prepare(
+        self, call: Call, sender: bytes, gas_cap: int, block: str = "latest"
+    ) -> Preparation | Reverted:
+        """Simulate `call` as of a block's tag and learn what signing it takes, in one round trip.
+        It may not take more gas than `gas_cap`, and its gas limit is never so low that no node
+        would take the transaction, whatever is answered.
+        """
+        estimate, market, balance, account_nonce = await asyncio.gather(
+            self._try("eth_estimateGas", _call_object(call, gas_cap, sender), block),
+            self.fee_market(),
+            self.balance(sender),
+            self.account_nonce(sender),
+        )
+        if isinstance(estimate, Reverted):
+            return estimate
+        limit = gas_limit(call, quantity(estimate), gas_cap)
+        if limit is None:
+            return Reverted(b"")  # as a node says that does count the bytes
+        return Preparation(limit, market, balance, account_nonce)
+
+    async def fee_market(self) -> FeeMarket:
+        """The next block's base fee and the tip of recent blocks. Of several endpoints all are
+        asked for fees that are far from what two of them agreed on before.
+        """
+        question = hex(FEE_HISTORY_BLOCKS), "latest", [FEE_HISTORY_PERCENTILE]
+        market = parse_market(await self._ask("eth_feeHistory", *question))
+        agreed = self._agreed_market
+        if not self.witnesses.exist or (agreed and are_near(market, agreed)):
+            return market
+        told = await self.witnesses.hear(parse_market, "eth_feeHistory", *question)
+        markets = [market for market in told if market is not None]
+        if not markets:
+            raise ChainUnavailable("eth_feeHistory: no endpoint answers")
+        market = agreed_market(markets)
+        if len(markets) >= QUORUM:
+            self._agreed_market = market
+        return market
+
+    async def head(self) -> Block:
+        """The latest block."""
+        block = await self.block("latest")
+        if block is None:
+            raise ChainUnavailable("no latest block")
+        return block
+
+    async def block(self, which: int | bytes | str) -> Block | None:
+        """A block by number, hash or tag; None where the node has none."""
+        if isinstance(which, bytes):
+            answer = await self._ask("eth_getBlockByHash", to_hex(which), False)
+        else:
+            tag = hex(which) if isinstance(which, int) else which
+            answer = await self._ask("eth_getBlockByNumber", tag, False)
+        return None if answer is None else parse_block(answer)
+
+    async def receipts(self, hashes: Iterable[bytes]) -> dict[bytes, Receipt]:
+        """The receipts of those of the transactions that are mined, by hash. One that is garbage,
+        or another transaction's, is not shown: it must not hide those of all others.
+        """
+        wanted = tuple(hashes)
+        answers = await asyncio.gather(
+            *(self._ask("eth_getTransactionReceipt", to_hex(one)) for one in wanted)
+        )
+        receipts = {}
+        for transaction_hash, answer in zip(wanted, answers, strict=True):
+            with suppress(ChainUnavailable):
+                receipt = None if answer is None else parse_receipt(answer)
+                if receipt is not None and receipt.transaction_hash == transaction_hash:
+                    receipts[transaction_hash] = receipt
+        return receipts
+
+    async def balance(self, address: bytes) -> int:
+        """Wei of `address` at the latest block."""
+        return quantity(await self._ask("eth_getBalance", to_hex(address), "latest"))
+
+    async def code(self, address: bytes) -> bytes:
+        """The code at `address` as of the latest block; empty where there is no contract."""
+        return parse_data(await self._ask("eth_getCode", to_hex(address), "latest"))
+
+    async def account_nonce(self, address: bytes, block: int | str = "latest") -> int:
+        """How many transactions of `address` are mined as of a block number or tag."""
+        tag = hex(block) if isinstance(block, int) else block
+        return counter(await self._ask("eth_getTransactionCount", to_hex(address), tag))
+
+    async def pooled_nonces(self, address: bytes) -> tuple[int, ...]:
+        """How many transactions of `address` are mined or wait in a pool, as every endpoint that
+        is well counts them: ChainUnavailable where one gives no count and not two others do, for
+        one alone may lie.
+        """
+        method = "eth_getTransactionCount"
+        asked = await self._rpc.call_everywhere(method, to_hex(address), "pending")
+        answers = await asyncio.gather(*asked, return_exceptions=True)
+        counts = []
+        for answer in answers:
+            if not isinstance(answer, BaseException):
+                with suppress(ChainUnavailable):  # garbage
+                    counts.append(counter(answer))
+        if len(counts) < min(QUORUM, len(answers)):
+            raise ChainUnavailable(f"{method}: an endpoint does not answer")
+        return tuple(counts)
+
+    async def account_nonces(
+        self, addresses: Iterable[bytes], block: int | str
+    ) -> dict[bytes, int]:
+        """What `account_nonce` tells of several addresses, in one round trip."""
+        asked = tuple(addresses)
+        counts = await asyncio.gather(*(self.account_nonce(one, block) for one in asked))
+        return dict(zip(asked, counts, strict=True))
+
+    async def logs(self, wanted: LogFilter, first: int, last: int) -> tuple[Log, ...]:
+        """A contract's events in blocks first..last, those that any endpoint shows: one alone hides
+        none. Two must answer where two are well, but for those that serve no logs at all.
+        """
+        query = {
+            "address": to_hex(wanted.address),
+            "topics": [None if topic is None else to_hex(topic) for topic in wanted.topics],
+            "fromBlock": hex(first),
+            "toBlock": hex(last),
+        }
+        told = await self.witnesses.hear(_parse_logs, "eth_getLogs", query, refusing=True)
+        shown = [logs for logs in told if logs is not None]
+        if len(shown) < max(min(QUORUM, len(told)), 1):
+            raise ChainUnavailable("eth_getLogs: too few endpoints answer")
+        return tuple({(log.block_hash, log.index): log for logs in shown for log in logs}.values())
+
+    async def confirm_read(
+        self, read: Read, block: int, same: Callable[[bytes], bool]
+    ) -> bool | None:
+        """Whether the witnesses answer a read as of a block in the same way; None without any.
+        Never raises.
+        """
+
+        def agrees(answer: JSON) -> bool:
+            return same(parse_data(answer))
+
+        method, params = _question(read, hex(block))
+        return await self.witnesses.confirm(agrees, method, *params)
+
+    async def broadcast(self, raw: bytes) -> NodeFault | None:
+        """Offer signed bytes to every endpoint that is well: None as soon as one has them, the most
+        telling fault where none takes them.
+
+        Never raises: without an answer they may have been sent all the same (UNAVAILABLE).
+        """
+        pending = await self._rpc.call_everywhere("eth_sendRawTransaction", to_hex(raw))
+        faults: list[NodeFault] = []
+        while pending:
+            done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+            answers = [send_fault(future.exception()) for future in done]
+            if None in answers:
+                return None
+            faults += [fault for fault in answers if fault is not None]
+        return most_telling(faults)
+
+    async def _try(self, method: str, *params: object) -> JSON | Reverted:
+        """Ask something that the chain may refuse to execute."""
+        try:
+            return await self._rpc.call(method, *params)
+        except RPCError as error:
+            return _reverted(method, error)
+        except TransportError as error:
+            raise ChainUnavailable(f"{method}: {error}", error.retry_after) from None
+
+    async def _try_all(
+        self, calls: Sequence[tuple[str, tuple[object, ...]]]
+    ) -> list[JSON | Reverted]:
+        """The same, several times."""
+        try:
+            answers = await self._rpc.call_all(calls)
+        except TransportError as error:
+            raise ChainUnavailable(str(error), error.retry_after) from None
+        return [
+            _reverted(method, answer) if isinstance(answer, RPCError) else answer
+            for (method, _), answer in zip(calls, answers, strict=True)
+        ]
+
+    async def _ask(self, method: str, *params: object) -> JSON:
+        answer = await self._try(method, *params)
+        if isinstance(answer, Reverted):
+            raise ChainUnavailable(f"{method}: refused")
+        return answer
+
+
+def _reverted(method: str, error: RPCError) -> Reverted:
+    """What a node's error says about the call; ChainUnavailable where it is about the node."""
+    # GAS_TOO_LOW: calldata so long that what the call may use does not even carry it.
+    if classify(error) not in (NodeFault.REVERTED, NodeFault.GAS_TOO_LOW):
+        raise ChainUnavailable(f"{method}: {error}") from None
+    return Reverted(revert_data(error))
+
+
+def _parse_logs(answer: JSON) -> tuple[Log, ...]:
+    return tuple(parse_log(entry) for entry in items(answer))
+
+
+def _question(read: Read, tag: str) -> tuple[str, tuple[object, ...]]:
+    if isinstance(read, CodeOf):
+        return "eth_getCode", (to_hex(read.address), tag)
+    return "eth_call", (_call_object(read, READ_GAS), tag)
+
+
+def _returned(read: Read, answer: JSON | Reverted) -> bytes:
+    if not isinstance(answer, Reverted):
+        return parse_data(answer)
+    if isinstance(read, CodeOf):
+        raise ChainUnavailable("eth_getCode: refused")
+    return b""
+
+
+def _call_object(call: Call, gas: int, sender: bytes | None = None) -> dict[str, str]:
+    described = {"data": to_hex(call.calldata), "gas": hex(gas)}
+    if call.target:  # none: the call creates a contract
+        described["to"] = to_hex(call.target)
+    if sender is not None:
+        described["from"] = to_hex(sender)
+    return described

@@ -1,0 +1,231 @@
+"""The embedded chain: anvil with all that a settlement needs deployed, and funded accounts."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import aiohttp
+import msgspec
+from eth_abi.abi import encode
+
+from facilitator.chain.rpc import RPC
+from facilitator.commands.contracts import Artifact, creation_code, load
+from facilitator.commands.devnet.anvil import Anvil, find_anvil, run_anvil
+from facilitator.config.networks import NETWORKS
+from facilitator.domain.strict_json import JSON
+from facilitator.ethereum.abi import selector
+from facilitator.ethereum.addresses import checksum, parse_address
+from facilitator.ethereum.secp256k1 import Signer
+
+# anvil's own, printed by every anvil that starts: these keys are public.
+MNEMONIC: Final = "test test test test test test test test test test test junk"
+MULTICALL3: Final = parse_address("0xcA11bde05977b3631167028862bE2a173976CA11")
+# A contract's address follows from its deployer's account nonce. From this one on, account 0
+# deploys the test USDC to the address that network jeju has for USDC.
+FIRST_NONCE: Final = 6
+ACCOUNTS: Final = 10
+DEFAULT_FEE_BPS: Final = 50  # what the contract starts with
+USDC_EACH: Final = 1_000_000 * 10**6  # atomic units
+RECEIPT_POLL = 0.005  # seconds; anvil mines in the background even when it mines at once
+RECEIPT_TIMEOUT = 30.0  # seconds
+
+
+class Account(msgspec.Struct, frozen=True):
+    """One of the public test accounts. `key` is the 32-byte private key; the repr hides it."""
+
+    role: str
+    address: bytes
+    key: bytes
+
+    def __repr__(self) -> str:
+        return f"Account({self.role!r}, {checksum(self.address)})"
+
+
+class DevnetOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """`block_time` is seconds between blocks, None mines every transaction at once; port 0 takes a
+    free one; `genesis_age` is seconds since the first block, which many blocks mined at once may
+    fill; `network_name` is a known one's, and its USDC has the EIP-712 domain that is known;
+    `anvil` is the binary to run, by default what `find_anvil(tools)` finds.
+    """
+
+    chain_id: int = 420691
+    host: str = "127.0.0.1"
+    port: int = 9545
+    block_time: int | None = 1
+    genesis_age: int = 0
+    accounts: int = ACCOUNTS
+    network_name: str = "jeju"
+    fee_bps: int = DEFAULT_FEE_BPS
+    anvil: Path | None = None
+    tools: Path = Path(".tools")
+
+
+def derive_accounts(count: int = ACCOUNTS) -> tuple[Account, ...]:
+    """The first `count` accounts of anvil's mnemonic, at least ten. 0 deploys and owns, 1 signs for
+    the service, 9 receives the fees, 3 sells, all others pay.
+    """
+    # Only here: eth-account computes pairings of BLS12-381 while it is imported, which takes as
+    # long as all else that a command imports, and `serve` needs none of it.
+    from eth_account.hdaccount import key_from_seed, seed_from_mnemonic  # noqa: PLC0415
+
+    roles = {0: "deployer", 1: "signer", 3: "seller", 9: "fee recipient"}
+    seed = seed_from_mnemonic(MNEMONIC, "")
+    keys = (key_from_seed(seed, f"m/44'/60'/0'/0/{index}") for index in range(count))
+    return tuple(
+        Account(roles.get(index, "payer"), Signer(key).address, key)
+        for index, key in enumerate(keys)
+    )
+
+
+class Devnet:
+    """A running chain with everything deployed. Addresses are 20 bytes."""
+
+    def __init__(
+        self, options: DevnetOptions, anvil: Anvil, rpc: RPC, accounts: tuple[Account, ...]
+    ) -> None:
+        self._anvil = anvil
+        self._rpc = rpc
+        self.url = anvil.url
+        self.chain_id = options.chain_id
+        self.network_name = options.network_name
+        self.usdc_domain_name = NETWORKS[options.network_name].usdc_domain_name
+        self.accounts = accounts
+        self.multicall3 = MULTICALL3
+        self.usdc = b""  # set by _prepare, before anybody gets to see the object
+        self.contract = b""
+
+    @classmethod
+    @asynccontextmanager
+    async def start(cls, options: DevnetOptions) -> AsyncIterator["Devnet"]:
+        """Run a chain until the context ends. Raises AnvilError if anvil cannot run."""
+        if options.accounts < ACCOUNTS:
+            raise ValueError(f"a devnet has at least {ACCOUNTS} accounts")
+        binary = options.anvil
+        if binary is None:
+            binary = await asyncio.to_thread(find_anvil, options.tools)
+        accounts = derive_accounts(options.accounts)
+        async with (
+            run_anvil(
+                binary,
+                host=options.host,
+                port=options.port,
+                chain_id=options.chain_id,
+                accounts=options.accounts,
+                genesis=int(time.time()) - options.genesis_age,
+            ) as anvil,
+            aiohttp.ClientSession() as session,
+        ):
+            rpc = RPC([anvil.url], name=options.network_name, session=session)
+            devnet = cls(options, anvil, rpc, accounts)
+            await devnet._prepare(options)
+            yield devnet
+
+    async def _prepare(self, options: DevnetOptions) -> None:
+        """Deploy and fund while every transaction is mined at once, then set the block time."""
+        await self.rpc("anvil_setLoggingEnabled", False)
+        await self.rpc("anvil_setNonce", to_hex(self.deployer.address), hex(FIRST_NONCE))
+        self.usdc = await self.deploy(
+            load("TestUSDC"), self.deployer.address, self.usdc_domain_name
+        )
+        self.contract = await self.deploy(
+            load("X402Facilitator"),
+            self.deployer.address,
+            self.fee_recipient.address,
+            [self.usdc],
+            options.network_name,
+        )
+        multicall3 = load("Multicall3").deployed_bytecode
+        await self.rpc("anvil_setCode", to_hex(self.multicall3), to_hex(multicall3))
+        if options.fee_bps != DEFAULT_FEE_BPS:
+            fee = selector("setProtocolFee(uint256)") + encode(["uint256"], [options.fee_bps])
+            await self.transact(self.deployer, self.contract, fee)
+        for account in self.accounts:
+            await self.mint(account.address, USDC_EACH)
+        if options.block_time is not None:
+            await self.rpc("evm_setIntervalMining", options.block_time)
+
+    @property
+    def deployer(self) -> Account:
+        """Deployed both contracts and owns them."""
+        return self.accounts[0]
+
+    @property
+    def signer(self) -> Account:
+        """Signs and pays for the service's transactions."""
+        return self.accounts[1]
+
+    @property
+    def payer(self) -> Account:
+        return self.accounts[2]
+
+    @property
+    def seller(self) -> Account:
+        return self.accounts[3]
+
+    @property
+    def fee_recipient(self) -> Account:
+        return self.accounts[9]
+
+    def environment(self) -> dict[str, str]:
+        """The service's environment for this chain, secrets (public test keys) included."""
+        prefix = self.network_name.upper().replace("-", "_")
+        return {
+            "X402_PRIMARY_NETWORK": self.network_name,
+            f"{prefix}_RPC_URL": self.url,
+            f"{prefix}_USDC_ADDRESS": checksum(self.usdc),
+            "X402_FACILITATOR_ADDRESS": checksum(self.contract),
+            "FEE_RECIPIENT_ADDRESS": checksum(self.fee_recipient.address),
+            "FACILITATOR_PRIVATE_KEY": to_hex(self.signer.key),
+        }
+
+    async def rpc(self, method: str, *params: object) -> JSON:
+        """One JSON-RPC call to the chain; raises RPCError or TransportError."""
+        return await self._rpc.call(method, *params)
+
+    async def deploy(self, artifact: Artifact, *arguments: object) -> bytes:
+        """Deploy a contract from account 0 with the constructor's arguments; its address."""
+        code = creation_code(artifact, *arguments)
+        receipt = await self.transact(self.deployer, None, code)
+        return bytes.fromhex(receipt["contractAddress"].removeprefix("0x"))
+
+    async def mint(self, to: bytes, amount: int) -> None:
+        """Make `amount` atomic units of the test USDC for `to`."""
+        call = selector("mint(address,uint256)") + encode(["address", "uint256"], [to, amount])
+        await self.transact(self.deployer, self.usdc, call)
+
+    async def transact(
+        self, sender: Account, to: bytes | None, call: bytes, value: int = 0
+    ) -> dict[str, Any]:
+        """Send a transaction, anvil signing for `sender`; its receipt, in JSON-RPC's spelling.
+
+        `to` None creates a contract; `value` is in wei. Raises RPCError if it would revert.
+        """
+        transaction = {"from": to_hex(sender.address), "data": to_hex(call), "value": hex(value)}
+        if to is not None:
+            transaction["to"] = to_hex(to)
+        estimate = await self.rpc("eth_estimateGas", transaction)
+        assert isinstance(estimate, str)
+        # The chain moves on between the estimate and the block.
+        transaction["gas"] = hex(int(estimate, 16) * 5 // 4)
+        transaction_hash = await self.rpc("eth_sendTransaction", transaction)
+        async with asyncio.timeout(RECEIPT_TIMEOUT):
+            while True:
+                receipt = await self.rpc("eth_getTransactionReceipt", transaction_hash)
+                if isinstance(receipt, dict):
+                    break
+                await asyncio.sleep(RECEIPT_POLL)
+        if receipt["status"] != "0x1":
+            raise RuntimeError(f"transaction {transaction_hash} reverted")
+        return receipt
+
+    async def ended(self) -> int:
+        """Wait until anvil has ended by itself; its exit code."""
+        return await self._anvil.ended()
+
+
+def to_hex(value: bytes) -> str:
+    """JSON-RPC's spelling of bytes."""
+    return "0x" + value.hex()

@@ -1,0 +1,128 @@
+"""The command line: `facilitator` and its commands, `serve` and those around it."""
+
+import argparse
+import asyncio
+import importlib.util
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from types import FrameType
+
+# What each of these does in C, a pure Python stand-in would do many times slower: a service that
+# started on one would look healthy and fall over under load.
+NATIVE_PACKAGES = {
+    "coincurve": "libsecp256k1, for signatures",
+    "sha3": "Keccak-256 (the package safe-pysha3)",
+}
+# Commands that run until they are told to end, and then exit 0.
+ENDED_BY_SIGNAL = ("serve", "devnet")
+
+INTERRUPTED = 130  # what a shell calls a command that Ctrl-C ended
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; the exit code is 0 when done, 1 when it failed, 2 for bad usage."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments and arguments[0] in ENDED_BY_SIGNAL:
+        # The imports below take a second, and the loop that handles signals comes after them.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, _end)
+    for package, purpose in NATIVE_PACKAGES.items():
+        if importlib.util.find_spec(package) is None:
+            print(f"error: {package} is not installed: it brings {purpose}", file=sys.stderr)
+            return 1
+    # Only now: these import the packages that were looked for.
+    from facilitator import __version__  # noqa: PLC0415
+    from facilitator.commands import check, deploy, devnet, migrate, pay, recover  # noqa: PLC0415
+    from facilitator.web import server  # noqa: PLC0415
+
+    parser = argparse.ArgumentParser(
+        prog="facilitator",
+        description="An x402 payment facilitator: verifies signed payments and settles them.",
+    )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    serve = commands.add_parser(
+        "serve",
+        help="run the service",
+        description="Run the service until SIGTERM or SIGINT. It is configured by environment"
+        " variables, and by the file that FACILITATOR_CONFIG names; the README lists both.",
+    )
+    serve.set_defaults(run=lambda _: server.run(), loop_factory=server.new_event_loop)
+    chain = commands.add_parser(
+        "devnet",
+        help="run a chain of your own to try things out",
+        description="Run anvil with the contracts deployed and ten funded accounts, until SIGTERM"
+        " or SIGINT, and print the environment that the service needs for it.",
+    )
+    devnet.add_arguments(chain)
+    chain.set_defaults(run=devnet.run)
+    checking = commands.add_parser(
+        "check",
+        help="see whether everything is in place to settle",
+        description="Check node, chain id, contract, what it hashes, fee, tokens, factories of"
+        " smart wallets, signers' gas money and journal, as the environment configures them: one"
+        " line a check, exit code 1 if any fails.",
+    )
+    check.add_arguments(checking)
+    checking.set_defaults(run=check.run)
+    migrating = commands.add_parser(
+        "migrate",
+        help="bring the journal's tables up to date",
+        description="Bring the tables of the journal that DATABASE_URL names up to date, and say"
+        " what was done. `serve` does the same when it starts; in PostgreSQL, replicas of the"
+        " version before go on meanwhile. With --from, move a journal from SQLite; with --reopen,"
+        " take that file into use again. Exit code 1 where it cannot be done.",
+    )
+    migrate.add_arguments(migrating)
+    migrating.set_defaults(run=migrate.run)
+    deploying = commands.add_parser(
+        "deploy",
+        help="deploy the contract to a network",
+        description="Deploy X402Facilitator to a network with the first key that stays of"
+        " FACILITATOR_PRIVATE_KEY, wait until it is there, and print the setting that names it to"
+        " the service. Progress goes to standard error. Not while a service settles on that"
+        " network with the same key. Exit code 1 where it is not in place, 2 for a wrong setting.",
+    )
+    deploy.add_arguments(deploying)
+    deploying.set_defaults(run=deploy.run)
+    paying = commands.add_parser(
+        "pay",
+        help="make a payment, to try things out",
+        description="Sign a payment with the key in PAYER_PRIVATE_KEY, ask a facilitator to verify"
+        " and then to settle it, as a seller does, and print its last reply as JSON. Progress goes"
+        " to standard error. Exit code 0 only where the reply says isValid or success, 1 where it"
+        " does not or where there is none, 2 for a wrong setting. The network, its contract and its"
+        " token come from the same environment as the service's.",
+    )
+    pay.add_arguments(paying)
+    paying.set_defaults(run=pay.run)
+    recovering = commands.add_parser(
+        "recover",
+        help="after the journal was restored from a backup",
+        description="Mark every payment in a restored journal that could still end in success as"
+        " told already: what the life after the backup has told is not in it. Such payments are"
+        " still settled; who asks for one hears that its nonce was used, with the transaction's"
+        " hash. Run it before the service starts: where one uses the journal, it changes nothing."
+        " Exit code 1 then, and where the journal cannot be opened.",
+    )
+    recover.add_arguments(recovering)
+    recovering.set_defaults(run=recover.run)
+    options = parser.parse_args(arguments)
+    try:
+        with asyncio.Runner(loop_factory=getattr(options, "loop_factory", None)) as runner:
+            code: int = runner.run(options.run(options))
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        # Whoever reads the output wants no more of it, as `head` does; nor what is left at the end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    return code
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    """Nothing has begun yet that would have to be brought to an end."""
+    sys.exit(0)

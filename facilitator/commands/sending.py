@@ -1,0 +1,162 @@
+"""One transaction of a command: planned, signed, sent, and its receipt waited for.
+
+The service never sends this way: it has a journal, and replaces what gets stuck. A command has a
+person in front of it, who is told the transaction's hash before any node sees its bytes.
+"""
+
+import asyncio
+import sys
+import time
+from contextlib import suppress
+
+from msgspec import Struct
+
+from facilitator.chain.answers import ChainUnavailable, NodeFault
+from facilitator.chain.client import Chain, Reverted
+from facilitator.config.networks import Network
+from facilitator.dialects.jeju.encode import human
+from facilitator.ethereum.addresses import checksum
+from facilitator.ethereum.fees import GWEI, Fees, initial_fees
+from facilitator.ethereum.receipts import Receipt
+from facilitator.ethereum.secp256k1 import Signer
+from facilitator.ethereum.transactions import Call, SignedTransaction, TransactionBuilder
+
+RECEIPT_POLL = 0.5  # seconds
+PROGRESS_EVERY = 10.0  # seconds
+GAS_CAP = 500_000  # an approval takes 50 k, and up to this much with a token that does more
+
+
+class JobFailed(Exception):
+    """The command cannot do what was asked: one line that says why. Exit code 1."""
+
+
+class Plan(Struct, frozen=True):
+    """What one transaction of `sender` takes. The fees are in wei a gas."""
+
+    call: Call
+    sender: bytes
+    gas_limit: int
+    fees: Fees
+    account_nonce: int
+    balance: int  # wei of the sender
+
+    @property
+    def most(self) -> int:
+        """The most that its gas may cost, in wei. An OP-stack chain charges for data on L1 beside
+        it, which no node can say beforehand.
+        """
+        return self.gas_limit * self.fees.max_fee_per_gas
+
+
+def say(text: str) -> None:
+    """A line of progress. Standard output is for the result."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def transaction_name(transaction_hash: bytes) -> str:
+    """How a transaction's hash is written."""
+    return "0x" + transaction_hash.hex()
+
+
+async def expect_chain(chain: Chain, network: Network) -> None:
+    """Raise JobFailed unless the node is one of this network."""
+    chain_id = await chain.chain_id()
+    if chain_id != network.chain_id:
+        raise JobFailed(
+            f"the node of {network.name} is on chain id {chain_id}, expected {network.chain_id}"
+        )
+
+
+async def plan(
+    chain: Chain, call: Call, sender: bytes, *, max_fee_per_gas: int, gas_cap: int = GAS_CAP
+) -> Plan:
+    """What sending `call` takes. Raises JobFailed where the chain would refuse it, where it cannot
+    be mined under `max_fee_per_gas` (wei), and where the sender has transactions waiting: another
+    program uses the key, and the two would take each other's account nonces.
+    """
+    prepared = await chain.prepare(call, sender, gas_cap)
+    if isinstance(prepared, Reverted):
+        raise JobFailed(f"the chain refuses the transaction{_reason(prepared.data)}")
+    waiting = await chain.account_nonce(sender, "pending") - prepared.account_nonce
+    if waiting > 0:
+        raise JobFailed(
+            f"{checksum(sender)} has {waiting} transactions waiting to be mined: try again when"
+            " they are"
+        )
+    fees = initial_fees(prepared.market, max_fee_per_gas)
+    if fees is None:
+        raise JobFailed(
+            f"the network asks for {human(prepared.market.base_fee, 9)} gwei, more than"
+            f" MAX_FEE_PER_GAS_GWEI allows ({max_fee_per_gas // GWEI})"
+        )
+    return Plan(call, sender, prepared.gas_limit, fees, prepared.account_nonce, prepared.balance)
+
+
+def expect_money(planned: Plan, network: Network) -> None:
+    """Raise JobFailed unless the sender can pay for the gas."""
+    if planned.balance < planned.most:
+        raise JobFailed(
+            f"{checksum(planned.sender)} has {money(planned.balance, network)} on {network.name},"
+            f" the gas may cost {money(planned.most, network)}"
+        )
+
+
+def money(wei: int, network: Network) -> str:
+    """An amount of the network's own currency, as people write it."""
+    return f"{human(wei, network.native_decimals)} {network.native_symbol}"
+
+
+async def send(chain: Chain, chain_id: int, signer: Signer, planned: Plan) -> SignedTransaction:
+    """Sign and send what was planned, telling the hash first. Raises JobFailed where a node refuses
+    it. Where none answers it may have been sent, so it is waited for all the same.
+    """
+    call = planned.call
+    builder = TransactionBuilder(chain_id, frozenset({(call.target, call.selector)}))
+    signed = builder.sign(
+        signer,
+        account_nonce=planned.account_nonce,
+        call=call,
+        gas_limit=planned.gas_limit,
+        fees=planned.fees,
+    )
+    say(f"transaction {transaction_name(signed.hash)}")
+    fault = await chain.broadcast(signed.raw)
+    if fault is None:
+        say("sent, waiting for its block")
+    elif fault is NodeFault.UNAVAILABLE:
+        say("no node answered; it may have been sent all the same, so waiting for its block")
+    elif signed.hash not in await chain.receipts([signed.hash]):
+        # A second endpoint calls the nonce too low when the first one's answer was lost.
+        raise JobFailed(f"the node refused the transaction: {fault.value.replace('_', ' ')}")
+    return signed
+
+
+async def receipt(chain: Chain, transaction_hash: bytes, timeout: float) -> Receipt | None:
+    """The transaction's receipt; None where there is none after `timeout` seconds. Raises JobFailed
+    where the transaction reverted.
+    """
+    started = told = time.monotonic()
+    with suppress(TimeoutError):
+        async with asyncio.timeout(timeout):
+            while True:
+                with suppress(ChainUnavailable):  # the next turn asks again
+                    mined = (await chain.receipts([transaction_hash])).get(transaction_hash)
+                    if mined is not None:
+                        return _succeeded(mined)
+                now = time.monotonic()
+                if now - told >= PROGRESS_EVERY:
+                    say(f"still waiting, {now - started:.0f} of {timeout:.0f} s")
+                    told = now
+                await asyncio.sleep(RECEIPT_POLL)
+    return None
+
+
+def _succeeded(mined: Receipt) -> Receipt:
+    if not mined.succeeded:
+        name = transaction_name(mined.transaction_hash)
+        raise JobFailed(f"transaction {name} was mined and reverted")
+    return mined
+
+
+def _reason(data: bytes) -> str:
+    return f" (it reverts with 0x{data[:68].hex()})" if data else ""

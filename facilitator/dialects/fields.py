@@ -1,0 +1,44 @@
+"""Values that both dialects write alike, read from JSON: what is not exactly one is None."""
+
+import re
+
+from facilitator.domain.strict_json import JSON
+from facilitator.ethereum.abi import MAX_UINT256
+from facilitator.ethereum.addresses import parse_address
+
+_DECIMAL = re.compile(r"\A(0|[1-9][0-9]{0,77})\Z")
+_ADDRESS = re.compile(r"\A0[xX][0-9a-fA-F]{40}\Z")
+_HEX = re.compile(r"\A0x(?:[0-9a-fA-F]{2})*\Z")
+
+
+def uint256(value: JSON) -> int | None:
+    """A decimal string below 2^256, without sign, spaces or leading zeros."""
+    if not isinstance(value, str) or not _DECIMAL.match(value):
+        return None
+    number = int(value)
+    return number if number <= MAX_UINT256 else None
+
+
+def address(value: JSON) -> bytes | None:
+    """The 20 bytes of an address; mixed case must be its checksum (EIP-55)."""
+    try:
+        return parse_address(value) if isinstance(value, str) else None
+    except ValueError:
+        return None
+
+
+def address_in_any_case(value: JSON) -> bytes | None:
+    """The 20 bytes of an address, whatever the case of its letters and of its x: for one that is
+    only compared with what was signed, where a wrong checksum can mislead nobody.
+    """
+    if not isinstance(value, str) or not _ADDRESS.match(value):
+        return None
+    return bytes.fromhex(value[2:])
+
+
+def hex_bytes(value: JSON, length: int | None = None) -> bytes | None:
+    """Bytes of 0x hex, of `length` where it is given."""
+    if not isinstance(value, str) or not _HEX.match(value):
+        return None
+    found = bytes.fromhex(value[2:])
+    return found if length is None or len(found) == length else None

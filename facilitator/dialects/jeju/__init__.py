@@ -1,0 +1,1 @@
+"""The Jeju dialect: its requests and its replies."""

@@ -1,0 +1,296 @@
+"""The Jeju dialect: a base64 payment header beside the seller's requirements, answers with words.
+
+Every business outcome is HTTP 200 with its word; 400 is for a body that cannot be understood at
+all.
+"""
+
+import base64
+import binascii
+import json
+import re
+from collections.abc import Mapping
+from typing import Literal
+
+from msgspec import Struct
+
+from facilitator.config.settings import NetworkConfig
+from facilitator.dialects.fields import address, address_in_any_case, hex_bytes, uint256
+from facilitator.domain.payment import Quote
+from facilitator.domain.schemes.jeju import MAX_SECONDS_AHEAD, JejuPayment, TokenAuthorization
+from facilitator.domain.strict_json import JSON, StrictJSONError, decode
+from facilitator.ethereum.addresses import ZERO_ADDRESS
+
+VERSION = 1
+INVALID_BODY = "Invalid JSON request body"
+INVALID_HEADER = "Invalid payment header encoding"
+INVALID_AUTH_PARAMS = "Invalid authParams encoding"
+
+# What becomes of authParams: they are required, taken where given, or not looked at.
+AuthParams = Literal["required", "optional", "ignored"]
+
+_SPACE = re.compile(r"\s+")
+_BASE64 = re.compile(r"\A[A-Za-z0-9+/]*={0,2}\Z")
+_TO_STANDARD_ALPHABET = str.maketrans("-_", "+/")
+_TEXTS = ("scheme", "network", "asset", "payTo", "amount", "resource", "nonce", "signature")
+
+
+class Malformed(Struct, frozen=True, kw_only=True):
+    """A request that is not understood, and the words for it. `network` is what the reply calls the
+    network: the primary one while the body does not name another. `undetermined` is set where the
+    body speaks no dialect yet, so that the reply must read in all of them.
+    """
+
+    status: int
+    words: str
+    network: str
+    undetermined: bool = False
+
+
+class JejuRequest(Struct, frozen=True, kw_only=True):
+    """A request to verify or to settle. `header` and `asked` hold the members as they were given,
+    for the words that repeat them; `served` is the payment's own network, None where it is not.
+    `max_age` is how old the payment may be, in seconds, whatever an authorization allows.
+    """
+
+    payment: JejuPayment
+    claimed_payer: bytes | None
+    quote: Quote
+    served: NetworkConfig | None
+    max_age: int
+    header: dict[str, JSON]
+    asked: dict[str, JSON]
+
+
+class SignedRequest(Struct, frozen=True, kw_only=True):
+    """A request to check a signature and nothing else, on the chain of `network`."""
+
+    payment: JejuPayment
+    claimed_payer: bytes | None
+    network: str
+    served: NetworkConfig | None
+    header: dict[str, JSON]
+
+
+class Decoder:
+    """Decodes requests for the networks that are served. `max_payment_age` is in seconds."""
+
+    def __init__(
+        self, networks: Mapping[str, NetworkConfig], primary: str, max_payment_age: int
+    ) -> None:
+        self._networks = networks
+        self._primary = primary
+        self._max_payment_age = max_payment_age
+
+    def decode(
+        self, members: dict[str, JSON], auth_params: AuthParams = "optional"
+    ) -> JejuRequest | Malformed:
+        """What a body of POST /verify or POST /settle asks for, with or without the payer's
+        authorization of the token (authParams).
+        """
+        header_text, asked = members.get("paymentHeader"), members.get("paymentRequirements")
+        if not isinstance(header_text, str) or not header_text:
+            return self._refuse("Missing paymentHeader")
+        if not isinstance(asked, dict):
+            return self._refuse("Missing paymentRequirements", undetermined=False)
+        words = _complaint(members, auth_params)
+        if words is not None:
+            return self._refuse(words, undetermined=False)
+        network = asked.get("network") or self._primary
+        network = network if isinstance(network, str) else as_text(network)
+        given = None if auth_params == "ignored" else members.get("authParams")
+        try:
+            return self._request(header_text, asked, network, given)
+        except _Unreadable as unreadable:
+            return Malformed(status=200, words=str(unreadable), network=network)
+
+    def decode_signed(self, members: dict[str, JSON]) -> SignedRequest | Malformed:
+        """What a body of POST /verify/signature asks for."""
+        if not members.get("paymentHeader"):
+            return self._refuse("Missing paymentHeader")
+        network = members.get("network") or self._primary
+        network = network if isinstance(network, str) else as_text(network)
+        served = self._networks.get(network)
+        try:
+            header = decode_header(members["paymentHeader"])
+            payment = self.payment(header, served)
+            payer = header.get("payer")
+            claimed = _address(payer) if payer else None
+        except _Unreadable as unreadable:
+            return self._refuse(str(unreadable))
+        return SignedRequest(
+            payment=payment, claimed_payer=claimed, network=network, served=served, header=header
+        )
+
+    def decode_object(self, body: bytes) -> dict[str, JSON] | Malformed:
+        """The members of a body that is a JSON object."""
+        try:
+            members = decode(body)
+        except StrictJSONError:
+            members = None
+        return members if isinstance(members, dict) else self._refuse(INVALID_BODY)
+
+    def _refuse(self, words: str, *, undetermined: bool = True) -> Malformed:
+        return Malformed(status=400, words=words, network=self._primary, undetermined=undetermined)
+
+    def _request(
+        self, header_text: JSON, asked: dict[str, JSON], network: str, auth_params: JSON
+    ) -> JejuRequest:
+        header = decode_header(header_text)
+        # The payer says for which chain and which contract the signature is.
+        served = self._networks.get(str(header["network"]))
+        payment = self.payment(header, served, auth_params)
+        payer = header.get("payer")
+        return JejuRequest(
+            payment=payment,
+            claimed_payer=_address(payer) if payer else None,
+            quote=_quote(asked, network),
+            served=served,
+            max_age=self._max_payment_age,
+            header=header,
+            asked=asked,
+        )
+
+    def payment(
+        self, header: dict[str, JSON], served: NetworkConfig | None, auth_params: JSON = None
+    ) -> JejuPayment:
+        """The payment of a decoded header, not yet attributed to a payer. Without a contract its
+        verifying contract is the zero address.
+        """
+        timestamp = header["timestamp"]
+        assert isinstance(timestamp, int)
+        valid_from, deadline = timestamp - MAX_SECONDS_AHEAD, timestamp + self._max_payment_age
+        pull = None if auth_params is None else _token_authorization(auth_params)
+        if pull is not None:
+            # EIP-3009: strictly between the two
+            valid_from = max(valid_from, pull.valid_after + 1)
+            deadline = min(deadline, pull.valid_before - 1)
+        return JejuPayment(
+            chain_id=0 if served is None else served.network.chain_id,
+            payer=ZERO_ADDRESS,
+            asset=_address(header["asset"]),
+            pay_to=_address(header["payTo"]),
+            amount=int(str(header["amount"])),
+            valid_from=valid_from,
+            deadline=deadline,
+            # what is no hex passes no signature check
+            signature=hex_bytes(header["signature"]) or b"",
+            contract=(served.contract if served else None) or ZERO_ADDRESS,
+            scheme=str(header["scheme"]),
+            network=str(header["network"]),
+            resource=str(header["resource"]),
+            authorization_nonce=str(header["nonce"]),
+            timestamp=timestamp,
+            token_authorization=pull,
+        )
+
+
+class _Unreadable(ValueError):
+    """A member that cannot be what it should; the text is the dialect's word."""
+
+
+def _complaint(members: dict[str, JSON], auth_params: AuthParams) -> str | None:
+    """What is missing beside header and requirements."""
+    if auth_params == "required" and not isinstance(members.get("authParams"), dict):
+        return "Missing authParams for EIP-3009"
+    version = members.get("x402Version")
+    if version is None:
+        return "Missing x402Version"
+    if version != VERSION or isinstance(version, bool):
+        given = as_text(version)
+        return f"Unsupported x402Version: {given}. Only version {VERSION} is supported."
+    return None
+
+
+def decode_header(text: JSON) -> dict[str, JSON]:
+    """The members of a payment header, each of the right kind. Lenient about base64 (base64url, no
+    padding, line breaks), strict about the rest. Raises ValueError with the dialect's word.
+    """
+    if not isinstance(text, str):
+        raise _Unreadable(INVALID_HEADER)
+    try:
+        header = decode(_unbase64(text))
+    except (binascii.Error, StrictJSONError):
+        raise _Unreadable(INVALID_HEADER) from None
+    if not isinstance(header, dict):
+        raise _Unreadable(INVALID_HEADER)
+    for name in _TEXTS:
+        value = header.get(name)
+        if not isinstance(value, str) or not value:
+            raise _Unreadable(INVALID_HEADER)
+    timestamp = header.get("timestamp")
+    # An int64, as every clock's is; a bool is an int to Python only.
+    if type(timestamp) is not int or not 0 < timestamp < 2**63:
+        raise _Unreadable(INVALID_HEADER)
+    if uint256(header["amount"]) is None:
+        raise _Unreadable(INVALID_HEADER)
+    return header
+
+
+def _unbase64(text: str) -> bytes:
+    """The bytes that `text` stands for, in any of the spellings. Raises binascii.Error."""
+    try:
+        return binascii.a2b_base64(text, strict_mode=True)  # how almost all clients spell it
+    except ValueError:  # binascii.Error, or text beyond ASCII
+        compact = _SPACE.sub("", text).translate(_TO_STANDARD_ALPHABET)
+    if not _BASE64.match(compact):
+        raise binascii.Error("not base64")
+    bare = compact.rstrip("=")
+    return base64.b64decode(bare + "=" * (-len(bare) % 4))
+
+
+def _quote(asked: dict[str, JSON], network: str) -> Quote:
+    """What the seller asks for. A price that is there must be a number: nothing true could be said
+    of a payment beside one that is none. A JSON integer is as good as its digits in a string.
+    """
+    scheme, resource = asked.get("scheme"), asked.get("resource")
+    most = asked.get("maxAmountRequired")
+    amount = uint256(str(most) if type(most) is int else most)
+    if amount is None and most is not None:
+        raise _Unreadable(INVALID_HEADER)
+    return Quote(
+        scheme=scheme if isinstance(scheme, str) else "",
+        network=network,
+        asset=address_in_any_case(asked.get("asset")),
+        pay_to=address_in_any_case(asked.get("payTo")),
+        amount=amount,
+        resource=resource if isinstance(resource, str) else "",
+    )
+
+
+def _token_authorization(members: JSON) -> TokenAuthorization:
+    if not isinstance(members, dict):
+        raise _Unreadable(INVALID_AUTH_PARAMS)
+    valid_after, valid_before = _time(members.get("validAfter")), _time(members.get("validBefore"))
+    nonce = hex_bytes(members.get("authNonce"), 32)
+    signature = hex_bytes(members.get("authSignature"))
+    if valid_after is None or valid_before is None or nonce is None or signature is None:
+        raise _Unreadable(INVALID_AUTH_PARAMS)
+    return TokenAuthorization(
+        valid_after=valid_after,
+        valid_before=valid_before,
+        authorization_nonce=nonce,
+        signature=signature,
+    )
+
+
+def _time(value: JSON) -> int | None:
+    """Unix seconds, as a JSON integer or a decimal string; "forever" is often 2^256-1."""
+    return uint256(str(value) if type(value) is int else value)
+
+
+def _address(value: JSON) -> bytes:
+    found = address(value)
+    if found is None:
+        raise _Unreadable(INVALID_HEADER)
+    return found
+
+
+def as_text(value: JSON) -> str:
+    """A member as the words repeat it, which the service that spoke this dialect first was written
+    in JavaScript to do: what is missing is undefined.
+    """
+    if isinstance(value, str):
+        return value
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return json.dumps(value)[:100]

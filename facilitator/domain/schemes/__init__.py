@@ -1,0 +1,90 @@
+"""The ways of moving money, two files each: what is signed and executed, what the chain shows.
+
+What differs between them is in one table, so that everything below asks `scheme_of(payment)` and
+knows none of them.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from facilitator.domain.payment import Facts, Payment, Proof, Refusal
+from facilitator.domain.schemes import eip3009, eip3009_chain, jeju, jeju_chain
+from facilitator.domain.schemes.eip3009 import Eip3009Payment
+from facilitator.domain.schemes.jeju import JejuPayment
+from facilitator.ethereum.receipts import Log, LogFilter
+from facilitator.ethereum.transactions import Call, Read
+
+AnyPayment = JejuPayment | Eip3009Payment
+P = TypeVar("P", bound=Payment)
+Answers = tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Scheme(Generic[P]):
+    """One way of moving money: pure functions of a payment.
+
+    `payment_keys`: the one-shot nonces that it uses up, as the store's unique keys.
+    `request_digest`: the same for requests that mean the same.
+    `groupable`: whether the money moves whoever calls, running no code but that of the asset and
+    the contract, as long as the payer has none: then it may share a transaction.
+    `settlement_call`, `gas_cap`: what moves the money, and the most gas that it may take.
+    `fact_calls`, `facts`: what to read about it, and what the answers come to.
+    `used_call`: what to read to learn whether it was executed, a word that is zero where not.
+    `wallet_question`: what is left to ask the payer's own contract, given those answers.
+    `diagnosis_calls`, `diagnose`: the same for why its call reverted (answers, revert data, now).
+    `proof_filter`, `find_proof`: the events that prove it, and the proof among a transaction's logs
+    (which block's timestamp is in unix seconds).
+    """
+
+    payment_keys: Callable[[P], tuple[str, str | None]]
+    request_digest: Callable[[P], bytes]
+    groupable: Callable[[P], bool]
+    settlement_call: Callable[[P], Call]
+    gas_cap: Callable[[P], int]
+    fact_calls: Callable[[P], tuple[Read, ...]]
+    facts: Callable[[P, Answers], Facts]
+    used_call: Callable[[P], Call]
+    wallet_question: Callable[[P, Answers], Call | None]
+    diagnosis_calls: Callable[[P], tuple[Read, ...]]
+    diagnose: Callable[[P, Answers, bytes, int], Refusal]
+    proof_filter: Callable[[P], LogFilter]
+    find_proof: Callable[[P, Iterable[Log], int], Proof | None]
+
+
+_JEJU: Scheme[JejuPayment] = Scheme(
+    payment_keys=jeju.payment_keys,
+    request_digest=jeju.request_digest,
+    groupable=lambda _: True,  # the contract only recovers keys
+    settlement_call=jeju.settlement_call,
+    gas_cap=lambda _: jeju.GAS_CAP,
+    fact_calls=jeju_chain.fact_calls,
+    facts=jeju_chain.facts,
+    used_call=jeju_chain.used_call,
+    wallet_question=lambda _, __: None,  # the contract only recovers keys
+    diagnosis_calls=jeju_chain.fact_calls,
+    diagnose=jeju_chain.diagnose,
+    proof_filter=jeju_chain.proof_filter,
+    find_proof=jeju_chain.find_proof,
+)
+_EIP3009: Scheme[Eip3009Payment] = Scheme(
+    payment_keys=eip3009.payment_keys,
+    request_digest=eip3009.request_digest,
+    groupable=eip3009.groupable,
+    settlement_call=eip3009.settlement_call,
+    gas_cap=eip3009.gas_cap,
+    fact_calls=eip3009_chain.fact_calls,
+    facts=eip3009_chain.facts,
+    used_call=eip3009_chain.used_call,
+    wallet_question=eip3009_chain.wallet_question,
+    diagnosis_calls=eip3009_chain.diagnosis_calls,
+    diagnose=eip3009_chain.diagnose,
+    proof_filter=eip3009_chain.proof_filter,
+    find_proof=eip3009_chain.find_proof,
+)
+_SCHEMES: dict[type, Scheme[Any]] = {JejuPayment: _JEJU, Eip3009Payment: _EIP3009}
+
+
+def scheme_of(payment: Payment) -> Scheme[Any]:
+    """The way in which a payment moves its money."""
+    return _SCHEMES[type(payment)]

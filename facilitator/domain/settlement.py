@@ -1,0 +1,329 @@
+"""What becomes of a payment that was taken on, decided by two pure functions.
+
+Three things have three lives:
+
+- A `Settlement` is one payment: PENDING -> CONFIRMED | FAILED; CONFIRMED -> REORGED -> CONFIRMED |
+  LOST.
+- A `Transaction` is one account nonce of one signer: PENDING -> MINED -> FINAL, or SUPERSEDED when
+  something that we did not sign took the nonce. A reorg takes MINED back to PENDING; where the
+  failure of what it carries was told, a filler takes its place.
+- An `Attempt` is one signed set of bytes for that nonce; replacements are further attempts, and any
+  of them may be the one that is mined.
+
+`decide` looks at one transaction and says what to do next; `outcome` looks at one settlement and
+says what it has come to. Both are level-triggered: they read what the chain shows now, never what
+was expected. Unknown is not failed: only what is seen on the chain resolves anything. Depth is
+observed, never stored. Times named `now`, `_at` or `_ms` are unix milliseconds.
+"""
+
+from collections.abc import Iterable, Mapping
+from enum import StrEnum
+
+from msgspec import Struct
+
+from facilitator.domain.payment import Proof, Reason, Refusal
+from facilitator.domain.schemes import AnyPayment
+from facilitator.ethereum.fees import GWEI, FeeMarket, Fees, bumped_fees
+from facilitator.ethereum.receipts import Block, Receipt
+from facilitator.ethereum.transactions import Call
+
+
+class SettlementState(StrEnum):
+    PENDING = "pending"
+    CONFIRMED = "confirmed"
+    FAILED = "failed"
+    REORGED = "reorged"
+    LOST = "lost"
+
+
+ENDED = frozenset({SettlementState.CONFIRMED, SettlementState.FAILED, SettlementState.LOST})
+
+
+class TransactionState(StrEnum):
+    PENDING = "pending"
+    MINED = "mined"
+    SUPERSEDED = "superseded"
+    FINAL = "final"
+
+
+class TransactionKind(StrEnum):
+    SETTLE = "settle"
+    GROUP = "group"
+    FILL = "fill"
+
+
+class Attempt(Struct, frozen=True):
+    """Signed bytes for one account nonce. Stored before they are sent, so every one is known."""
+
+    hash: bytes
+    raw: bytes
+    fees: Fees
+    signed_at: int
+
+
+class Transaction(Struct, frozen=True, kw_only=True):
+    """One account nonce of one signer; `attempts` in the order of signing, never empty.
+
+    `block_number` is where it was last seen mined (the reorg watch ends some blocks above it), and
+    `gas_cost` what that has cost, in wei. `l1_fee` is the most that an OP-stack chain may charge
+    for its data, in wei, beside gas.
+    """
+
+    id: int
+    chain_id: int
+    signer: bytes
+    account_nonce: int
+    kind: TransactionKind
+    call: Call
+    gas_limit: int
+    state: TransactionState
+    block_number: int | None
+    attempts: tuple[Attempt, ...]
+    gas_cost: int | None = None
+    l1_fee: int = 0
+
+    @property
+    def carrying(self) -> Attempt:
+        """The last attempt that is sure to carry what the transaction does: of a filler that has
+        taken another one's place the first.
+        """
+        return self.attempts[0 if self.kind is TransactionKind.FILL else -1]
+
+
+class Settlement(Struct, frozen=True, kw_only=True):
+    """One payment that was taken on. `version` counts its changes, for compare-and-set.
+
+    `proof` is set in CONFIRMED, `refusal` in FAILED and LOST. `listener` is the one request that
+    may be told of success, until `listener_until`; `replied_success_at` is when one was.
+    `traceparent` (W3C) is the place in a trace of the request that had it taken on.
+    """
+
+    id: str
+    key: str
+    idempotency_key: str | None = None
+    request_digest: bytes
+    dialect: str
+    payment: AnyPayment
+    state: SettlementState
+    version: int
+    listener: str | None
+    listener_until: int
+    replied_success_at: int | None
+    proof: Proof | None
+    refusal: Refusal | None
+    created_at: int
+    updated_at: int
+    traceparent: str | None = None
+
+
+class SettlementCounts(Struct, frozen=True):
+    """The settlements of one chain, counted by state. `oldest_pending` is when the oldest PENDING
+    one was taken on, unix milliseconds; None where none is pending.
+    """
+
+    states: dict[str, int]
+    oldest_pending: int | None
+
+    @property
+    def total(self) -> int:
+        """All of them."""
+        return sum(self.states.values())
+
+    @property
+    def pending(self) -> int:
+        """Those whose fate is open: PENDING or REORGED."""
+        return self.states.get("pending", 0) + self.states.get("reorged", 0)
+
+
+class Policy(Struct, frozen=True, kw_only=True):
+    """The limits of settlement. Depths in blocks, inclusion counts as 1; `settle_margin` in seconds
+    before a payment's deadline; `gas_budget` in wei a signer and UTC day, None for no limit.
+    """
+
+    confirmations: int = 1
+    # Between two endpoints that lag or lie a nonce can look taken for some blocks.
+    superseded_depth: int = 12
+    replace_after_ms: int = 10_000
+    rebroadcast_every_ms: int = 5_000
+    max_fee_per_gas: int = 500 * GWEI
+    reorg_watch_blocks: int = 64
+    settle_margin: int = 6
+    # Transactions that were mined without moving the money, each of which has burned gas, before
+    # the settlement fails for good.
+    max_reverts: int = 2
+    # Payments that may share a transaction; 1: none do.
+    batch_max: int = 32
+    gas_budget: int | None = None
+
+    def patience_ms(self, block_interval_ms: int) -> int:
+        """How long what was signed last may wait for a block before it counts as stuck."""
+        return max(self.replace_after_ms, 2 * block_interval_ms)
+
+
+class Observation(Struct, frozen=True, kw_only=True):
+    """What one turn of the loop saw of one signer's chain.
+
+    `receipts` are by transaction hash, on the chain of `head`. `account_nonce` is how many
+    transactions of the signer that chain has mined, `buried_account_nonce` the same as of
+    superseded_depth blocks earlier (0 where that is not known). `broadcast_at` is when this process
+    last offered the transaction to the chain, None since its start. `block_interval_ms` is
+    observed.
+    """
+
+    head: Block
+    receipts: Mapping[bytes, Receipt]
+    account_nonce: int
+    buried_account_nonce: int
+    market: FeeMarket | None
+    broadcast_at: int | None
+    block_interval_ms: int = 0
+
+
+class Wait(Struct, frozen=True):
+    """Nothing to do for now."""
+
+
+class Mined(Struct, frozen=True):
+    """An attempt is on the chain, deep enough."""
+
+    attempt: Attempt
+    receipt: Receipt
+
+
+class Superseded(Struct, frozen=True):
+    """Something else used the account nonce: no attempt can be mined any more."""
+
+
+class Replace(Struct, frozen=True):
+    """Sign and store an attempt with these fees, then broadcast it."""
+
+    fees: Fees
+
+
+class Broadcast(Struct, frozen=True):
+    """Send these bytes, maybe again; a node that has them already is as good. `at_cap`: the
+    next block asks for more than they offer, and more they may not offer.
+    """
+
+    attempt: Attempt
+    at_cap: bool = False
+
+
+Action = Wait | Mined | Superseded | Replace | Broadcast
+
+
+def decide(transaction: Transaction, observation: Observation, now: int, policy: Policy) -> Action:
+    """What to do about one transaction; the first rule that matches wins."""
+    seen = observation
+    for attempt in transaction.attempts:
+        receipt = seen.receipts.get(attempt.hash)
+        if receipt is not None:
+            depth = seen.head.number - receipt.block_number + 1
+            return Mined(attempt, receipt) if depth >= policy.confirmations else Wait()
+    if seen.buried_account_nonce > transaction.account_nonce:
+        return Superseded()
+    last, at_cap = transaction.attempts[-1], False
+    if seen.account_nonce == transaction.account_nonce and seen.market is not None:
+        # Only the next nonce in line can be stuck on its fees; all others wait for it.
+        patience = policy.patience_ms(seen.block_interval_ms)
+        fees = bumped_fees(last.fees, seen.market, policy.max_fee_per_gas)
+        if now - last.signed_at >= patience:
+            if fees is not None:
+                return Replace(fees)
+            at_cap = seen.market.base_fee > last.fees.max_fee_per_gas
+    if seen.broadcast_at is None or now - seen.broadcast_at >= policy.rebroadcast_every_ms:
+        return Broadcast(last, at_cap)
+    return Wait()
+
+
+class Findings(Struct, frozen=True, kw_only=True):
+    """A fresh look at a payment whose transactions are all resolved without having paid.
+
+    `block_number`, `block_hash`: the head of the chain that it was taken on. `proof`: somebody else
+    had it executed. `authorization_used`: its one-shot nonce is gone; both as of the same block,
+    the last one that is `confirmations` deep, or the nonce would look used before its proof does,
+    and where there is no proof so long that one would be seen. `refusal`:
+    why a new transaction would not settle it, None where a simulation passed.
+    """
+
+    block_number: int
+    block_hash: bytes
+    proof: Proof | None
+    authorization_used: bool
+    refusal: Refusal | None
+
+
+class Keep(Struct, frozen=True):
+    """Nothing has changed."""
+
+
+class Confirm(Struct, frozen=True):
+    """The payment was made; this log says so."""
+
+    proof: Proof
+
+
+class Investigate(Struct, frozen=True):
+    """Take a fresh look at the chain (`Findings`), then ask again."""
+
+
+class SettleAgain(Struct, frozen=True):
+    """Sign a new transaction, at a new account nonce."""
+
+
+class Fail(Struct, frozen=True):
+    """Final: no transaction of ours can move this money any more."""
+
+    refusal: Refusal
+
+
+class Reorged(Struct, frozen=True):
+    """The block of the proof has left the chain."""
+
+
+Verdict = Keep | Confirm | Investigate | SettleAgain | Fail | Reorged
+
+
+def outcome(
+    settlement: Settlement,
+    transactions: Iterable[Transaction],
+    proof: Proof | None,
+    findings: Findings | None,
+    policy: Policy,
+) -> Verdict:
+    """What a settlement has come to. `proof` is the log found in the receipts of its own
+    transactions, or in the transaction of the proof that it has, mined deep enough; None where
+    there is none: a receipt that says success without this payment's own log confirms nothing.
+    """
+    if settlement.state is SettlementState.CONFIRMED:
+        if proof is None:
+            return Reorged()
+        # A reorg can mine the same transaction again, in another block and at another log index.
+        return Keep() if proof == settlement.proof else Confirm(proof)
+    if proof is not None:
+        return Confirm(proof)
+    used_up = [each for each in transactions if each.state is not TransactionState.SUPERSEDED]
+    if any(each.state is TransactionState.PENDING for each in used_up):
+        return Keep()
+    if findings is None:
+        return Investigate()
+    if findings.proof is not None:
+        return Confirm(findings.proof)
+    # What a group's transaction came to says nothing about one payment in it, nor does a filler's.
+    alone = sum(each.kind is TransactionKind.SETTLE for each in used_up)
+    refusal = _why_not_again(findings, alone, policy)
+    if refusal is None:
+        return SettleAgain()
+    # A reorg can undo a revert as well, and the same bytes may pay in another block: a failure is
+    # final only where the chain no longer changes its mind.
+    buried = findings.block_number - policy.superseded_depth + 1
+    shallow = any(each.block_number is None or each.block_number > buried for each in used_up)
+    return Keep() if shallow else Fail(refusal)
+
+
+def _why_not_again(findings: Findings, mined: int, policy: Policy) -> Refusal | None:
+    if findings.authorization_used:
+        return findings.refusal or Refusal(Reason.AUTHORIZATION_USED_ON_CHAIN)
+    if findings.refusal is None and mined >= policy.max_reverts:
+        return Refusal(Reason.TRANSACTION_REVERTED)
+    return findings.refusal

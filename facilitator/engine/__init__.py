@@ -1,0 +1,1 @@
+"""Verifying, settling, and the loop that takes every settlement to its end."""

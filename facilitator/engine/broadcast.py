@@ -1,0 +1,118 @@
+"""Offering what the journal holds to the chain: for the first time, and again while it is open."""
+
+import logging
+from collections.abc import Callable, Iterable, Mapping
+
+import anyio
+
+from facilitator.chain.answers import NodeFault, to_hex
+from facilitator.chain.client import Chain
+from facilitator.domain.settlement import Attempt, Transaction
+from facilitator.engine.signers import SignerPool
+from facilitator.journal.store import Ride
+from facilitator.telemetry.logs import event
+from facilitator.telemetry.tracing import inside, span
+
+_log = logging.getLogger(__name__)
+
+
+class Broadcaster:
+    """Sends the transactions of one chain. `clock` is in unix milliseconds."""
+
+    def __init__(
+        self, *, network: str, chain: Chain, signers: SignerPool, clock: Callable[[], int]
+    ) -> None:
+        self._network = network
+        self._chain = chain
+        self._signers = signers
+        self._clock = clock
+        self._sent_at: dict[int, int] = {}
+        self._at_cap: set[int] = set()  # transactions of which that was told
+        self._lacking_gas: set[int] = set()  # those that were refused for their gas limit
+        # What each transaction is a part of, as of the last turn (W3C traceparent).
+        self._traces: dict[int, str | None] = {}
+        self._woken = anyio.Event()
+
+    @property
+    def sent_at(self) -> Mapping[int, int]:
+        """When each transaction was last offered to the chain, by its id."""
+        return self._sent_at
+
+    async def send(self, transaction: Transaction, attempt: Attempt) -> None:
+        """Broadcast what the journal holds already, and have the loop follow it."""
+        self._sent_at[transaction.id] = self._clock()
+        self._woken.set()
+        name = to_hex(attempt.hash)
+        with span("send", network=self._network, transaction=name):
+            fault = await self._chain.broadcast(attempt.raw)
+        if fault is NodeFault.GAS_TOO_LOW and transaction.id in self._sent_at:
+            self._lacking_gas.add(transaction.id)
+        else:
+            self._lacking_gas.discard(transaction.id)
+        if fault is not None:
+            # Possibly sent all the same: the next turns read what the chain shows.
+            if fault is NodeFault.NONCE_TOO_LOW:
+                self._signers.doubt(transaction.signer)
+            event(
+                _log,
+                logging.WARNING,
+                "broadcast_refused",
+                network=self._network,
+                transaction=name,
+                fault=fault,
+            )
+
+    async def send_again(self, transaction: Transaction, attempt: Attempt) -> None:
+        """The same, as a part of what the transaction's settlement is a part of."""
+        with inside(self.trace_of(transaction)):
+            await self.send(transaction, attempt)
+
+    async def something_sent(self) -> None:
+        """Return once something was sent since this returned before."""
+        await self._woken.wait()
+        self._woken = anyio.Event()
+
+    def tell_at_cap(self, transaction: Transaction, attempt: Attempt) -> None:
+        """Once of each: it is stuck, and its fees are as high as they may get."""
+        if transaction.id not in self._at_cap:
+            self._at_cap.add(transaction.id)
+            event(
+                _log,
+                logging.ERROR,
+                "stuck_at_fee_cap",
+                network=self._network,
+                transaction=to_hex(attempt.hash),
+            )
+
+    @property
+    def at_cap(self) -> int:
+        """How many transactions are pending of which that was told."""
+        return len(self._at_cap)
+
+    def lacks_gas(self, transaction: Transaction) -> bool:
+        """Whether no endpoint took it when it was last offered, for want of a higher gas limit."""
+        return transaction.id in self._lacking_gas
+
+    def trace_of(self, transaction: Transaction) -> str | None:
+        """What the transaction is a part of (W3C traceparent)."""
+        return self._traces.get(transaction.id)
+
+    def note_traces(self, rides: Iterable[Ride]) -> None:
+        """From now on, transactions are a part of what these settlements are a part of."""
+        self._traces = {
+            transaction.id: ride.settlement.traceparent
+            for ride in rides
+            for transaction in ride.transactions
+        }
+
+    def forget(self, transaction_id: int) -> None:
+        """It is pending no more."""
+        self._sent_at.pop(transaction_id, None)
+        self._at_cap.discard(transaction_id)
+        self._lacking_gas.discard(transaction_id)
+
+    def forget_before(self, time: int) -> None:
+        """What was sent until then is somebody else's to send again."""
+        self._sent_at = {number: at for number, at in self._sent_at.items() if at > time}
+        self._at_cap &= self._sent_at.keys()
+        self._lacking_gas &= self._sent_at.keys()

@@ -1,0 +1,100 @@
+"""What is told whenever a settlement changes: one line in the log, one span in its trace.
+
+The line belongs to the trace of the request that had the payment taken on, whoever finds out. Ids,
+addresses, amounts and hashes: what the chain shows to everybody. Nothing that was signed.
+"""
+
+import logging
+
+from facilitator.chain.answers import to_hex
+from facilitator.domain.schemes import AnyPayment
+from facilitator.domain.schemes.jeju import JejuPayment
+from facilitator.domain.settlement import Settlement, SettlementState
+from facilitator.ethereum.addresses import checksum
+from facilitator.journal.claims import Claimed
+from facilitator.telemetry.logs import event
+from facilitator.telemetry.tracing import inside, record
+
+_log = logging.getLogger(__name__)
+_ALARMING = frozenset({SettlementState.REORGED, SettlementState.LOST})
+
+Fields = dict[str, str | int]
+
+
+def settlement_submitted(network: str, claimed: Claimed) -> None:
+    """A payment was claimed, and what moves its money is signed."""
+    transaction = claimed.transaction
+    with inside(claimed.settlement.traceparent):
+        event(
+            _log,
+            logging.INFO,
+            "settlement_submitted",
+            exc_info=None,
+            network=network,
+            **described(claimed.settlement),
+            transaction=transaction.attempts[-1].hash,
+            kind=transaction.kind,
+            signer=checksum(transaction.signer),
+            account_nonce=transaction.account_nonce,
+        )
+
+
+def settlement_changed(network: str, settlement: Settlement) -> None:
+    """It has another state now."""
+    told = {**described(settlement), **_outcome(settlement)}
+    with inside(settlement.traceparent):
+        level = logging.CRITICAL if settlement.state in _ALARMING else logging.INFO
+        name = f"settlement_{settlement.state}"
+        event(_log, level, name, exc_info=None, network=network, **told)
+    # Since the payment was taken on, by the same clock.
+    record("outcome", settlement.traceparent, settlement.created_at, network=network, **told)
+
+
+def paid_after_failure(network: str, settlement: Settlement) -> None:
+    """It is CONFIRMED, and was told to have failed: what was signed before was mined after all."""
+    told = {**described(settlement), **_outcome(settlement)}
+    with inside(settlement.traceparent):
+        event(_log, logging.CRITICAL, "paid_after_failure", exc_info=None, network=network, **told)
+
+
+def settled_again(network: str, settlement: Settlement, transaction_hash: bytes) -> None:
+    """It has a further transaction."""
+    event(
+        _log,
+        logging.WARNING,
+        "settled_again",
+        exc_info=None,
+        network=network,
+        **described(settlement),
+        transaction=transaction_hash,
+    )
+
+
+def described(settlement: Settlement) -> Fields:
+    """A settlement's fixed fields."""
+    payment = settlement.payment
+    return {
+        "settlement": settlement.id,
+        "state": settlement.state,
+        "dialect": settlement.dialect,
+        "scheme": scheme_name(payment),
+        "payer": checksum(payment.payer),
+        "pay_to": checksum(payment.pay_to),
+        "asset": checksum(payment.asset),
+        "amount": str(payment.amount),
+    }
+
+
+def _outcome(settlement: Settlement) -> Fields:
+    told: Fields = {"took_ms": settlement.updated_at - settlement.created_at}
+    if settlement.proof is not None:
+        told["transaction"] = to_hex(settlement.proof.transaction_hash)
+        told["block_number"] = settlement.proof.block_number
+    if settlement.refusal is not None:
+        told["reason"] = str(settlement.refusal.reason)
+    return told
+
+
+def scheme_name(payment: AnyPayment) -> str:
+    """Of x402: "exact" or "upto"."""
+    return payment.scheme if isinstance(payment, JejuPayment) else "exact"

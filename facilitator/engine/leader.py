@@ -1,0 +1,160 @@
+"""Which of several processes watches a chain: the one that has its lease.
+
+The others answer requests all the same. They are told what has come of what they wait for, or look
+for it in the journal, and take over within seconds when the lease is not prolonged.
+"""
+
+import secrets
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+
+import anyio
+
+from facilitator.engine.signers import SignerPool
+from facilitator.engine.waiters import Listeners
+from facilitator.journal.shared import Fence, SharedStore
+from facilitator.journal.store import LostLease, Store, StoreError
+
+# A process that died is missed for that long at most, and for FOLLOW_EVERY more.
+LEASE_MS = 5_000
+PROLONG_EVERY = 1.5  # seconds
+FOLLOW_EVERY = 0.5  # seconds between two looks at the journal
+# Seconds between two looks for outcomes while notices tell of them as well. Not many: a replica of
+# a release that sends none may watch the chain, in the middle of an upgrade.
+LOOK_ANYWAY_EVERY = 2.0
+
+
+class Leadership:
+    """This process's part in watching one chain. What it watches with is to write to `store`."""
+
+    def __init__(
+        self, *, store: SharedStore, chain_id: int, signers: SignerPool, listeners: Listeners
+    ) -> None:
+        self._shared = store
+        self._chain_id = chain_id
+        self._signers = signers
+        self._listeners = listeners
+        self._holder = secrets.token_hex(8)
+        self._fence = Fence(chain_id)
+        self._prolong_at = 0.0
+        self._look_at = 0.0
+        self._idle = False
+        self._failed = False
+        self.store: Store = store.fenced(self._fence)
+        store.notices.subscribe(listeners.wake)
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process watches the chain, as far as it knows."""
+        return self._fence.token is not None
+
+    async def take_part(
+        self,
+        turn: Callable[[], Awaitable[float | None]],
+        take_over: Callable[[], None],
+        follow: Callable[[], Awaitable[None]],
+        is_stuck: Callable[[], bool],
+    ) -> float:
+        """One step: `take_over` when it is newly this process that watches the chain, and then a
+        `turn` of the loop, or else `follow`. The seconds until the next one.
+
+        A turn may take longer than a lease, which is prolonged meanwhile, unless it `is_stuck`; it
+        is cut off where another process has the lease. Raises what these raise, StoreError, and
+        LostLease of a turn that was cut off.
+        """
+        leads, is_new = await self._hold()
+        if is_new:
+            self._idle = self._failed = False
+            take_over()
+        await self._wake_who_waits()
+        if leads and not self._idle:
+            pause = await self._take_turn(turn, is_stuck)
+            self._idle = pause is None
+            return FOLLOW_EVERY if pause is None else pause
+        # Others sign as well: what they have claimed is seen here.
+        self._signers.about_to_observe()
+        in_flight = await self._shared.in_flight(self._chain_id)
+        for signer in self._signers.addresses:
+            self._signers.observe(signer, in_flight.get(signer, 0))
+        if leads:
+            self._idle = not in_flight
+            return 0 if in_flight else FOLLOW_EVERY
+        await follow()
+        return FOLLOW_EVERY
+
+    async def _hold(self) -> tuple[bool, bool]:
+        """(whether the lease is this process's, whether that is new)."""
+        now = anyio.current_time()
+        before = self._fence.token
+        if before is not None and now < self._prolong_at:
+            return True, False
+        token = self._fence.token = await self._lead()
+        return token is not None, token not in (None, before)
+
+    async def _lead(self) -> int | None:
+        now = anyio.current_time()
+        # Whoever cuts this off waits for it: `step_down` must come after, not before it.
+        with anyio.CancelScope(shield=True):
+            token = await self._shared.lead(self._chain_id, self._holder, LEASE_MS)
+        self._prolong_at = now + PROLONG_EVERY
+        return token
+
+    async def _take_turn(
+        self, turn: Callable[[], Awaitable[float | None]], is_stuck: Callable[[], bool]
+    ) -> float | None:
+        held, pause = self._fence.token, None
+        fault: Exception | None = None
+        async with anyio.create_task_group() as tasks:
+            # After one that failed, another process gets to try where this takes long: its nodes
+            # may answer.
+            if not self._failed:
+                tasks.start_soon(self._prolong, held, tasks.cancel_scope, is_stuck)
+            try:
+                pause = await turn()
+            except Exception as raised:  # as it is, not in a group of exceptions
+                fault = raised
+            tasks.cancel_scope.cancel()
+        self._failed = fault is not None and not isinstance(fault, StoreError)
+        if isinstance(fault, LostLease):
+            self._fence.token = None
+        if fault is not None:
+            raise fault
+        if self._fence.token != held:
+            raise LostLease("another replica watches this chain now")
+        return pause
+
+    async def _prolong(
+        self, held: int | None, turn: anyio.CancelScope, is_stuck: Callable[[], bool]
+    ) -> None:
+        """Beside a turn. Whatever becomes of the lease, the journal lets nothing be written by a
+        token that is not its own any more.
+        """
+        while not is_stuck():
+            await anyio.sleep(self._prolong_at - anyio.current_time())
+            try:
+                token = await self._lead()
+            except StoreError:
+                await anyio.sleep(FOLLOW_EVERY)
+                continue
+            if token != held:
+                self._fence.token = None
+                turn.cancel()
+                return
+
+    async def _wake_who_waits(self) -> None:
+        """Requests of this process may wait for what another one has recorded."""
+        waited_for = self._listeners.waited_for
+        arrive, now = self._shared.notices.arrive, anyio.current_time()
+        if not waited_for or (arrive and now < self._look_at):
+            return
+        for settlement_id in await self._shared.ended(waited_for):
+            self._listeners.wake(settlement_id)
+        # What was recorded before notices began to arrive is found by one more look.
+        self._look_at = now + LOOK_ANYWAY_EVERY if arrive else now
+
+    async def step_down(self) -> None:
+        """Let another process take over at once."""
+        if self._fence.token is not None:
+            self._fence.token = None
+            with suppress(StoreError):  # the lease ends by itself
+                await self._shared.step_down(self._chain_id, self._holder)

@@ -1,0 +1,222 @@
+"""What is known of the chains, as metrics: read from memory at each scrape, without asking anybody.
+
+What counts is counted where it happens, in plain numbers: endpoints, signers, the loop's tally.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+from msgspec import Struct
+from prometheus_client import Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from facilitator.chain.client import Chain
+from facilitator.chain.rpc import FaultKind
+from facilitator.chain.rpc.health import Standing
+from facilitator.domain.settlement import SettlementState
+from facilitator.engine.loop import Watcher
+from facilitator.engine.queue import QUEUE_LIMIT
+from facilitator.engine.signers import SignerPool
+from facilitator.engine.survey import Survey
+from facilitator.ethereum.addresses import checksum
+
+_USED = frozenset({Standing.GOOD, Standing.UNKNOWN})
+# What a settlement can come to, after it was taken on.
+_ENDS = tuple(state for state in SettlementState if state is not SettlementState.PENDING)
+
+Sample = tuple[Sequence[str], float]
+
+
+class Observed(Struct, frozen=True):
+    """One network: `signers`, `watcher` and `survey` where it has them."""
+
+    network: str
+    chain: Chain
+    signers: SignerPool | None
+    watcher: Watcher | None
+    survey: Survey | None
+
+
+class ChainMetrics(Collector):
+    """Tells about all networks. `clock` is in unix milliseconds."""
+
+    def __init__(self, networks: Iterable[Observed], clock: Callable[[], int]) -> None:
+        self._networks = tuple(networks)
+        self._clock = clock
+
+    def collect(self) -> Iterator[Metric]:
+        """For prometheus-client, at each scrape."""
+        for name, text, labels, samples in _GAUGES:
+            gauge = GaugeMetricFamily(f"facilitator_{name}", text, labels=("network", *labels))
+            self._fill(gauge.add_metric, samples)
+            yield gauge
+        for name, text, labels, samples in _COUNTERS:
+            counter = CounterMetricFamily(f"facilitator_{name}", text, labels=("network", *labels))
+            self._fill(counter.add_metric, samples)
+            yield counter
+
+    def _fill(
+        self,
+        add: Callable[[Sequence[str], float], None],
+        samples: "Callable[[Observed, int], Iterator[Sample]]",
+    ) -> None:
+        now = self._clock()
+        for observed in self._networks:
+            for labels, value in samples(observed, now):
+                add((observed.network, *labels), value)
+
+
+def _queue(one: Observed, _: int) -> Iterator[Sample]:
+    if one.signers is not None:
+        yield (), one.signers.waiting
+
+
+def _queue_limit(one: Observed, _: int) -> Iterator[Sample]:
+    if one.signers is not None:
+        yield (), QUEUE_LIMIT
+
+
+def _rows(one: Observed, _: int) -> Iterator[Sample]:
+    if one.survey is not None and one.survey.census is not None:
+        for state in SettlementState:
+            yield (state,), one.survey.census.states.get(state, 0)
+
+
+def _in_flight(one: Observed, _: int) -> Iterator[Sample]:
+    if one.survey is not None and one.survey.census is not None:
+        yield (), one.survey.census.pending
+
+
+def _oldest(one: Observed, now: int) -> Iterator[Sample]:
+    if one.survey is not None and one.survey.census is not None:
+        since = one.survey.census.oldest_pending
+        yield (), 0 if since is None else max(now - since, 0) / 1000
+
+
+def _balances(one: Observed, _: int) -> Iterator[Sample]:
+    for account in one.signers.accounts if one.signers else ():
+        if account.balance is not None:
+            yield (checksum(account.address),), account.balance
+
+
+def _loads(one: Observed, _: int) -> Iterator[Sample]:
+    for account in one.signers.accounts if one.signers else ():
+        yield (checksum(account.address),), account.pending
+
+
+def _cost(one: Observed, _: int) -> Iterator[Sample]:
+    if one.survey is not None and one.survey.settlement_cost is not None:
+        yield (), one.survey.settlement_cost
+
+
+def _gaps(one: Observed, _: int) -> Iterator[Sample]:
+    if one.watcher is not None and one.signers is not None:
+        for address in one.signers.addresses:
+            yield (checksum(address),), address in one.watcher.gaps
+
+
+def _paused(one: Observed, _: int) -> Iterator[Sample]:
+    for account in one.signers.accounts if one.signers else ():
+        yield (checksum(account.address),), account.is_paused
+
+
+def _at_fee_cap(one: Observed, _: int) -> Iterator[Sample]:
+    if one.watcher is not None:
+        yield (), one.watcher.at_fee_cap
+
+
+def _silence(one: Observed, _: int) -> Iterator[Sample]:
+    if one.watcher is not None:
+        yield (), one.watcher.tally.silence()
+
+
+def _up(one: Observed, _: int) -> Iterator[Sample]:
+    for endpoint in one.chain.endpoints:
+        yield (endpoint.name,), endpoint.health.standing in _USED
+
+
+def _head_age(one: Observed, _: int) -> Iterator[Sample]:
+    seen = [head.timestamp for each in one.chain.endpoints if (head := each.health.head)]
+    if seen:
+        yield (), max(time.time() - max(seen), 0)
+
+
+def _head_lag(one: Observed, _: int) -> Iterator[Sample]:
+    heads = {each.name: head.number for each in one.chain.endpoints if (head := each.health.head)}
+    for name, number in heads.items():
+        yield (name,), max(heads.values()) - number
+
+
+def _signed(one: Observed, _: int) -> Iterator[Sample]:
+    if one.signers is not None and one.watcher is not None:
+        yield (), one.signers.signed + one.watcher.tally.replacements
+
+
+def _replacements(one: Observed, _: int) -> Iterator[Sample]:
+    if one.watcher is not None:
+        yield (), one.watcher.tally.replacements
+
+
+def _superseded(one: Observed, _: int) -> Iterator[Sample]:
+    if one.watcher is not None:
+        yield (), one.watcher.tally.superseded
+
+
+def _gas_spent(one: Observed, _: int) -> Iterator[Sample]:
+    if one.watcher is not None and one.signers is not None:
+        for address in one.signers.addresses:
+            yield (checksum(address),), one.watcher.tally.gas_spent[address]
+
+
+def _reorgs(one: Observed, _: int) -> Iterator[Sample]:
+    if one.watcher is not None:
+        yield (), one.watcher.tally.changes[SettlementState.REORGED]
+
+
+def _changes(one: Observed, _: int) -> Iterator[Sample]:
+    if one.watcher is not None:
+        for state in _ENDS:
+            yield (state,), one.watcher.tally.changes[state]
+
+
+def _calls(one: Observed, _: int) -> Iterator[Sample]:
+    for endpoint in one.chain.endpoints:
+        yield (endpoint.name,), endpoint.calls
+
+
+def _faults(one: Observed, _: int) -> Iterator[Sample]:
+    for endpoint in one.chain.endpoints:
+        for kind in FaultKind:  # all: Prometheus sees no increase from nothing
+            yield (endpoint.name, kind), endpoint.faults[kind]
+
+
+_Family = tuple[str, str, tuple[str, ...], Callable[[Observed, int], Iterator[Sample]]]
+_SIGNER, _ENDPOINT = ("signer",), ("endpoint",)
+_GAUGES: tuple[_Family, ...] = (
+    ("queue_depth", "Payments that wait for a signer.", (), _queue),
+    ("queue_limit", "How many payments may wait for a signer.", (), _queue_limit),
+    ("journal_settlements", "Payments in the journal, by state.", ("state",), _rows),
+    ("settlements_in_flight", "Payments whose fate is open.", (), _in_flight),
+    ("oldest_pending_seconds", "Since the oldest pending payment was taken on.", (), _oldest),
+    ("signer_balance_wei", "Gas money, as last seen.", _SIGNER, _balances),
+    ("signer_in_flight", "A signer's transactions that are not mined.", _SIGNER, _loads),
+    ("signer_nonce_gap", "1 while nothing of ours has the next nonce.", _SIGNER, _gaps),
+    ("signer_paused", "1 while its account nonce is not certain.", _SIGNER, _paused),
+    ("stuck_at_fee_cap", "Transactions that wait for fees to fall.", (), _at_fee_cap),
+    ("settlement_cost_wei", "What a payment may cost at the fees of now.", (), _cost),
+    ("rpc_endpoint_up", "1 while the endpoint is used.", _ENDPOINT, _up),
+    ("rpc_head_lag_blocks", "Behind the furthest endpoint.", _ENDPOINT, _head_lag),
+    ("head_age_seconds", "Since the newest block that was seen.", (), _head_age),
+    ("loop_beat_age_seconds", "Since the chain's loop did a step; 0 at rest.", (), _silence),
+)
+_COUNTERS: tuple[_Family, ...] = (
+    ("attempts", "Transactions signed, replacements included.", (), _signed),
+    ("replacements", "Attempts that replace one with higher fees.", (), _replacements),
+    ("superseded", "Transactions whose account nonce another one took.", (), _superseded),
+    ("gas_spent_wei", "Paid for mined transactions.", _SIGNER, _gas_spent),
+    ("reorgs", "Settled payments that left the chain again.", (), _reorgs),
+    ("settlement_changes", "Payments that came to a state.", ("state",), _changes),
+    ("rpc_calls", "Calls made to nodes.", _ENDPOINT, _calls),
+    ("rpc_errors", "Why endpoints gave no usable answer.", ("endpoint", "kind"), _faults),
+)

@@ -1,0 +1,208 @@
+"""Gaps in a signer's account nonces: found, looked at twice, and closed.
+
+What stood below our own transactions can vanish: the journal comes from a backup, or somebody
+else's transaction left the chain in a reorg. Then nobody will ever use that account nonce, and
+nothing above it is mined, unless we send an empty transfer to ourselves. Where the journal has a
+transaction of that nonce that counts as ended, it is not ended after all, and is sent again. But
+where it was told that what it carries has failed, it could make that untrue: an empty transfer that
+offers more for gas takes its place.
+"""
+
+import logging
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
+
+from facilitator.chain.answers import ChainUnavailable
+from facilitator.chain.client import Chain, Reverted
+from facilitator.chain.head_tracker import Heads
+from facilitator.domain import nonces
+from facilitator.domain.budget import Prepared
+from facilitator.domain.payment import Refusal
+from facilitator.domain.settlement import Attempt, Policy, Transaction, TransactionKind
+from facilitator.engine.signers import SignerPool
+from facilitator.ethereum.addresses import checksum
+from facilitator.ethereum.transactions import Call
+from facilitator.journal.claims import NewTransaction
+from facilitator.journal.store import Store
+from facilitator.telemetry.logs import event
+
+_log = logging.getLogger(__name__)
+
+# A transfer to oneself takes 21,000 on most chains; some count the data's costs in gas as well.
+FILLER_GAS_CAP = 500_000
+# How many times longer to wait where the node's pool holds something for the missing nonce.
+POOLED_PATIENCE = 12
+
+
+class Gaps:
+    """Fills the gaps of one chain's signers. `send` broadcasts what the journal holds already."""
+
+    def __init__(
+        self,
+        *,
+        network: str,
+        chain_id: int,
+        chain: Chain,
+        heads: Heads,
+        store: Store,
+        signers: SignerPool,
+        policy: Policy,
+        clock: Callable[[], int],
+        send: Callable[[Transaction, Attempt], Awaitable[None]],
+    ) -> None:
+        self._network = network
+        self._chain_id = chain_id
+        self._chain = chain
+        self._heads = heads
+        self._store = store
+        self._signers = signers
+        self._policy = policy
+        self._clock = clock
+        self._send = send
+        # By signer: the missing nonce, when it was first seen, and at which head.
+        self._seen: dict[bytes, tuple[int, int, int]] = {}
+        self._alerted: set[tuple[bytes, int]] = set()
+        # The signers with a transaction that must not be sent, and that no filler could replace.
+        self._held_up: frozenset[bytes] = frozenset()
+
+    @property
+    def open(self) -> frozenset[bytes]:
+        """The signers whose next account nonce nothing of ours has, as far as was seen."""
+        return self._held_up.union(self._seen)
+
+    async def fill(self, pending: Sequence[Transaction], mined: Mapping[bytes, int]) -> None:
+        """Look at every signer's pending transactions; `mined` counts those that the chain has.
+        Raises ChainUnavailable and StoreError.
+        """
+        by_signer: dict[bytes, list[Transaction]] = {}
+        for transaction in pending:
+            by_signer.setdefault(transaction.signer, []).append(transaction)
+        self._seen = {signer: seen for signer, seen in self._seen.items() if signer in by_signer}
+        for signer, ours in by_signer.items():
+            gap = nonces.missing(mined[signer], [each.account_nonce for each in ours])
+            if not gap:
+                self._seen.pop(signer, None)
+                continue
+            first = min(ours, key=lambda each: each.account_nonce)
+            if await self._is_old(signer, gap.start, first.attempts[0].signed_at):
+                await self._close(signer, gap)
+
+    @property
+    def _patience(self) -> int:
+        return self._policy.patience_ms(self._heads.interval_ms)
+
+    async def _is_old(self, signer: bytes, account_nonce: int, signed_at: int) -> bool:
+        """The second look: the same nonce is missing at a later head, a while after what stands
+        behind it was signed, and now, for another endpoint as well.
+        """
+        head = self._heads.head
+        assert head is not None
+        now = self._clock()
+        wanted, since, height = self._seen.setdefault(signer, (account_nonce, now, head.number))
+        if wanted != account_nonce:
+            self._seen[signer] = (account_nonce, now, head.number)
+            return False
+        if head.number < height:  # that one was made up
+            self._seen[signer] = (account_nonce, since, head.number)
+            return False
+        if now - signed_at < self._patience or head.number <= height:
+            return False
+        if await self._chain.account_nonce(signer) != account_nonce:
+            return False
+        confirmed = await self._chain.witnesses.confirm_account_nonce(signer, account_nonce)
+        return confirmed is not False
+
+    async def take_over(self, given_up: Sequence[Transaction]) -> bool:
+        """Have fillers take the place of these, at once: a pool that has their bytes is to get ours
+        before it mines them. Whether any did. Raises StoreError.
+        """
+        held_up = {each.id: each.signer for each in given_up}
+        for each in given_up:
+            with suppress(ChainUnavailable):  # the next turn tries again, and all else goes on
+                if await self._taken_over(each.signer, each.account_nonce):
+                    del held_up[each.id]
+        self._held_up = frozenset(held_up.values())
+        return len(held_up) < len(given_up)
+
+    async def _taken_over(self, signer: bytes, account_nonce: int) -> bool:
+        if signer not in self._signers.addresses or not await self._is_unused(
+            signer, account_nonce
+        ):
+            return False
+        prepared = await self._prepare(signer)
+        if prepared is None:
+            return False
+        filler = await self._take_over(signer, account_nonce, prepared)
+        if filler is not None:
+            await self._filled(filler)
+        return filler is not None
+
+    async def _close(self, signer: bytes, gap: range) -> None:
+        # What the journal has is none of one endpoint's to undo.
+        unused = await self._is_unused(signer, gap.start)
+        # Asked before the first filler is sent: the pool holds that one from then on.
+        may_come = await self._may_still_come(signer, gap.start)
+        for account_nonce in gap[: nonces.MAX_IN_FLIGHT]:
+            if unused and await self._store.revive(self._chain_id, signer, account_nonce):
+                self._alert("gap_reopened", signer, account_nonce)
+                continue  # the next turn sends it
+            if signer not in self._signers.addresses:
+                return  # its key is another replica's
+            prepared = await self._prepare(signer)
+            if prepared is None:
+                return
+            filler = None
+            if unused:
+                filler = await self._take_over(signer, account_nonce, prepared)
+            if filler is None:
+                if may_come:
+                    return
+                new = self._new(signer, prepared)
+                filler = await self._store.fill(new, account_nonce, self._clock())
+            if filler is None:
+                return  # mined, as the journal has it, or the only endpoint that is left is wrong
+            await self._filled(filler)
+
+    async def _is_unused(self, signer: bytes, account_nonce: int) -> bool:
+        """Whether two endpoints say so, where there are several."""
+        agreed = await self._chain.witnesses.agree_unused(signer, account_nonce)
+        return agreed is not False
+
+    async def _prepare(self, signer: bytes) -> Prepared | None:
+        """What a filler takes; None where none can be paid for now."""
+        prepared = await self._signers.prepare(Call(signer, b""), signer, FILLER_GAS_CAP)
+        return None if isinstance(prepared, Reverted | Refusal) else prepared
+
+    def _new(self, signer: bytes, prepared: Prepared) -> NewTransaction:
+        call = Call(signer, b"")
+        return self._signers.transaction(TransactionKind.FILL, call, signer, prepared)
+
+    async def _take_over(
+        self, signer: bytes, account_nonce: int, prepared: Prepared
+    ) -> Transaction | None:
+        """The filler in the place of what must not be sent again, where the journal has that."""
+        new = self._new(signer, prepared)
+        outbid = self._signers.keys.outbidding(new.call, signer, account_nonce, prepared)
+        return await self._store.take_over(new, account_nonce, outbid, self._clock())
+
+    async def _filled(self, filler: Transaction) -> None:
+        self._alert("gap_filled", filler.signer, filler.account_nonce)
+        await self._send(filler, filler.attempts[-1])
+
+    async def _may_still_come(self, signer: bytes, account_nonce: int) -> bool:
+        """Whether the node's pool holds something for the missing nonce, that gets more time."""
+        pooled = await self._chain.account_nonce(signer, "pending")
+        waited = self._clock() - self._seen[signer][1]
+        return pooled > account_nonce and waited < POOLED_PATIENCE * self._patience
+
+    def _alert(self, name: str, signer: bytes, account_nonce: int) -> None:
+        if (signer, account_nonce) not in self._alerted:
+            self._alerted.add((signer, account_nonce))
+            event(
+                _log,
+                logging.ERROR,
+                name,
+                network=self._network,
+                signer=checksum(signer),
+                account_nonce=account_nonce,
+            )

@@ -1,0 +1,161 @@
+"""A fresh look at a payment whose own transactions did not pay it.
+
+Its nonce may have been used by somebody else, who paid it just the same; or the reason why the
+transaction failed may have passed, so that another one would settle it.
+"""
+
+import asyncio
+from collections.abc import Callable, Collection
+
+from facilitator.chain.answers import ChainUnavailable
+from facilitator.chain.client import Chain
+from facilitator.chain.head_tracker import Heads
+from facilitator.domain.payment import Proof, Reason, Refusal
+from facilitator.domain.schemes import AnyPayment, scheme_of
+from facilitator.domain.settlement import Findings, Policy, Settlement
+from facilitator.domain.verification import check_time
+from facilitator.engine.simulate import Examiner
+from facilitator.ethereum.receipts import Receipt
+
+# Blocks a log query: what the strictest common providers allow.
+LOG_RANGE = 500
+# How far back, in all: a day of one-second blocks and more.
+MAX_LOG_QUERIES = 200
+# Seconds before a payment was taken on for which the clocks of chain and service may disagree: its
+# nonce was unused then, so nothing older can have used it.
+SLACK = 3600
+
+
+class Investigator:
+    """Looks at one chain. `clock` is in unix milliseconds. Its methods raise ChainUnavailable."""
+
+    def __init__(
+        self,
+        *,
+        chain: Chain,
+        examiner: Examiner,
+        heads: Heads,
+        policy: Policy,
+        clock: Callable[[], int],
+    ) -> None:
+        self._chain = chain
+        self._examiner = examiner
+        self._heads = heads
+        self._policy = policy
+        self._clock = clock
+
+    async def findings(
+        self, settlement: Settlement, sent: Collection[bytes], margin: int
+    ) -> Findings | None:
+        """What the chain shows about a payment, and whether another transaction would settle it;
+        None while that is still open. `sent` are the hashes of what was signed for it alone so
+        far; `margin` is the seconds that must be left to mine another one.
+        """
+        payment = settlement.payment
+        head = self._heads.head
+        assert head is not None
+        # Not what the endpoint that is read from calls its head by now: nobody has borne that out.
+        shown = await self._chain.block(head.number)
+        if shown is None or shown.hash != head.hash:
+            return None  # an endpoint that lags: what it does not show may exist all the same
+        # The nonce is read as of the block up to which logs count, or it would look used before the
+        # log that says by what.
+        deep = max(head.number - self._policy.confirmations + 1, 0)
+        examined, reverted, receipts = await asyncio.gather(
+            self._examiner.look(payment, deep),
+            self._examiner.simulate(payment),
+            self._chain.receipts(sent),
+        )
+        refusal = None
+        for receipt in receipts.values():
+            if await self._paid_nothing(receipt, payment):
+                # The token took our call without complaint, and did not pay: once is enough.
+                refusal = Refusal(Reason.TRANSFER_MISSING)
+        if examined.facts.authorization_used:
+            since = max(payment.valid_from, settlement.created_at // 1000 - SLACK)
+            proof = await self.find_proof(payment, deep, since)
+            if proof is None and not await self._long_used(payment, head.number):
+                return None
+            return Findings(
+                block_number=head.number,
+                block_hash=head.hash,
+                proof=proof,
+                authorization_used=True,
+                refusal=refusal,
+            )
+        now = self._clock() // 1000
+        refusal = refusal or check_time(payment, now, margin) or examined.facts.refusal
+        if refusal is None and reverted is not None:
+            refusal = await self._examiner.diagnose(payment, reverted, now)
+            if refusal.reason in _USED:
+                return None  # used above `deep`
+        return Findings(
+            block_number=head.number,
+            block_hash=head.hash,
+            proof=None,
+            authorization_used=False,
+            refusal=refusal,
+        )
+
+    async def _long_used(self, payment: AnyPayment, head: int) -> bool:
+        """Whether the nonce was used so long ago that every machine shows the log that says by
+        whom, if there is one.
+        """
+        buried = max(head - self._policy.superseded_depth + 1, 0)
+        examined = await self._examiner.look(payment, buried)
+        return examined.facts.authorization_used
+
+    async def find_proof(
+        self, payment: AnyPayment, last: int, since: int, queries: int = MAX_LOG_QUERIES
+    ) -> Proof | None:
+        """The log that proves the payment, in anybody's transaction up to block `last`, back to
+        `since` (unix seconds), in at most so many `queries` of LOG_RANGE blocks.
+        """
+        wanted = scheme_of(payment).proof_filter(payment)
+        for _ in range(queries):
+            first = max(last - LOG_RANGE + 1, 0)
+            logs = await self._chain.logs(wanted, first, last)
+            carriers = dict.fromkeys(log.transaction_hash for log in logs)
+            find_receipt = self._chain.witnesses.find_receipt
+            receipts = await asyncio.gather(*(find_receipt(each) for each in carriers))
+            for receipt in receipts:
+                if receipt is None or not receipt.succeeded:
+                    raise ChainUnavailable("a log without a receipt that bears it out")
+                proof = await self._proof_in(receipt, payment)
+                if proof is not None:
+                    return proof
+            if first == 0:
+                return None
+            oldest = await self._chain.block(first)
+            if oldest is None:
+                raise ChainUnavailable("an old block is missing")
+            if oldest.timestamp < since:
+                if await self._chain.witnesses.confirm_older(first, since) is False:
+                    raise ChainUnavailable("how old a block is, is not agreed on")
+                return None
+            last = first - 1
+        return None
+
+    async def _paid_nothing(self, receipt: Receipt, payment: AnyPayment) -> bool:
+        timestamp = await self._mined_at(receipt)
+        if timestamp is None or not receipt.succeeded:
+            return False
+        return scheme_of(payment).find_proof(payment, receipt.logs, timestamp) is None
+
+    async def _proof_in(self, receipt: Receipt, payment: AnyPayment) -> Proof | None:
+        timestamp = await self._mined_at(receipt)
+        if timestamp is None:
+            raise ChainUnavailable("a receipt's block is not on the chain")
+        proof: Proof | None = scheme_of(payment).find_proof(payment, receipt.logs, timestamp)
+        return proof
+
+    async def _mined_at(self, receipt: Receipt) -> int | None:
+        """When a receipt's block was made, unix seconds; None where the chain has another block at
+        its height, or none: what a machine shows that lags behind a reorg proves nothing.
+        """
+        block = await self._chain.block(receipt.block_number)
+        same = block is not None and block.hash == receipt.block_hash
+        return block.timestamp if block is not None and same else None
+
+
+_USED = frozenset({Reason.AUTHORIZATION_USED, Reason.AUTHORIZATION_USED_ON_CHAIN})

@@ -1,0 +1,155 @@
+"""The bounded queue before the signers of one chain: who comes when all are full waits his turn.
+
+Whose turn it is takes along who waits behind him, where their payments can share a transaction.
+"""
+
+import contextvars
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+import anyio
+
+from facilitator.domain.payment import Reason
+from facilitator.engine.accounts import Account
+from facilitator.journal.claims import NewSettlement
+
+QUEUE_LIMIT = 1024
+T = TypeVar("T")
+
+
+class QueueFull(Exception):
+    """As many payments wait for a signer as may."""
+
+
+class Member(Generic[T]):
+    """A payment that may share a transaction. `limit` is what is said where other payments have
+    taken the money; it has `withdrawn` once nobody waits for it any more.
+    """
+
+    def __init__(self, new: NewSettlement, limit: Reason) -> None:
+        self.new = new
+        self.limit = limit
+        self.withdrawn = False
+        # Who asked for it, for logs and traces: others work for it as well.
+        self.context = contextvars.copy_context()
+        self._told: T | Exception | None = None
+        self._answered = anyio.Event()
+
+    @property
+    def is_answered(self) -> bool:
+        """Whether it has been told anything."""
+        return self._answered.is_set()
+
+    def tell(self, told: T | Exception | None) -> None:
+        """What has become of it, or why that is not known; None: it must go alone. The first word
+        counts.
+        """
+        if not self.is_answered:
+            self._told = told
+            self._answered.set()
+
+    async def answer(self) -> T | None:
+        """Wait for what it is told. Raises what it is told of faults."""
+        try:
+            await self._answered.wait()
+        except BaseException:  # cancelled
+            self.withdrawn = True
+            raise
+        if isinstance(self._told, Exception):
+            raise self._told
+        return self._told
+
+
+@dataclass(slots=True)
+class Place(Generic[T]):
+    """A place that is reserved with a signer, and who comes along. It is `taken` once there is a
+    transaction in it.
+    """
+
+    account: Account
+    company: tuple[Member[T], ...] = ()
+    taken: bool = False
+
+    @property
+    def signer(self) -> bytes:
+        """The signer's address."""
+        return self.account.address
+
+    def take(self) -> None:
+        """It has become a transaction in the journal."""
+        self.taken = True
+        self.account.reserved -= 1
+        self.account.pending += 1
+        self.account.unseen += 1
+
+    def give_back(self) -> None:
+        """Nobody needs it any more."""
+        if not self.taken:
+            self.account.reserved -= 1
+        for member in self.company:
+            member.tell(None)
+
+
+class _Waiter(Generic[T]):
+    __slots__ = ("granted", "member", "place")
+
+    def __init__(self, member: Member[T] | None) -> None:
+        self.granted = anyio.Event()
+        self.member = member
+        self.place: Place[T] | None = None
+
+
+class Queue(Generic[T]):
+    """First come, first served. `reserve` takes a place of a signer that has one, if any has;
+    `most` may share it.
+    """
+
+    def __init__(self, reserve: Callable[[], Account | None], most: int) -> None:
+        self._reserve = reserve
+        self._most = most
+        self._waiters: deque[_Waiter[T]] = deque()
+
+    def __len__(self) -> int:
+        return len(self._waiters)
+
+    def admit(self) -> None:
+        """A place may be free: it goes to who waits longest."""
+        while self._waiters:
+            account = self._reserve()
+            if account is None:
+                return
+            waiter = self._waiters.popleft()
+            company = () if waiter.member is None else tuple(self._company())
+            waiter.place = Place(account, company)
+            waiter.granted.set()
+
+    def _company(self) -> Iterable[Member[T]]:
+        sharing = [each for each in self._waiters if each.member is not None][: self._most - 1]
+        for waiter in sharing:
+            self._waiters.remove(waiter)
+            waiter.granted.set()
+            assert waiter.member is not None
+            yield waiter.member
+
+    async def wait(self, member: Member[T] | None) -> Place[T] | None:
+        """A reserved place, in turn; None where `member` comes along with somebody else, who tells
+        it what becomes of it. Raises QueueFull when too many wait already.
+        """
+        if len(self._waiters) >= QUEUE_LIMIT:
+            raise QueueFull
+        waiter = _Waiter(member)
+        self._waiters.append(waiter)
+        try:
+            await waiter.granted.wait()
+        except BaseException:  # cancelled: give back what may have been granted in the meantime
+            if waiter.place is not None:
+                waiter.place.give_back()
+                self.admit()
+            elif waiter in self._waiters:
+                self._waiters.remove(waiter)
+            elif member is not None:
+                member.withdrawn = True
+            raise
+        return waiter.place

@@ -1,0 +1,164 @@
+"""What transactions and settlements have come to: into the journal, and to those who wait."""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+
+import anyio
+from msgspec import Struct
+
+from facilitator.chain.answers import ChainUnavailable
+from facilitator.chain.together import together
+from facilitator.domain.settlement import (
+    Mined,
+    SettleAgain,
+    Settlement,
+    TransactionKind,
+    TransactionState,
+    Verdict,
+)
+from facilitator.engine.broadcast import Broadcaster
+from facilitator.engine.counters import Tally
+from facilitator.engine.events import paid_after_failure, settlement_changed
+from facilitator.engine.outcomes import Judge, Resolved, change_of, end_of
+from facilitator.engine.reorgs import ReorgWatch
+from facilitator.engine.resettlement import Resettler
+from facilitator.engine.waiters import Listeners
+from facilitator.journal.store import Ride, SettlementChange, Store, TransactionChange
+from facilitator.telemetry.logs import event
+from facilitator.telemetry.tracing import inside
+
+_log = logging.getLogger(__name__)
+
+# So many settlements are judged, or settled again, at a time: each takes a few round trips where
+# its own receipts do not tell. A group whose transaction failed has up to 32 of them.
+AT_ONCE = 16
+
+
+class _Fault(Struct, frozen=True):
+    """Why there is no verdict."""
+
+    fault: Exception
+
+
+class Recorder:
+    """Records the outcomes of one chain. `clock` is in unix milliseconds."""
+
+    def __init__(
+        self,
+        *,
+        network: str,
+        store: Store,
+        judge: Judge,
+        resettler: Resettler,
+        reorgs: ReorgWatch,
+        broadcaster: Broadcaster,
+        listeners: Listeners,
+        tally: Tally,
+        clock: Callable[[], int],
+    ) -> None:
+        self._network = network
+        self._store = store
+        self._judge = judge
+        self._resettler = resettler
+        self._reorgs = reorgs
+        self._broadcaster = broadcaster
+        self._listeners = listeners
+        self._tally = tally
+        self._clock = clock
+
+    async def conclude(
+        self, rides: Sequence[Ride], resolved: Mapping[int, Resolved], margin: int
+    ) -> list[int]:
+        """Record what these transactions and settlements have come to, and tell who waits; what may
+        be settled again is. `margin` is the seconds before its deadline after which a payment is
+        not sent any more. The ids of the transactions that are pending no more. Raises StoreError.
+        """
+        await self._judge.learn_blocks(
+            end.receipt for end in resolved.values() if isinstance(end, Mined)
+        )
+
+        async def judge(ride: Ride) -> Verdict | _Fault:
+            self._tally.step()
+            try:
+                with inside(ride.settlement.traceparent):
+                    return await self._judge.judge(ride, resolved, margin)
+            except Exception as fault:  # one that breaks something must not hold up all others
+                return _Fault(fault)
+
+        undecided: set[int] = set()
+        changes: list[SettlementChange] = []
+        again: list[Settlement] = []
+        verdicts = await together(judge, rides, AT_ONCE)
+        for ride, verdict in zip(rides, verdicts, strict=True):
+            assert not isinstance(verdict, ChainUnavailable)  # it is a _Fault
+            if isinstance(verdict, _Fault):
+                # Its transactions stay pending in the journal, so that the next turn sees it anew.
+                undecided.update(transaction.id for transaction in ride.transactions)
+                self._tell_undecided(ride.settlement, verdict.fault)
+                continue
+            change = change_of(ride.settlement, verdict)
+            if change is not None:
+                changes.append(change)
+            elif isinstance(verdict, SettleAgain):
+                again.append(ride.settlement)
+        if any(
+            isinstance(resolved.get(each.id), Mined) and each.kind is TransactionKind.FILL
+            for ride in rides
+            for each in ride.transactions
+        ):
+            # What the filler has taken the place of may be a group whose other payments were made.
+            self._reorgs.doubt()
+        ended = [end_of(number, end) for number, end in resolved.items() if number not in undecided]
+        if ended or changes:
+            await self.record(ended, changes)
+        await together(self._settle_again, again, AT_ONCE)
+        return [change.id for change in ended]
+
+    async def record(
+        self, ended: Sequence[TransactionChange], changes: Sequence[SettlementChange]
+    ) -> None:
+        """Into the journal, all or nothing; then to those who wait. Raises StoreError."""
+        # A turn that is cut off here is to tell what the journal has from then on.
+        with anyio.CancelScope(shield=True):
+            try:
+                changed = await self._store.record(ended, changes, self._clock())
+            except BaseException:
+                self._reorgs.doubt()  # whether it is written is not known
+                raise
+        for transaction in ended:
+            self._broadcaster.forget(transaction.id)
+            self._reorgs.mined(transaction.block_number)
+            if transaction.state is TransactionState.SUPERSEDED:
+                self._tally.superseded += 1
+                event(
+                    _log,
+                    logging.ERROR,
+                    "superseded",
+                    network=self._network,
+                    transaction_id=transaction.id,
+                )
+        overturned = {change.id for change in changes if change.overturns}
+        for settlement in changed:
+            self._tally.changes[settlement.state] += 1
+            settlement_changed(self._network, settlement)
+            if settlement.id in overturned:
+                paid_after_failure(self._network, settlement)
+            if settlement.proof is not None:
+                self._reorgs.mined(settlement.proof.block_number)
+            self._listeners.wake(settlement.id)
+
+    async def _settle_again(self, settlement: Settlement) -> None:
+        self._tally.step()
+        await self._resettler.settle_again(settlement)
+
+    def _tell_undecided(self, settlement: Settlement, fault: Exception) -> None:
+        known = isinstance(fault, ChainUnavailable)
+        event(
+            _log,
+            logging.WARNING if known else logging.ERROR,
+            "undecided",
+            exc_info=None if known else fault,
+            network=self._network,
+            settlement=settlement.id,
+            fault=str(fault) if known else type(fault).__name__,
+        )

@@ -1,0 +1,168 @@
+"""The reorg watch of one chain: what was mined and is not buried may be undone, or moved.
+
+It looks after every reorg and at the start, at so much a turn of the loop that other work does not
+wait for it. A machine that lags does not show what exists all the same, so nothing counts as undone
+until two looks in a row agree on it, and nothing is looked at that lies above the head.
+"""
+
+from collections.abc import Callable, Iterator
+from itertools import islice
+
+from msgspec import Struct
+
+from facilitator.chain.head_tracker import Heads
+from facilitator.domain.settlement import Policy, Transaction, TransactionState
+from facilitator.engine.outcomes import Judge, Watched
+from facilitator.journal.store import Ride, SettlementChange, Store, TransactionChange
+
+# What one turn looks at, in settlements and gap fillers: three or four round trips.
+SLICE = 200
+# Looks after which one whose doubt never ends holds up nothing any more, where a reorg of now would
+# not reach it.
+MAX_LOOKS = 100
+
+
+class Undone(Struct, frozen=True):
+    """What to write down about one settlement, or about gap fillers."""
+
+    transactions: tuple[TransactionChange, ...]
+    settlement: SettlementChange | None
+
+
+_NOTHING = Undone((), None)
+
+
+class _Doubtful(Struct):
+    """Something to look at again, after so many `looks` that did not end the doubt."""
+
+    watched: Watched
+    looks: int = 0
+
+
+class ReorgWatch:
+    """Watches the journal's mined transactions and proofs."""
+
+    def __init__(
+        self, *, chain_id: int, store: Store, judge: Judge, heads: Heads, policy: Policy
+    ) -> None:
+        self._chain_id = chain_id
+        self._store = store
+        self._judge = judge
+        self._heads = heads
+        self._policy = policy
+        self._must_read = False  # what there is in the journal to look at
+        # What to look at, by settlement or filler, in this order. It leaves when a look finds that
+        # all is as the journal says: not before what was found is written there.
+        self._doubtful: dict[str, _Doubtful] = {}
+        # What the last look found, of each, until another one agrees.
+        self._suspected: dict[str, Undone] = {}
+        # The highest block in which something of ours was mined: a reorg is watched for above it.
+        self._mined_until = -1
+
+    @property
+    def in_doubt(self) -> bool:
+        """Whether there is something to look at again, soon."""
+        return self._must_read or bool(self._doubtful)
+
+    @property
+    def watching(self) -> bool:
+        """Whether anything could still be undone."""
+        return self._mined_until >= 0
+
+    def doubt(self) -> None:
+        """There was a reorg, or what happened is not known: look again."""
+        self._must_read = True
+
+    def mined(self, block_number: int | None) -> None:
+        """Something of ours was mined there."""
+        self._mined_until = max(self._mined_until, -1 if block_number is None else block_number)
+
+    async def look(self, step: Callable[[], None]) -> list[Undone]:
+        """What a reorg has undone or moved, of the next SLICE that are in doubt; `step` is called
+        as it gets on. Raises ChainUnavailable and StoreError.
+        """
+        head = self._heads.head
+        assert head is not None
+        horizon = head.number - self._policy.reorg_watch_blocks
+        step()
+        if self._must_read:
+            await self._read(horizon)
+        some = dict(islice(self._doubtful.items(), SLICE))
+        await self._read_suspected(some)
+        low = {
+            name: each.watched
+            for name, each in some.items()
+            if max(_blocks_of(each.watched), default=-1) <= head.number
+        }
+        step()
+        told = await self._judge.look_again(tuple(low.values()))
+        found = {
+            name: None if each is None else Undone(*each)
+            for name, each in zip(low, told, strict=True)
+        }
+        agreed = []
+        for name, each in some.items():
+            before = self._suspected.pop(name, None)
+            del self._doubtful[name]
+            undone = found.get(name)
+            if undone == _NOTHING:
+                continue
+            each.looks += name in found
+            if each.looks < MAX_LOOKS or max(_blocks_of(each.watched), default=-1) > horizon:
+                self._doubtful[name] = each  # after all others
+                if undone is not None:
+                    self._suspected[name] = undone
+            if undone is not None and undone == before:
+                agreed.append(undone)
+        if any(isinstance(self._doubtful[name].watched, Transaction) for name in self._suspected):
+            self._must_read = True  # there is no other way to read a filler anew
+        return agreed
+
+    async def _read(self, horizon: int) -> None:
+        """What was not looked at since the last reorg comes first, or reorgs that come fast would
+        keep it from its turn for ever; then what lies highest, which a reorg reaches first.
+        """
+        work = await self._store.watched(self._chain_id, horizon)
+        found: dict[str, Watched] = {each.settlement.id: each for each in work.rides}
+        found.update((f"filler {each.id}", each) for each in work.fillers)
+        height = {name: max(_blocks_of(each), default=-1) for name, each in found.items()}
+        for highest in height.values():
+            self.mined(highest)
+        newest = sorted(found, key=lambda name: -height[name])
+        left = self._doubtful
+        self._doubtful = {
+            name: _Doubtful(found[name], left[name].looks if name in left else 0)
+            for name in (*left, *newest)
+            if name in found
+        }
+        self._suspected = {
+            name: undone for name, undone in self._suspected.items() if name in found
+        }
+        self._must_read = False
+
+    async def _read_suspected(self, some: dict[str, _Doubtful]) -> None:
+        """What is written down about a settlement follows from what the journal holds by now."""
+        for name, each in some.items():
+            if name in self._suspected and isinstance(each.watched, Ride):
+                each.watched = await self._store.get(name) or each.watched
+
+    async def bury(self) -> None:
+        """Forget what no reorg reaches any more, unless it is still in doubt."""
+        head = self._heads.head
+        if head is None or not self.watching or self._must_read:
+            return
+        in_doubt = (block for each in self._doubtful.values() for block in _blocks_of(each.watched))
+        reach = head.number - self._policy.reorg_watch_blocks
+        buried = min(reach, min(in_doubt, default=head.number) - 1)
+        await self._store.bury(self._chain_id, buried)
+        if self._mined_until <= buried:
+            self._mined_until = -1
+
+
+def _blocks_of(watched: Watched) -> Iterator[int]:
+    transactions = (watched,) if isinstance(watched, Transaction) else watched.transactions
+    for transaction in transactions:
+        if transaction.state is TransactionState.MINED and transaction.block_number is not None:
+            yield transaction.block_number
+    if isinstance(watched, Ride) and watched.settlement.proof is not None:
+        yield watched.settlement.proof.block_number

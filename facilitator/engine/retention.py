@@ -1,0 +1,81 @@
+"""Housekeeping of one chain: finished settlements leave the journal once they are old enough.
+
+A task of its own, so that neither payments nor the loop wait for it; of several processes only the
+one that watches the chain does it.
+"""
+
+import logging
+from collections.abc import Callable
+
+import anyio
+
+from facilitator.engine.loop import Watcher
+from facilitator.journal.store import Store, StoreError
+from facilitator.telemetry.logs import event, get_logger
+
+_log = get_logger(__name__)
+
+# Settlements a database transaction. Claims wait for it where there is one writer: for 30 ms, with
+# 200,000 settlements in a SQLite file.
+BATCH = 200
+PAUSE = 0.25  # seconds between two batches where there is more: 800 a second leave
+EVERY = 60.0  # seconds
+LOOK_AGAIN = 1.0  # seconds, while another process watches the chain, or it was not seen yet
+DAY_MS = 86_400_000
+
+
+class Retention:
+    """Forgets what has been finished for `days`. `store` is the one that the `watcher` writes to;
+    `clock` is in unix milliseconds.
+    """
+
+    def __init__(
+        self,
+        *,
+        network: str,
+        chain_id: int,
+        store: Store,
+        watcher: Watcher,
+        days: int,
+        clock: Callable[[], int],
+    ) -> None:
+        self._network = network
+        self._chain_id = chain_id
+        self._store = store
+        self._watcher = watcher
+        self._kept_ms = days * DAY_MS
+        self._clock = clock
+
+    async def run(self) -> None:
+        """Forget for ever; what goes wrong only delays it."""
+        while True:
+            try:
+                forgotten = await self._forget()
+                if forgotten:
+                    self._event(logging.INFO, "settlements_forgotten", forgotten=forgotten)
+            except StoreError as fault:
+                self._event(logging.WARNING, "forgetting_failed", fault=str(fault))
+            except Exception as bug:  # housekeeping must not end anything else
+                event(_log, logging.ERROR, "forgetting_broken", exc_info=bug, network=self._network)
+            await anyio.sleep(LOOK_AGAIN if self._watcher.horizon is None else EVERY)
+
+    async def _forget(self) -> int:
+        """All that is old enough by now, batch by batch; how many settlements that was."""
+        forgotten = 0
+        while (horizon := self._watcher.horizon) is not None:
+            now = self._clock()
+            batch = await self._store.forget(
+                self._chain_id,
+                horizon=horizon,
+                before=now - self._kept_ms,
+                now=now,
+                limit=BATCH,
+            )
+            forgotten += batch
+            if batch < BATCH:
+                break
+            await anyio.sleep(PAUSE)
+        return forgotten
+
+    def _event(self, level: int, name: str, **fields: str | int) -> None:
+        event(_log, level, name, exc_info=None, network=self._network, **fields)

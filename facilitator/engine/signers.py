@@ -1,0 +1,295 @@
+"""The signers of one chain: which of them takes the next transaction, and under which limits.
+
+A node's pool keeps only so many transactions of one account, so each signer has a limited number in
+flight; who comes when all are full waits in a bounded queue. Nothing is claimed while waiting.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import anyio
+from msgspec.structs import replace
+
+from facilitator.chain.answers import ChainUnavailable
+from facilitator.chain.client import Chain, Reverted
+from facilitator.chain.l1_fee import DataFees
+from facilitator.domain import batching
+from facilitator.domain.budget import Prepared
+from facilitator.domain.nonces import nonce_floor
+from facilitator.domain.payment import Reason, Refusal
+from facilitator.domain.settlement import Attempt, Policy, TransactionKind
+from facilitator.engine import accounts
+from facilitator.engine.accounts import UNFIT_FOR_MS, Account
+from facilitator.engine.keys import Keys
+from facilitator.engine.queue import Member, Place, Queue, QueueFull
+from facilitator.ethereum.addresses import checksum
+from facilitator.ethereum.fees import initial_fees
+from facilitator.ethereum.secp256k1 import Signer
+from facilitator.ethereum.transactions import Call, TransactionBuilder
+from facilitator.journal.claims import NewTransaction
+from facilitator.journal.store import Store
+from facilitator.telemetry.logs import event
+from facilitator.telemetry.tracing import current, inside
+
+__all__ = ["UNFIT", "QueueFull", "SignerPool"]
+
+_log = logging.getLogger(__name__)
+
+# How often a signer whose account nonce is not certain is looked at, while payments ask for one.
+LOOK_AT_NONCE_MS = 2_000
+# Why one signer cannot pay for gas that another one may pay for.
+UNFIT = frozenset({Reason.OUT_OF_GAS_MONEY, Reason.BUDGET_SPENT})
+
+
+class SignerPool:
+    """The signers of one chain. One that is `retiring` takes no new payment: it only replaces its
+    own transactions, until they are mined.
+    """
+
+    def __init__(
+        self,
+        signers: Sequence[Signer],
+        *,
+        retiring: frozenset[bytes],
+        builder: TransactionBuilder,
+        chain: Chain,
+        store: Store,
+        chain_id: int,
+        policy: Policy,
+        clock: Callable[[], int],
+    ) -> None:
+        self._accounts = {
+            signer.address: Account(signer.address, retires=signer.address in retiring)
+            for signer in signers
+        }
+        self.keys = Keys(signers, builder=builder, chain_id=chain_id, policy=policy, clock=clock)
+        self._chain = chain
+        self._data_fees = DataFees(chain)
+        self._store = store
+        self._chain_id = chain_id
+        self._policy = policy
+        self._clock = clock
+        self._queue: Queue[Any] = Queue(self._reserve, policy.batch_max)
+        self.signed = 0  # first attempts, for metrics
+        self.last_prepared: Prepared | None = None  # of a single payment
+
+    @property
+    def accounts(self) -> tuple[Account, ...]:
+        """Every signer's state, in the order of configuration."""
+        return tuple(self._accounts.values())
+
+    @property
+    def addresses(self) -> tuple[bytes, ...]:
+        """Every signer's address, in the order of configuration."""
+        return tuple(self._accounts)
+
+    @property
+    def waiting(self) -> int:
+        """How many payments wait for a place."""
+        return len(self._queue)
+
+    async def ready(self) -> None:
+        """Before a transaction: see that no account nonce is handed out twice. Raises
+        ChainUnavailable while that is certain of no signer, and StoreError.
+        """
+        await asyncio.gather(*(self._sync(each) for each in self.accounts if not each.synced))
+        if not any(account.synced for account in self.accounts):
+            raise ChainUnavailable("no signer's account nonce is certain")
+
+    async def _sync(self, account: Account) -> None:
+        now = self._clock()
+        if account.looked_at is not None and now - account.looked_at < LOOK_AT_NONCE_MS:
+            return
+        address, chain = account.address, self._chain
+        mined, pooled = await asyncio.gather(
+            chain.witnesses.account_nonce(address), chain.pooled_nonces(address)
+        )
+        # Only now, or what another process has signed meanwhile would seem to be a stranger's.
+        known = await self._store.raise_nonce_floor(self._chain_id, address, 0)
+        floor: int | None = known
+        # What is left out by a lie stops the signer. One of several endpoints, while the others are
+        # away, is believed only where the journal cannot be right without it, and never far.
+        if not mined.alone or not known or account.doubted:
+            floor = nonce_floor(known, mined.count, pooled, alone=mined.alone)
+        if floor is not None:
+            await self._store.raise_nonce_floor(self._chain_id, address, floor)
+            account.doubted = False
+        elif account.looked_at is None:
+            self._event(logging.CRITICAL, "signer_paused", address)
+        account.synced, account.looked_at = floor is not None, now if floor is None else None
+
+    def doubt(self, address: bytes) -> None:
+        """The chain calls an account nonce of this signer too low: see what it has mined before
+        another one is handed out. A signer of other replicas is none of ours to doubt.
+        """
+        account = self._accounts.get(address)
+        if account is not None:
+            account.synced, account.doubted = False, True
+
+    def about_to_observe(self) -> None:
+        """The loop asks the journal now: what is claimed from here on it may not see."""
+        for account in self.accounts:
+            account.unseen = 0
+
+    def observe(self, address: bytes, pending: int) -> None:
+        """How many of a signer's transactions the loop saw pending."""
+        account = self._accounts[address]
+        account.pending = pending + account.unseen
+        self._queue.admit()
+
+    @asynccontextmanager
+    async def place(
+        self, until: float, member: Member[Any] | None = None
+    ) -> AsyncIterator[Place[Any] | None]:
+        """A place of the least loaded signer, held for the block.
+
+        When all are full it waits its turn, until `until` on the event loop's clock (TimeoutError);
+        raises QueueFull when too many wait already. A `member` of a group may get company there, or
+        be somebody else's company: then there is no place, and it will be told what becomes of it.
+        """
+        account = None if self._queue else self._reserve()
+        place: Place[Any] | None = None if account is None else Place(account)
+        if place is None:
+            with anyio.fail_after(until - anyio.current_time()):
+                place = await self._queue.wait(member)
+        try:
+            yield place
+        finally:
+            if place is not None:
+                place.give_back()
+                self._queue.admit()
+
+    def least_loaded(self) -> bytes:
+        """The signer for a transaction that must not wait: one that takes up a payment again.
+        ChainUnavailable where no signer's account nonce is certain.
+        """
+        chosen = accounts.among(self.accounts, self._clock())
+        if not chosen:
+            raise ChainUnavailable("no signer's account nonce is certain")
+        return chosen[0].address
+
+    def has_another(self) -> bool:
+        """Whether a signer that takes new payments can pay for gas, as far as is known."""
+        now = self._clock()
+        return any(each.synced and not each.retires and each.is_fit(now) for each in self.accounts)
+
+    def unfit(self, address: bytes, reason: Reason) -> None:
+        """This signer cannot pay for gas now: others are preferred for a while."""
+        account = self._accounts[address]
+        if account.unfit is not reason:
+            self._event(logging.CRITICAL, f"signer_{reason}", address)
+        account.unfit, account.unfit_until = reason, self._clock() + UNFIT_FOR_MS
+
+    def _fit_again(self, account: Account, reason: Reason) -> None:
+        if account.unfit is reason:
+            account.unfit = None
+            self._event(logging.INFO, f"signer_{reason}_no_more", account.address)
+
+    def _event(self, level: int, name: str, address: bytes) -> None:
+        event(_log, level, name, signer=checksum(address), chain_id=self._chain_id)
+
+    def claimed(self, place: Place[Any]) -> None:
+        """The place has become a transaction in the journal."""
+        place.take()
+        self._fit_again(place.account, Reason.BUDGET_SPENT)
+
+    def ended(self, address: bytes) -> None:
+        """A transaction of this signer is pending no more: its place is free at once, not only
+        when the loop looks again.
+        """
+        account = self._accounts.get(address)
+        if account is not None and account.pending > 0:
+            account.pending -= 1
+        self._queue.admit()
+
+    def _reserve(self) -> Account | None:
+        account = accounts.with_room(self.accounts, self._clock())
+        if account is not None:
+            account.reserved += 1
+        return account
+
+    async def prepare(
+        self, call: Call, address: bytes, gas_cap: int, block: str = "latest"
+    ) -> Prepared | Reverted | Refusal:
+        """Simulate `call` as this signer would send it, with at most `gas_cap` gas: what it may
+        cost, the revert that it would end in, or why this signer cannot pay for it now. Raises
+        ChainUnavailable.
+        """
+        preparation, l1_fee = await asyncio.gather(
+            self._chain.prepare(call, address, gas_cap, block), self._data_fees.most(call)
+        )
+        if isinstance(preparation, Reverted):
+            return preparation
+        account = self._accounts[address]
+        if preparation.account_nonce > account.floor:
+            account.floor = await self._raised_floor(account, preparation.account_nonce)
+        account.balance = preparation.balance
+        fees = initial_fees(preparation.market, self._policy.max_fee_per_gas)
+        if fees is None:
+            return Refusal(Reason.FEES_ABOVE_CAP)
+        prepared = Prepared(preparation.gas_limit, fees, l1_fee)
+        if call.calldata:
+            self.last_prepared = prepared
+        if not account.can_pay(prepared.most_cost):
+            self.unfit(address, Reason.OUT_OF_GAS_MONEY)
+            return Refusal(Reason.OUT_OF_GAS_MONEY)
+        self._fit_again(account, Reason.OUT_OF_GAS_MONEY)
+        return prepared
+
+    async def _raised_floor(self, account: Account, told: int) -> int:
+        """The least account nonce of the next transaction, where the chain has told of a higher
+        one than it was.
+        """
+        witnesses = self._chain.witnesses
+        if not witnesses.exist:
+            return told
+        agreed = await witnesses.account_nonce(account.address)
+        return account.floor if agreed.alone else max(account.floor, agreed.count)
+
+    async def prepare_group(
+        self, call: Call, address: bytes, singles: Sequence[Prepared]
+    ) -> Prepared | None:
+        """What a group may cost, given what each of its calls may cost alone; None where there are
+        none, or this signer cannot pay for as many. Raises ChainUnavailable.
+        """
+        if not singles:
+            return None
+        gas_limit = batching.gas_limit([each.gas_limit for each in singles])
+        fees = batching.highest([each.fees for each in singles])
+        together = Prepared(gas_limit, fees, await self._data_fees.most(call))
+        return together if self._accounts[address].can_pay(together.most_cost) else None
+
+    def with_gas(self, prepared: Prepared, address: bytes, gas_limit: int) -> Prepared:
+        """The same with this gas limit, where the signer can pay for as much."""
+        raised = replace(prepared, gas_limit=gas_limit)
+        return raised if self._accounts[address].can_pay(raised.most_cost) else prepared
+
+    def transaction(
+        self, kind: TransactionKind, call: Call, address: bytes, prepared: Prepared
+    ) -> NewTransaction:
+        """What the store needs to hand out an account nonce and have the call signed with it."""
+        account = self._accounts[address]
+        asked = current()  # the journal signs in a thread of its own
+
+        def sign(account_nonce: int) -> Attempt:
+            self.signed += 1
+            with inside(asked):
+                return self.keys.sign(
+                    address, account_nonce, call, prepared.gas_limit, prepared.fees
+                )
+
+        return NewTransaction(
+            chain_id=self._chain_id,
+            signer=address,
+            nonce_floor=account.floor,
+            kind=kind,
+            call=call,
+            gas_limit=prepared.gas_limit,
+            sign=sign,
+            l1_fee=prepared.l1_fee,
+            most_cost=prepared.most_cost,
+            gas_budget=self._policy.gas_budget,
+        )

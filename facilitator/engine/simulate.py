@@ -1,0 +1,132 @@
+"""Would this payment settle, as far as its chain can tell?
+
+Facts and a simulation of the very call that settling it would send, in one round trip; where the
+simulation fails, one more names the cause.
+"""
+
+from collections.abc import Sequence
+from contextlib import suppress
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from facilitator.chain.answers import ChainUnavailable
+from facilitator.chain.client import Chain, Reverted
+from facilitator.domain.payment import Facts, Reason, Refusal
+from facilitator.domain.schemes import AnyPayment, scheme_of
+from facilitator.domain.schemes.eip3009 import Eip3009Payment
+from facilitator.ethereum.smart_wallets import accepts
+
+_SIGNATURE_REASONS = frozenset({Reason.INVALID_SIGNATURE, Reason.UNLISTED_FACTORY})
+
+
+class Examined(Struct, frozen=True):
+    """A payment as its settlement would carry it, and what the chain shows about it."""
+
+    payment: AnyPayment
+    facts: Facts
+
+
+class Examiner:
+    """Examines payments on one chain. `sender` is whom simulations come from. Its methods raise
+    ChainUnavailable.
+    """
+
+    def __init__(self, *, chain: Chain, sender: bytes) -> None:
+        self._chain = chain
+        self._sender = sender
+
+    async def look(self, payment: AnyPayment, block: int | None = None) -> Examined:
+        """The facts about a payment, at the latest block unless a number is given. One that brings
+        its payer's deployment along is told without it where that has happened.
+        """
+        answers = await self._chain.read(scheme_of(payment).fact_calls(payment), block)
+        return await self._examined(payment, answers, block)
+
+    async def look_beside(
+        self, payment: AnyPayment, others: Sequence[AnyPayment]
+    ) -> tuple[Examined, tuple[bool, ...]]:
+        """The same, and which of the other payments had been executed by then: what the payer could
+        spend tells nothing of those that had not.
+        """
+        calls = scheme_of(payment).fact_calls(payment)
+        asked = [scheme_of(other).used_call(other) for other in others]
+        answers = await self._chain.read([*calls, *asked])
+        used = tuple(bool(int.from_bytes(answer)) for answer in answers[len(calls) :])
+        return await self._examined(payment, answers[: len(calls)]), used
+
+    async def _examined(
+        self, payment: AnyPayment, answers: tuple[bytes, ...], block: int | None = None
+    ) -> Examined:
+        scheme = scheme_of(payment)
+        facts: Facts = scheme.facts(payment, answers)
+        question = scheme.wallet_question(payment, answers)
+        if question is None:
+            return Examined(payment, facts)
+        assert isinstance(payment, Eip3009Payment)
+        [answer] = await self._chain.read([question], block)
+        if not accepts(answer):
+            refused = Refusal(Reason.INVALID_SIGNATURE, "the payer's contract does not accept it")
+            facts = replace(facts, refusal=refused)
+        return Examined(replace(payment, deployment=None), facts)
+
+    async def forged(self, payment: AnyPayment) -> Refusal | None:
+        """What speaks against a signature of which only the chain can tell whose it is. It comes
+        before whatever else does, except who is paid; so long as the wallet that a listed factory
+        would deploy is not there, a simulation alone can tell.
+        """
+        if not isinstance(payment, Eip3009Payment):
+            return None
+        if payment.signed_by_key and payment.deployment is None:
+            return None
+        refusal = (await self.look(payment)).facts.refusal
+        return refusal if refusal is not None and refusal.reason in _SIGNATURE_REASONS else None
+
+    async def examine(self, payment: AnyPayment, now: int) -> AnyPayment | Refusal:
+        """The payment as it would settle, or why it would not; `now` in unix seconds."""
+        scheme = scheme_of(payment)
+        call, gas_cap = scheme.settlement_call(payment), scheme.gas_cap(payment)
+        answers, reverted = await self._chain.read_and_simulate(
+            scheme.fact_calls(payment), call, self._sender, gas_cap
+        )
+        examined = await self._examined(payment, answers)
+        if examined.facts.refusal is not None:
+            return examined.facts.refusal
+        if examined.payment != payment:
+            payment = examined.payment
+            reverted = await self.simulate(payment)
+        early = reverted is not None and await self.begins_later(payment)
+        if early:
+            with suppress(ChainUnavailable):  # a node need not have a pending block
+                later = await self.simulate(payment, "pending")
+                early, reverted = later == reverted, later
+        if reverted is not None:
+            return await self.diagnose(payment, reverted, now, early=early)
+        return payment
+
+    async def begins_later(self, payment: AnyPayment) -> bool:
+        """Whether an authorization is not valid in the latest block yet: the token wants a block
+        that is strictly later than validAfter, and `now` may be later than the block.
+        """
+        if not isinstance(payment, Eip3009Payment) or payment.valid_after == 0:
+            return False
+        return payment.valid_after >= (await self._chain.head()).timestamp
+
+    async def simulate(self, payment: AnyPayment, block: str = "latest") -> Reverted | None:
+        """Run the call that would settle it, as of a block's tag."""
+        scheme = scheme_of(payment)
+        call, gas_cap = scheme.settlement_call(payment), scheme.gas_cap(payment)
+        return await self._chain.simulate(call, self._sender, gas_cap, block)
+
+    async def diagnose(
+        self, payment: AnyPayment, reverted: Reverted, now: int, *, early: bool = False
+    ) -> Refusal:
+        """Why that call reverted: what was read before may have changed since. `early`: no block
+        was there yet in which it is valid.
+        """
+        scheme = scheme_of(payment)
+        answers = await self._chain.read(scheme.diagnosis_calls(payment))
+        refusal: Refusal = scheme.diagnose(payment, answers, reverted.data, now)
+        if early and refusal.reason is Reason.TRANSACTION_REVERTED:
+            return Refusal(Reason.BEFORE_NEXT_BLOCK)
+        return refusal

@@ -1,0 +1,163 @@
+"""Would this payment settle? The checks of one network, those that ask nobody first."""
+
+from collections.abc import Callable
+
+from msgspec.structs import replace
+
+from facilitator.domain.payment import Quote, Reason, Refusal
+from facilitator.domain.schemes import AnyPayment, eip3009, jeju, scheme_of
+from facilitator.domain.schemes.eip3009 import Eip3009Payment
+from facilitator.domain.schemes.jeju import JejuPayment
+from facilitator.domain.settlement import ENDED, Settlement, SettlementState
+from facilitator.domain.verification import (
+    EXACT_TIME_LEFT,
+    Terms,
+    check_authorization,
+    check_offer,
+    check_terms,
+    check_time,
+)
+from facilitator.engine.simulate import Examiner
+from facilitator.journal.store import Store
+from facilitator.telemetry.tracing import span
+
+_TAKEN_ON = frozenset({SettlementState.PENDING, SettlementState.CONFIRMED})
+
+
+class Verifier:
+    """Verifies payments on one network and leaves no trace. `clock` is in unix milliseconds.
+
+    `contract` is None where none is configured: then of Jeju payments only what was signed can be
+    checked, and in production not even that is of use.
+    """
+
+    def __init__(
+        self,
+        *,
+        examiner: Examiner,
+        store: Store,
+        terms: Terms,
+        contract: bytes | None,
+        production: bool,
+        clock: Callable[[], int],
+    ) -> None:
+        self._examiner = examiner
+        self._store = store
+        self._terms = terms
+        self._contract = contract
+        self._production = production
+        self._clock = clock
+
+    def check_jeju(
+        self, payment: JejuPayment, claimed_payer: bytes | None, quote: Quote
+    ) -> JejuPayment | Refusal:
+        """The checks that need nothing but the request, time excepted. The payment with its payer,
+        who signed it.
+        """
+        if self._contract is None and self._production:
+            return Refusal(Reason.CONTRACT_NOT_DEPLOYED)
+        payer = jeju.recover_payer(payment, claimed_payer)
+        if isinstance(payer, Refusal):
+            return payer
+        signed = replace(payment, payer=payer)
+        return check_terms(signed, quote, self._terms) or signed
+
+    async def check_exact(
+        self, payment: Eip3009Payment, accepted: Quote, quote: Quote
+    ) -> Eip3009Payment | Refusal:
+        """The same for the standard dialect. Time comes before the amount there, but against a
+        payment that is right in all else it does not count: that may be settled already.
+
+        The chain is asked only where the payer's contract may have signed, since its refusal comes
+        before others. Raises ChainUnavailable.
+        """
+        refusal = check_offer(accepted, quote, self._terms)
+        if refusal is not None:
+            return refusal
+        deployment = payment.deployment
+        if deployment is not None:
+            listed = deployment.factory in self._terms.factories
+            payment = replace(payment, deployment=replace(deployment, listed=listed))
+        signed = eip3009.attributed(payment)
+        if signed.signed_by_key and signed.deployment is not None and signed.deployment.listed:
+            # A key needs no contract: nobody has us deploy one with it.
+            signed = replace(signed, deployment=None)
+        if check_authorization(signed, quote, self._terms, None) is None:
+            return signed
+        refusal = check_authorization(signed, quote, self._terms, self._clock() // 1000)
+        assert refusal is not None
+        return await self._examiner.forged(signed) or refusal
+
+    async def verify_jeju(
+        self, payment: JejuPayment, claimed_payer: bytes | None, quote: Quote
+    ) -> AnyPayment | Refusal:
+        """All checks, in the order of their words. Raises ChainUnavailable and StoreError."""
+        with span("verify"):
+            late = check_time(payment, self._clock() // 1000)
+            if late is not None:
+                return late
+            signed = self.check_jeju(payment, claimed_payer, quote)
+            return signed if isinstance(signed, Refusal) else await self._verify(signed)
+
+    async def verify_exact(
+        self, payment: Eip3009Payment, accepted: Quote, quote: Quote
+    ) -> AnyPayment | Refusal:
+        """All checks, in the order of their words. Raises ChainUnavailable and StoreError."""
+        with span("verify"):
+            signed = await self.check_exact(payment, accepted, quote)
+            if isinstance(signed, Refusal):
+                return signed
+            late = check_time(signed, self._clock() // 1000, EXACT_TIME_LEFT - 1)
+            if late is not None:
+                return await self._examiner.forged(signed) or late
+            return await self._verify(signed)
+
+    async def _verify(self, payment: AnyPayment) -> AnyPayment | Refusal:
+        """What the journal and the chain say about a payment that passed the checks before."""
+        settlement = await self._known(payment)
+        if settlement is not None:
+            if isinstance(payment, Eip3009Payment):
+                return await self._verify_beside(payment, settlement)
+            return Refusal(Reason.AUTHORIZATION_USED)
+        keys = scheme_of(payment).payment_keys(payment)
+        if await self._store.used_by([key for key in keys if key is not None]) is not None:
+            return await self._examiner.forged(payment) or Refusal(Reason.AUTHORIZATION_USED)
+        if isinstance(payment, JejuPayment) and self._contract is None:
+            return payment
+        return await self._examiner.examine(payment, self._clock() // 1000)
+
+    async def _known(self, payment: AnyPayment) -> Settlement | None:
+        """The settlement in the journal that uses up one of this payment's nonces, unless it is one
+        that POST /settle of this payment would open again.
+        """
+        scheme = scheme_of(payment)
+        for key in scheme.payment_keys(payment):
+            settlement = None if key is None else await self._store.find(key)
+            if settlement is None:
+                continue
+            failed = settlement.state is SettlementState.FAILED
+            if not failed or settlement.request_digest != scheme.request_digest(payment):
+                return settlement
+        return None
+
+    async def _verify_beside(
+        self, payment: Eip3009Payment, settlement: Settlement
+    ) -> Eip3009Payment | Refusal:
+        """What POST /settle would tell of a payment whose nonce the journal knows: it is valid
+        where that would wait for the outcome, and tell it.
+        """
+        state = settlement.state
+        if settlement.request_digest != eip3009.request_digest(payment):
+            forged = await self._examiner.forged(payment)
+            if forged is not None:
+                return forged
+            if state is SettlementState.FAILED:
+                used = (await self._examiner.look(payment)).facts.authorization_used
+                return Refusal(Reason.AUTHORIZATION_USED if used else Reason.NONCE_TAKEN)
+            over = state in ENDED
+        else:
+            over = settlement.replied_success_at is not None or state is SettlementState.LOST
+            waits = settlement.listener is not None and settlement.listener_until > self._clock()
+            if state in _TAKEN_ON and not waits and not over:
+                return payment
+        return Refusal(Reason.AUTHORIZATION_USED if over else Reason.BEING_SETTLED)

@@ -1,0 +1,140 @@
+"""Copying a journal from a SQLite file into an empty PostgreSQL database, while nothing runs on
+either: whatever is in flight goes along, and the next start takes it up.
+"""
+
+import sqlite3
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from facilitator.config.database import PostgreSQL
+from facilitator.journal.forgetting import FINISHED
+from facilitator.journal.migrating import schema_version
+from facilitator.journal.open import require_asyncpg
+from facilitator.journal.schema import MIGRATIONS
+from facilitator.journal.sqlite.store import SQLiteStore
+from facilitator.journal.sqlite.writer import connect_reader
+from facilitator.journal.store import StoreError
+
+if TYPE_CHECKING:
+    from facilitator.journal.postgres.pool import Connection, Pool
+
+# Each after those that it refers to, with what its rows are sorted by. Attempts are told apart by
+# the order in which they were signed, which is that of SQLite's rowid.
+TABLES: Mapping[str, str] = {
+    "settlement": "rowid",
+    "transaction": "id",
+    "attempt": "rowid",
+    "settlement_transaction": "settlement_id",
+    "signer": "chain_id",
+    "gas_spent": "chain_id",
+    "used_key": "key",
+}
+# What the triggers of the tables count.
+TALLY = "settlement_tally"
+# Who watches a chain, which ends with the process. One that is there runs, or has run, on it.
+LEASES = "chain_loop"
+
+BATCH = 5_000  # rows a COPY; read well within the time that a transaction may be idle
+COPY_TIMEOUT = 600.0  # seconds for one table or batch
+
+
+async def copy_journal(source: Path, target: PostgreSQL) -> dict[str, int]:
+    """Everything in the file, in one transaction: rows by table. The file's rows stay as they are;
+    its tables are brought up to date, and last it is marked as moved: nothing opens it any more.
+
+    Raises StoreError, StoreLocked where a service runs on the file, and writes nothing where
+    anything is in the target already. Where the commit is unknown, the file is marked: rather none
+    of the two can be served from than both.
+    """
+    if not await schema_version(source):
+        raise StoreError(f"there is no journal {source}")
+    require_asyncpg()
+    from facilitator.journal.postgres import schema as postgres_schema  # noqa: PLC0415 - only where asyncpg is there
+    from facilitator.journal.postgres.pool import Pool  # noqa: PLC0415
+
+    held = await SQLiteStore.open(source)  # as its only user
+    try:
+        _refuse_newer(source, await schema_version(source))
+        pool = await Pool.open(target)
+        try:
+            await postgres_schema.refuse_forgetful(pool)
+            _, version = await postgres_schema.migrate(pool)
+            _refuse_newer(target, version)
+            return await _copy(source, target, pool, held)
+        finally:
+            await pool.close()
+    finally:
+        await held.close()
+
+
+def _refuse_newer(journal: Path | PostgreSQL, version: int) -> None:
+    """There may be columns that this program would leave behind."""
+    known = len(MIGRATIONS)
+    if version != known:
+        raise StoreError(
+            f"the journal {journal} has schema version {version}, this program {known}: copy with"
+            " the newer program"
+        )
+
+
+async def _copy(
+    source: Path, target: PostgreSQL, pool: "Pool", held: SQLiteStore
+) -> dict[str, int]:
+    async def copy(db: "Connection") -> dict[str, int]:
+        # A service that starts meanwhile waits, and finds a full journal.
+        names = ", ".join(f'"{name}"' for name in (*TABLES, LEASES))
+        await db.execute(f"LOCK TABLE {names} IN ACCESS EXCLUSIVE MODE")
+        for name in (*TABLES, LEASES):
+            if await db.fetchval(f'SELECT EXISTS (SELECT FROM "{name}")'):
+                raise StoreError(f"the journal {target} is not empty: there are rows in {name}")
+        rows = {}
+        with closing(connect_reader(source)) as reader:
+            for name, order in TABLES.items():
+                columns = [column[1] for column in reader.execute(f'PRAGMA table_info("{name}")')]
+                for batch in _batches(reader, name, columns, order):
+                    await db.copy_records_to_table(
+                        name, records=batch, columns=columns, timeout=COPY_TIMEOUT
+                    )
+                (there,) = reader.execute(f'SELECT count(*) FROM "{name}"').fetchone()
+                copied = await db.fetchval(f'SELECT count(*) FROM "{name}"')
+                if copied != there:
+                    raise StoreError(f"{copied} of {there} rows of {name} were copied")
+                rows[name] = there
+        # What its trigger has put down, a row for each settlement, in a few rows.
+        await db.execute(f"DELETE FROM {TALLY}")
+        await db.execute(
+            f"""INSERT INTO {TALLY} SELECT chain_id, state, count(*) FROM settlement
+                WHERE state IN {FINISHED} GROUP BY chain_id, state""",
+            timeout=COPY_TIMEOUT,
+        )
+        # The next one is numbered after those that came with their numbers.
+        await db.execute(
+            """SELECT setval(pg_get_serial_sequence('"transaction"', 'id'),
+                             coalesce(max(id), 0) + 1, false) FROM "transaction" """
+        )
+        # Before the commit, so that there is no moment in which both could be served from.
+        await held.mark_moved(str(target))
+        return rows
+
+    from facilitator.journal.postgres.pool import CommitUnknown  # noqa: PLC0415 - as above
+
+    try:
+        return await pool.write(copy)
+    except CommitUnknown as unknown:
+        raise StoreError(
+            f"{unknown}; look into {target}. Where the rows are there, the move is done. Where none"
+            f" are, take {source} into use again (`facilitator migrate --reopen`), and copy anew"
+        ) from None
+    except sqlite3.Error as error:
+        raise StoreError(f"the journal {source} cannot be read: {error}") from None
+
+
+def _batches(
+    reader: sqlite3.Connection, name: str, columns: list[str], order: str
+) -> Iterator[list[tuple[object, ...]]]:
+    names = ", ".join(f'"{column}"' for column in columns)
+    cursor = reader.execute(f'SELECT {names} FROM "{name}" ORDER BY {order}')
+    while batch := cursor.fetchmany(BATCH):
+        yield [tuple(row) for row in batch]

@@ -1,0 +1,53 @@
+"""The journal, with its operations timed: whichever engine it is."""
+
+import time
+from collections.abc import Awaitable, Callable
+from inspect import iscoroutinefunction
+from typing import Any, cast
+
+from prometheus_client import Counter, Histogram
+
+from facilitator.journal.store import LostLease, Store, StoreError
+from facilitator.telemetry.metrics import Metrics
+
+
+class MeasuredStore:
+    """Stands before a `Store`: `MeasuredStore.before(store, metrics)`."""
+
+    def __init__(self, store: Store, metrics: Metrics) -> None:
+        self._store = store
+        for name in _operations(store):
+            timers = metrics.store_timers(name)
+            setattr(self, name, _timed(getattr(store, name), *timers))
+
+    @classmethod
+    def before(cls, store: Store, metrics: Metrics) -> Store:
+        """The same store to whoever uses it."""
+        return cast(Store, cls(store, metrics))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+
+def _operations(store: Store) -> list[str]:
+    """The names of what is asked of a store: a closed set, for they are labels."""
+    declared = [name for name in vars(Store) if not name.startswith("_")]
+    return [name for name in declared if iscoroutinefunction(getattr(store, name, None))]
+
+
+def _timed(
+    operation: Callable[..., Awaitable[Any]], seconds: Histogram, errors: Counter
+) -> Callable[..., Awaitable[Any]]:
+    async def timed(*arguments: Any, **named: Any) -> Any:
+        started = time.perf_counter()
+        try:
+            return await operation(*arguments, **named)
+        except LostLease:
+            raise  # the journal did as it should
+        except StoreError:
+            errors.inc()
+            raise
+        finally:
+            seconds.observe(time.perf_counter() - started)
+
+    return timed

@@ -1,0 +1,1 @@
+"""PostgreSQL: many processes share one journal."""

@@ -1,0 +1,1 @@
+"""SQLite: one process a file, one writer thread."""

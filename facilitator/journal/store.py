@@ -1,0 +1,273 @@
+"""The journal: the truth about what was taken on, signed, sent and said.
+
+One protocol, the same laws on every engine. Every method is one database transaction; when it
+returns, what it wrote survives a crash. Settlement states change by compare-and-set on `version`,
+so nothing is overwritten that another reader has decided since. Times are unix milliseconds.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from msgspec import Struct
+
+from facilitator.domain.payment import Proof, Refusal
+from facilitator.domain.settlement import (
+    Attempt,
+    Settlement,
+    SettlementCounts,
+    SettlementState,
+    Transaction,
+    TransactionKind,
+    TransactionState,
+)
+from facilitator.journal.claims import (
+    BudgetSpent,
+    Claimed,
+    IdempotencyKeyTaken,
+    KeptReply,
+    NewSettlement,
+    NewTransaction,
+    Overcommitted,
+    Taken,
+)
+
+
+class StoreError(Exception):
+    """The database did not do what it was asked; whether it was written is unknown."""
+
+
+class StoreLocked(StoreError):
+    """Another process has this database open."""
+
+
+class LostLease(StoreError):
+    """Nothing was written: another process watches the chain by now."""
+
+
+class SettlementChange(Struct, frozen=True, kw_only=True):
+    """A settlement's next state, applied only while its version is still `version`. `overturns`:
+    it FAILED or was LOST until now, and that was told.
+    """
+
+    id: str
+    version: int
+    state: SettlementState
+    proof: Proof | None = None
+    refusal: Refusal | None = None
+    overturns: bool = False
+
+
+class TransactionChange(Struct, frozen=True, kw_only=True):
+    """A transaction's next state, the block it was seen in, and what it has cost there, in wei."""
+
+    id: int
+    state: TransactionState
+    block_number: int | None = None
+    gas_cost: int | None = None
+
+
+class Ride(Struct, frozen=True):
+    """A settlement with every transaction that was ever to carry it, in the order of signing."""
+
+    settlement: Settlement
+    transactions: tuple[Transaction, ...]
+
+
+class OpenWork(Struct, frozen=True):
+    """What the loop of one chain has to look at; fillers are pending transactions that carry no
+    settlement.
+    """
+
+    rides: tuple[Ride, ...]
+    fillers: tuple[Transaction, ...]
+
+    @property
+    def given_up(self) -> tuple[Transaction, ...]:
+        """PENDING transactions that must not be sent again: a reorg has set them free after a
+        settlement that they carry FAILED or was LOST, and that was told.
+        """
+        found = {
+            each.id: each
+            for ride in self.rides
+            if ride.settlement.state in (SettlementState.FAILED, SettlementState.LOST)
+            for each in ride.transactions
+            if each.state is TransactionState.PENDING and each.kind is not TransactionKind.FILL
+        }
+        return tuple(found.values())
+
+
+class Store(Protocol):
+    """See the module's text for what every method promises. All raise StoreError."""
+
+    async def claim(
+        self, new: NewSettlement, transaction: NewTransaction, now: int
+    ) -> Claimed | Taken | IdempotencyKeyTaken | Overcommitted | BudgetSpent:
+        """Insert the settlement, hand out the account nonce, sign and store the attempt: all or
+        nothing. A FAILED settlement of the same key and request digest is opened again instead
+        (PENDING, refusal and kept reply cleared, listener set, version + 1; an idempotency key that
+        comes with the request takes the place of the one before, which is free from then on).
+        Nothing but Claimed leaves a trace.
+        """
+
+    async def claim_group(
+        self,
+        group: Sequence[NewSettlement],
+        transaction: Callable[[tuple[int, ...]], NewTransaction],
+        now: int,
+    ) -> tuple[Claimed | Taken | IdempotencyKeyTaken | Overcommitted, ...] | BudgetSpent:
+        """Claim payments that share one transaction, each for itself as `claim` does, in the order
+        given: an answer for each. `transaction` gets the indexes of those that are claimed, and is
+        asked once, where there is one. BudgetSpent leaves no trace of any.
+        """
+
+    async def settle_again(
+        self, settlement_id: str, version: int, transaction: NewTransaction, now: int
+    ) -> Transaction | BudgetSpent | None:
+        """A further transaction for a settlement in PENDING or REORGED; its version rises. None
+        where its version is another by now.
+        """
+
+    async def fill(
+        self, transaction: NewTransaction, account_nonce: int, now: int
+    ) -> Transaction | None:
+        """A transaction that carries no settlement (kind FILL), at exactly this account nonce,
+        which is not handed out again. None where the journal has a transaction of that nonce.
+        """
+
+    async def revive(self, chain_id: int, signer: bytes, account_nonce: int) -> bool:
+        """The chain wants an account nonce whose transaction counts as ended (SUPERSEDED, FINAL):
+        it is PENDING again, and what it had cost is not spent. False where there is none, or it
+        must not be sent again (see `take_over`).
+        """
+
+    async def take_over(
+        self,
+        transaction: NewTransaction,
+        account_nonce: int,
+        outbid: Callable[[Attempt], Attempt],
+        now: int,
+    ) -> Transaction | None:
+        """The chain wants an account nonce whose transaction, no filler and not MINED, carries a
+        settlement that FAILED or was LOST: that was told, and must stay true. So `transaction`, a
+        filler, takes its place: the same row, PENDING, with a further attempt, which `outbid` signs
+        given its last one. What it had cost is not spent; what it carried and the attempts stay
+        known, for one of them may be mined all the same. None where there is no such transaction.
+        """
+
+    async def add_attempt(
+        self,
+        transaction_id: int,
+        attempt: Attempt,
+        gas_budget: int | None,
+        now: int,
+        gas_limit: int | None = None,
+    ) -> bool:
+        """Append a replacement; False unless the transaction is still PENDING, and where the
+        signer's budget for the day does not allow for it. `gas_limit`: the transaction's from now
+        on, no lower than it was (None: as it was).
+        """
+
+    async def record(
+        self,
+        transactions: Sequence[TransactionChange],
+        settlements: Sequence[SettlementChange],
+        now: int,
+    ) -> tuple[Settlement, ...]:
+        """Apply all changes in one transaction; the settlements that did change, as they are now.
+
+        A change whose version has passed, or whose proof is another settlement's already, is left
+        out.
+        """
+
+    async def bury(self, chain_id: int, block_number: int) -> int:
+        """MINED transactions at or below that block become FINAL; how many did."""
+
+    async def forget(
+        self, chain_id: int, *, horizon: int, before: int, now: int, limit: int
+    ) -> int:
+        """Delete up to `limit` settlements of a chain that are CONFIRMED, FAILED or LOST, neither
+        changed nor listened to since `before`, their proof at block `horizon` at most, and all
+        their transactions FINAL or SUPERSEDED: with those that carry nothing else, and as many
+        fillers of that age. How many settlements did leave.
+
+        Of one that did not FAIL `used_by` knows the keys until an hour after its payment's
+        deadline. Idempotency keys and replies are gone. What is left of the gas budgets does not
+        change, nor do the account nonces that are handed out next.
+        """
+
+    async def used_by(self, keys: Sequence[str]) -> bytes | None:
+        """The hash of the transaction of a settlement that was forgotten, and that had one of these
+        keys; None where there was none whose payment could still be presented.
+        """
+
+    async def find(self, key: str) -> Settlement | None:
+        """The settlement that has this key as its first or second one."""
+
+    async def get(self, settlement_id: str) -> Ride | None:
+        """One settlement with its transactions."""
+
+    async def find_transaction(self, transaction_hash: bytes) -> Settlement | None:
+        """The settlement that this transaction was signed for, or that its log proves."""
+
+    async def open_work(self, chain_id: int) -> OpenWork:
+        """Rides in PENDING or REORGED or with a PENDING transaction, and pending fillers."""
+
+    async def watched(self, chain_id: int, horizon: int) -> OpenWork:
+        """What a reorg could still undo: rides with a MINED transaction, or CONFIRMED by a proof
+        above block `horizon`, whosever it is; and MINED fillers.
+        """
+
+    async def outstanding(
+        self, chain_id: int, asset: bytes, payer: bytes
+    ) -> tuple[Settlement, ...]:
+        """The settlements of a payer and asset in PENDING or REORGED."""
+
+    async def gas_spent(self, chain_id: int, signer: bytes, now: int) -> int:
+        """What the signer's budget of the day of `now` has gone to, in wei (see `budget`)."""
+
+    async def listen(self, settlement_id: str, listener: str, until: int, now: int) -> Settlement:
+        """Become the settlement's listener if nobody was told of success and no listener lives
+        (none, or its `listener_until` is at or before now). The settlement as it then is; its
+        `listener` tells whether it worked. LookupError for an unknown id.
+        """
+
+    async def renew(self, settlement_id: str, listener: str, until: int) -> bool:
+        """Stay the settlement's listener until then; False for one that is it no more."""
+
+    async def let_go(self, settlement_id: str, listener: str) -> None:
+        """Stop being the listener, if one still is, having said nothing."""
+
+    async def mark_success_told(
+        self, settlement_id: str, listener: str, now: int, reply: bytes | None = None
+    ) -> bool:
+        """Take the right to say success, once in the settlement's life: True only for its listener,
+        in state CONFIRMED, when `replied_success_at` was not set. `reply` is kept with it, for
+        repetitions under the settlement's idempotency key.
+        """
+
+    async def mark_all_told(self, now: int) -> int:
+        """Of every settlement that could still end in success, let nobody hear of it any more; how
+        many there were. For a journal that comes from a backup: what happened since is not in it.
+        Raises StoreLocked where another process uses the journal, as `refuse_shared` does.
+        """
+
+    async def keep_reply(self, settlement_id: str, reply: bytes) -> None:
+        """Keep a final reply of failure, for repetitions under the settlement's idempotency key."""
+
+    async def find_reply(self, tenant: str, idempotency_key: str) -> KeptReply | None:
+        """What is kept under an idempotency key; None where no claimed payment came with it."""
+
+    async def raise_nonce_floor(self, chain_id: int, signer: bytes, floor: int) -> int:
+        """Make sure that no nonce below `floor` is handed out any more; the next one to be."""
+
+    async def in_flight(self, chain_id: int) -> dict[bytes, int]:
+        """How many PENDING transactions each signer has on a chain (no entry: none)."""
+
+    async def census(self, chain_id: int) -> SettlementCounts:
+        """How many settlements there are in each state, and since when the oldest is pending."""
+
+    async def ping(self) -> None:
+        """Raise StoreError unless the database can be written."""
+
+    async def close(self) -> None:
+        """Finish what was asked, then release the database."""

@@ -1,0 +1,1 @@
+"""The HTTP service. The only room with Starlette and Hypercorn, and the only wiring."""

@@ -1,0 +1,99 @@
+"""The ASGI application. Its lifespan is the only wiring."""
+
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TypedDict
+
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+
+from facilitator import __version__
+from facilitator.config.settings import Config
+from facilitator.ethereum.addresses import checksum
+from facilitator.journal.store import StoreError
+from facilitator.telemetry.logs import event, get_logger
+from facilitator.telemetry.metrics import Metrics
+from facilitator.web.middleware import MeasureRequests, OwnListener, layers
+from facilitator.web.mounts import is_fleeting
+from facilitator.web.routes import ROUTES, not_found
+from facilitator.web.service import Service, StartRefused, run_service
+
+_log = get_logger(__name__)
+# Requests at once: as many settlements as may wait for a signer, and as much again for the rest.
+CONCURRENCY = 4096
+
+
+class State(TypedDict):
+    """What the lifespan gives to every request."""
+
+    service: Service
+
+
+def create_app(config: Config) -> Starlette:
+    """The service as an ASGI application; it needs a server with lifespan support."""
+
+    metrics = Metrics(config, (route.path for route in ROUTES))
+
+    @asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[State]:
+        try:
+            async with run_service(config, metrics) as service:
+                _log_start(service)
+                yield State(service=service)
+        except (StoreError, StartRefused) as refused:
+            event(_log, logging.CRITICAL, "start_refused", why=str(refused))
+            raise
+
+    app = Starlette(
+        routes=ROUTES,
+        middleware=[*_measuring(config, metrics), *layers(concurrency=CONCURRENCY)],
+        exception_handlers={404: not_found, 405: not_found},
+        lifespan=lifespan,
+    )
+    app.router.redirect_slashes = False  # a trailing slash is another path
+    return app
+
+
+def _measuring(config: Config, metrics: Metrics) -> list[Middleware]:
+    """The outermost layers, where anything is measured."""
+    if not config.metrics:
+        return []
+    measured = Middleware(
+        MeasureRequests, count=metrics.count_request, observe=metrics.time_request
+    )
+    if config.metrics_port is None:
+        return [measured]
+    return [measured, Middleware(OwnListener, port=config.metrics_port)]
+
+
+def _log_start(service: Service) -> None:
+    """The one line that says what this process serves, and what it cannot do."""
+    config = service.config
+    contract = config.primary.contract
+    event(
+        _log,
+        logging.INFO,
+        "started",
+        version=__version__,
+        mode=config.mode,
+        listening=f"{config.host}:{config.port}",
+        metrics_port=config.metrics_port,
+        networks=list(service.networks),
+        settling=[name for name, served in service.networks.items() if served.settler],
+        unserved={each.network: each.reason for each in config.unserved},
+        signers=[checksum(address) for address in service.signers],
+        contract=None if contract is None else checksum(contract),
+        database=str(config.database),
+        missing=list(config.missing),
+    )
+    journal = config.database
+    if config.is_production and isinstance(journal, Path) and is_fleeting(journal):
+        event(
+            _log,
+            logging.WARNING,
+            "journal_not_on_a_volume",
+            database=str(config.database),
+            why="it goes away with the container, and with it what was signed and not yet mined",
+        )

@@ -1,0 +1,133 @@
+"""Reading a request's body within limits, and reading off what a refusal left of it."""
+
+import asyncio
+from collections.abc import Iterable
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from facilitator.web.middleware.headers import Header, header
+
+BODY_LIMIT = 65_536  # bytes
+BODY_DEADLINE = 10.0  # seconds for the whole body, so that a byte a second does not hold a request
+LINGER = 2.0  # seconds for which the rest of a refused body is read and thrown away
+
+
+class BodyError(Exception):
+    """The body was refused. `status` is the reply's; the text is fit for the caller."""
+
+    status = 400
+
+
+class BodyTooLarge(BodyError):
+    status = 413
+
+
+class BodyTooSlow(BodyError):
+    status = 408
+
+
+class ClientDisconnected(Exception):
+    """The client went away before its request was complete; nobody is left to answer."""
+
+
+async def read_body(
+    receive: Receive,
+    headers: Iterable[Header],
+    *,
+    limit: int = BODY_LIMIT,
+    deadline: float = BODY_DEADLINE,
+) -> bytes:
+    """The whole body, at most `limit` bytes, within `deadline` seconds.
+
+    `headers` are the scope's, names in lower case. A Content-Length over the limit is refused
+    before anything is read; a chunked body at the first byte over it. Raises BodyTooLarge,
+    BodyTooSlow or ClientDisconnected.
+    """
+    announced = header(headers, b"content-length")
+    # 19 digits are more than any machine holds, and few enough to be worth parsing.
+    if announced and announced.isdigit() and (len(announced) > 19 or int(announced) > limit):
+        raise BodyTooLarge(f"Request body exceeds {limit} bytes")
+    chunks: list[bytes] = []
+    size = 0
+    try:
+        async with asyncio.timeout(deadline):
+            while True:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise ClientDisconnected
+                if chunk := message.get("body"):
+                    size += len(chunk)
+                    if size > limit:
+                        raise BodyTooLarge(f"Request body exceeds {limit} bytes")
+                    chunks.append(chunk)
+                if not message.get("more_body", False):
+                    return b"".join(chunks)
+    except TimeoutError:
+        raise BodyTooSlow(f"Request body took longer than {deadline:g} s") from None
+
+
+class DrainBody:
+    """Read off what a reply left of its request's body.
+
+    A connection that is closed with unread bytes is reset, and the reset may overtake the reply: a
+    client that sent 10 MB would never see its 413. Hypercorn (0.18) also waits for room in the
+    request's queue before it closes, for ever when nobody reads: an unread body would leak its
+    connection and two tasks. So the rest is discarded: for LINGER seconds with the reply already
+    delivered, then until the server has closed.
+    """
+
+    def __init__(self, app: ASGIApp, *, linger: float = LINGER) -> None:
+        self.app = app
+        self.linger = linger
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or not _may_have_body(scope):
+            await self.app(scope, receive, send)
+            return
+        complete = False
+        gone = False
+        withheld = False
+
+        async def watched_receive() -> Message:
+            nonlocal complete, gone
+            message = await receive()
+            gone = gone or message["type"] == "http.disconnect"
+            complete = gone or not message.get("more_body", False)
+            return message
+
+        async def withholding_send(message: Message) -> None:
+            """Send a reply's last part, but keep its end back while the body is unread."""
+            nonlocal withheld
+            is_end = message["type"] == "http.response.body" and not message.get("more_body", False)
+            if is_end and not complete:
+                withheld = True
+                message = {**message, "more_body": True}
+            await send(message)
+
+        await self.app(scope, watched_receive, withholding_send)
+        if not withheld:
+            return
+        try:
+            async with asyncio.timeout(self.linger):
+                while not complete:
+                    await watched_receive()
+        except TimeoutError:
+            pass  # whoever is still sending has had the reply for a while
+        if gone:
+            return  # the server has closed, and says so once
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(_until_disconnect(receive))
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+async def _until_disconnect(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+def _may_have_body(scope: Scope) -> bool:
+    """HTTP/1.x announces a body, and nothing else is spoken here."""
+    return any(
+        name == b"transfer-encoding" or (name == b"content-length" and value != b"0")
+        for name, value in scope["headers"]
+    )

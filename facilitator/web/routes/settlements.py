@@ -1,0 +1,177 @@
+"""What became of a settlement: for sellers who reconcile, and operators who look into one.
+
+Nothing that was signed is in it. The id cannot be guessed; the rest of what one must know to ask is
+what the chain shows to everybody.
+"""
+
+import re
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from facilitator.chain.answers import ChainUnavailable, to_hex
+from facilitator.dialects.fields import hex_bytes
+from facilitator.domain.payment import Proof
+from facilitator.domain.schemes import eip3009, jeju
+from facilitator.domain.schemes.jeju import JejuPayment
+from facilitator.domain.settlement import Settlement, Transaction
+from facilitator.ethereum.addresses import checksum, parse_address
+from facilitator.journal.store import Ride, StoreError
+from facilitator.web.routes.replying import RETRY_AFTER, json_reply, service_of
+from facilitator.web.served import Served
+from facilitator.web.service import Service
+
+_ID = re.compile(r"\A[0-9a-f]{32}\Z")
+
+
+async def by_id(request: Request) -> Response:
+    """GET /settlements/{id}: by its id, or by the hash of a transaction of it."""
+    service, name = service_of(request), str(request.path_params["id"])
+    try:
+        ride = await _find(service, name)
+        return _not_found() if ride is None else await _described(service, ride)
+    except StoreError:
+        return _unavailable()
+
+
+async def by_payment(request: Request) -> Response:
+    """GET /settlements?network=&asset=&payer=&nonce=: by the nonce that the payment uses up.
+
+    A nonce of 32 bytes (0x hex) is one of the asset's (EIP-3009); any other text, or one that names
+    no `asset`, is a nonce of the network's X402Facilitator contract.
+    """
+    service, asked = service_of(request), request.query_params
+    served = _served(service, asked.get("network"))
+    nonce = asked.get("nonce", "")
+    if served is None:
+        return _refuse("network must name a network that is served here")
+    if not nonce:
+        return _refuse("nonce is missing")
+    try:
+        payer = parse_address(asked.get("payer", ""))
+        asset = parse_address(asked["asset"]) if asked.get("asset") else None
+    except ValueError as error:
+        return _refuse(f"payer or asset: {error}")
+    keys = _keys(served, asset, payer, nonce)
+    try:
+        for key in keys:
+            found = await service.store.find(key)
+            ride = None if found is None else await service.store.get(found.id)
+            if ride is not None:
+                return await _described(service, ride)
+    except StoreError:
+        return _unavailable()
+    return _not_found()
+
+
+async def _find(service: Service, name: str) -> Ride | None:
+    if _ID.match(name):
+        return await service.store.get(name)
+    transaction_hash = hex_bytes(name, 32)
+    if transaction_hash is not None:
+        found = await service.store.find_transaction(transaction_hash)
+        return None if found is None else await service.store.get(found.id)
+    return None
+
+
+def _served(service: Service, network: str | None) -> Served | None:
+    """A network by its name, or by its CAIP-2 name."""
+    for name, served in service.networks.items():
+        if network in (name, served.config.network.caip2):
+            return served
+    return None
+
+
+def _keys(served: Served, asset: bytes | None, payer: bytes, nonce: str) -> list[str]:
+    chain_id, contract = served.config.network.chain_id, served.config.contract
+    keys = []
+    authorization_nonce = hex_bytes(nonce, 32)
+    if asset is not None and authorization_nonce is not None:
+        keys.append(eip3009.authorization_key(chain_id, asset, payer, authorization_nonce))
+    if contract is not None:
+        keys.append(jeju.nonce_key(chain_id, contract, payer, nonce))
+    return keys
+
+
+async def _described(service: Service, ride: Ride) -> Response:
+    settlement, payment = ride.settlement, ride.settlement.payment
+    served = next(
+        (
+            each
+            for each in service.networks.values()
+            if each.config.network.chain_id == payment.chain_id
+        ),
+        None,
+    )
+    proof = settlement.proof
+    described: dict[str, object] = {
+        "settlementId": settlement.id,
+        "state": settlement.state,
+        "dialect": settlement.dialect,
+        "network": None if served is None else served.config.network.name,
+        "chainId": payment.chain_id,
+        "asset": checksum(payment.asset),
+        "payer": checksum(payment.payer),
+        "payTo": checksum(payment.pay_to),
+        "amount": str(payment.amount),
+        "nonce": _nonce(settlement),
+        "reason": None if settlement.refusal is None else settlement.refusal.reason,
+        "transaction": None if proof is None else to_hex(proof.transaction_hash),
+        "blockNumber": None if proof is None else proof.block_number,
+        "confirmations": await _confirmations(served, proof),
+        "transactions": [_transaction(each) for each in ride.transactions],
+        "createdAt": settlement.created_at,
+        "updatedAt": settlement.updated_at,
+        "successToldAt": settlement.replied_success_at,
+        "timestamp": service.clock(),
+    }
+    return json_reply(described)
+
+
+def _nonce(settlement: Settlement) -> str:
+    payment = settlement.payment
+    if isinstance(payment, JejuPayment):
+        return payment.authorization_nonce
+    return to_hex(payment.authorization_nonce)
+
+
+async def _confirmations(served: Served | None, proof: Proof | None) -> int | None:
+    """Blocks from the proof's to the latest, both counted; None where that is not known."""
+    if served is None or proof is None:
+        return None
+    try:
+        head = await served.chain.head()
+    except ChainUnavailable:
+        return None
+    return max(head.number - proof.block_number + 1, 0)
+
+
+def _transaction(transaction: Transaction) -> dict[str, object]:
+    return {
+        "signer": checksum(transaction.signer),
+        "accountNonce": transaction.account_nonce,
+        "state": transaction.state,
+        "blockNumber": transaction.block_number,
+        "gasCost": None if transaction.gas_cost is None else str(transaction.gas_cost),
+        "attempts": [
+            {
+                "transaction": to_hex(attempt.hash),
+                "maxFeePerGas": str(attempt.fees.max_fee_per_gas),
+                "maxPriorityFeePerGas": str(attempt.fees.max_priority_fee_per_gas),
+                "signedAt": attempt.signed_at,
+            }
+            for attempt in transaction.attempts
+        ],
+    }
+
+
+def _refuse(error: str) -> Response:
+    return json_reply({"error": error}, 400)
+
+
+def _not_found() -> Response:
+    return json_reply({"error": "No such settlement"}, 404)
+
+
+def _unavailable() -> Response:
+    return json_reply({"error": "Settlement journal unavailable"}, 503, RETRY_AFTER)
