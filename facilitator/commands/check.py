@@ -26,8 +26,7 @@ from facilitator.ethereum.fees import initial_fees
 from facilitator.ethereum.secp256k1 import Signer
 from facilitator.ethereum.transactions import Call
 from facilitator.journal.open import open_store
-from facilitator.journal.shared import SharedStore
-from facilitator.journal.store import Store, StoreError, StoreLocked
+from facilitator.journal.store import SharedStore, Store, StoreError, StoreLocked
 
 SETTLEMENT_GAS = 175_000  # the dearest way to settle, measured
 ENOUGH_FOR = 10  # settlements that a signer should be able to pay for

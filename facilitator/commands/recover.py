@@ -14,8 +14,7 @@ from facilitator.config.settings import ConfigError, load_config
 from facilitator.engine.loop import MAX_BACKOFF_SECONDS
 from facilitator.journal.migrating import schema_version
 from facilitator.journal.open import open_store
-from facilitator.journal.shared import SharedStore
-from facilitator.journal.store import Store, StoreError
+from facilitator.journal.store import SharedStore, Store, StoreError
 
 # Seconds in which a replica shows itself by taking a lease: one that found no database while it was
 # being restored, or that followed another one until that was stopped.
@@ -66,4 +65,4 @@ async def _mark(store: Store) -> int:
         await store.refuse_shared()
         print(f"watching for {SHOWS_ITSELF:.0f} s that no replica runs", file=sys.stderr)
         await asyncio.sleep(SHOWS_ITSELF)
-    return await store.mark_all_told(time.time_ns() // 1_000_000)
+    return await store.mark_all_replied(time.time_ns() // 1_000_000)

@@ -93,8 +93,8 @@ class Transaction(Struct, frozen=True, kw_only=True):
 class Settlement(Struct, frozen=True, kw_only=True):
     """One payment that was taken on. `version` counts its changes, for compare-and-set.
 
-    `proof` is set in CONFIRMED, `refusal` in FAILED and LOST. `listener` is the one request that
-    may be told of success, until `listener_until`; `replied_success_at` is when one was.
+    `proof` is set in CONFIRMED, `refusal` in FAILED and LOST. `waiter` is the one request that
+    may be told of success, until `waiter_until`; `replied_success_at` is when one was.
     `traceparent` (W3C) is the place in a trace of the request that had it taken on.
     """
 
@@ -106,8 +106,8 @@ class Settlement(Struct, frozen=True, kw_only=True):
     payment: AnyPayment
     state: SettlementState
     version: int
-    listener: str | None
-    listener_until: int
+    waiter: str | None
+    waiter_until: int
     replied_success_at: int | None
     proof: Proof | None
     refusal: Refusal | None

@@ -9,7 +9,7 @@ from facilitator.chain.answers import NodeFault, to_hex
 from facilitator.chain.client import Chain
 from facilitator.domain.settlement import Attempt, Transaction
 from facilitator.engine.signers import SignerPool
-from facilitator.journal.store import Ride
+from facilitator.journal.store import SettlementRecord
 from facilitator.telemetry.logs import event
 from facilitator.telemetry.tracing import inside, span
 
@@ -97,12 +97,12 @@ class Broadcaster:
         """What the transaction is a part of (W3C traceparent)."""
         return self._traces.get(transaction.id)
 
-    def note_traces(self, rides: Iterable[Ride]) -> None:
+    def note_traces(self, records: Iterable[SettlementRecord]) -> None:
         """From now on, transactions are a part of what these settlements are a part of."""
         self._traces = {
-            transaction.id: ride.settlement.traceparent
-            for ride in rides
-            for transaction in ride.transactions
+            transaction.id: record.settlement.traceparent
+            for record in records
+            for transaction in record.transactions
         }
 
     def forget(self, transaction_id: int) -> None:

@@ -27,18 +27,20 @@ from facilitator.engine.signers import SignerPool
 from facilitator.engine.simulate import Examiner
 from facilitator.ethereum.calls import Call, CodeOf
 from facilitator.ethereum.multicall3 import MULTICALL3
-from facilitator.journal.claims import (
+from facilitator.journal.store import (
     BudgetSpent,
     Claimed,
     IdempotencyKeyTaken,
     NewSettlement,
     NewTransaction,
     Overcommitted,
+    SettlementRecord,
+    Store,
+    StoreError,
     Taken,
 )
-from facilitator.journal.store import Ride, Store, StoreError
 
-Submitted = SettleReply | Ride | Settlement
+Submitted = SettleReply | SettlementRecord | Settlement
 
 
 class _Ready(Struct, frozen=True):
@@ -233,4 +235,4 @@ def _told(
         return SettleReply(refusal=Refusal(Reason.IDEMPOTENCY_CONFLICT))
     if isinstance(claimed, Taken):
         return claimed.settlement
-    return Ride(claimed.settlement, (claimed.transaction,))
+    return SettlementRecord(claimed.settlement, (claimed.transaction,))

@@ -11,7 +11,7 @@ from facilitator.domain.schemes import AnyPayment
 from facilitator.domain.schemes.jeju import JejuPayment
 from facilitator.domain.settlement import Settlement, SettlementState
 from facilitator.ethereum.addresses import checksum
-from facilitator.journal.claims import Claimed
+from facilitator.journal.store import Claimed
 from facilitator.telemetry.logs import event
 from facilitator.telemetry.tracing import inside, record
 

@@ -12,8 +12,7 @@ import anyio
 
 from facilitator.engine.signers import SignerPool
 from facilitator.engine.waiters import Listeners
-from facilitator.journal.shared import Fence, SharedStore
-from facilitator.journal.store import LostLease, Store, StoreError
+from facilitator.journal.store import Fence, LostLease, SharedStore, Store, StoreError
 
 # A process that died is missed for that long at most, and for FOLLOW_EVERY more.
 LEASE_MS = 5_000

@@ -235,29 +235,31 @@ class Watcher:
         # Only now read what is open: whatever the head holds was in the journal before it was sent.
         self._signers.about_to_observe()
         work = await self._store.open_work(self._chain_id)
-        if await self._gaps.take_over(work.given_up):
+        if await self._gaps.replace_with_filler(work.given_up):
             work = await self._store.open_work(self._chain_id)
         pending = {
             transaction.id: transaction
-            for ride in work.rides
-            for transaction in ride.transactions
+            for record in work.records
+            for transaction in record.transactions
             if transaction.state is TransactionState.PENDING
         }
         pending.update((filler.id, filler) for filler in work.fillers)
-        self._broadcaster.note_traces(work.rides)
+        self._broadcaster.note_traces(work.records)
         withheld = {each.id for each in work.given_up}
-        resolved, mined = await self._pending.advance(tuple(pending.values()), work.rides, withheld)
+        resolved, mined = await self._pending.advance(
+            tuple(pending.values()), work.records, withheld
+        )
         resolved = await self._second_look.confirm_ends(resolved)
-        for number in await self._recorder.conclude(work.rides, resolved, self.settle_margin):
+        for number in await self._recorder.conclude(work.records, resolved, self.settle_margin):
             signer = pending.pop(number).signer
             self._signers.ended(signer)
             self.tally.gas_spent[signer] += end_of(number, resolved[number]).gas_cost or 0
         self._looked_at = now
         await self._gaps.fill(tuple(pending.values()), mined)
-        return await self._rest(busy=bool(pending or work.rides))
+        return await self._rest(busy=bool(pending or work.records))
 
     async def _rest(self, *, busy: bool) -> float | None:
-        await self._reorgs.bury()
+        await self._reorgs.finalize()
         if busy or self._reorgs.in_doubt:
             return self._poll()
         return MAX_POLL_MS / 1000 if self._reorgs.watching else None

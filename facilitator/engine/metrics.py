@@ -78,19 +78,19 @@ def _queue_limit(one: Observed, _: int) -> Iterator[Sample]:
 
 
 def _rows(one: Observed, _: int) -> Iterator[Sample]:
-    if one.survey is not None and one.survey.census is not None:
+    if one.survey is not None and one.survey.counts is not None:
         for state in SettlementState:
-            yield (state,), one.survey.census.states.get(state, 0)
+            yield (state,), one.survey.counts.states.get(state, 0)
 
 
 def _in_flight(one: Observed, _: int) -> Iterator[Sample]:
-    if one.survey is not None and one.survey.census is not None:
-        yield (), one.survey.census.pending
+    if one.survey is not None and one.survey.counts is not None:
+        yield (), one.survey.counts.pending
 
 
 def _oldest(one: Observed, now: int) -> Iterator[Sample]:
-    if one.survey is not None and one.survey.census is not None:
-        since = one.survey.census.oldest_pending
+    if one.survey is not None and one.survey.counts is not None:
+        since = one.survey.counts.oldest_pending
         yield (), 0 if since is None else max(now - since, 0) / 1000
 
 

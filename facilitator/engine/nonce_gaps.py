@@ -22,8 +22,7 @@ from facilitator.domain.settlement import Attempt, Policy, Transaction, Transact
 from facilitator.engine.signers import SignerPool
 from facilitator.ethereum.addresses import checksum
 from facilitator.ethereum.transactions import Call
-from facilitator.journal.claims import NewTransaction
-from facilitator.journal.store import Store
+from facilitator.journal.store import NewTransaction, Store
 from facilitator.telemetry.logs import event
 
 _log = logging.getLogger(__name__)
@@ -112,7 +111,7 @@ class Gaps:
         confirmed = await self._chain.witnesses.confirm_account_nonce(signer, account_nonce)
         return confirmed is not False
 
-    async def take_over(self, given_up: Sequence[Transaction]) -> bool:
+    async def replace_with_filler(self, given_up: Sequence[Transaction]) -> bool:
         """Have fillers take the place of these, at once: a pool that has their bytes is to get ours
         before it mines them. Whether any did. Raises StoreError.
         """
@@ -132,7 +131,7 @@ class Gaps:
         prepared = await self._prepare(signer)
         if prepared is None:
             return False
-        filler = await self._take_over(signer, account_nonce, prepared)
+        filler = await self._replace(signer, account_nonce, prepared)
         if filler is not None:
             await self._filled(filler)
         return filler is not None
@@ -153,7 +152,7 @@ class Gaps:
                 return
             filler = None
             if unused:
-                filler = await self._take_over(signer, account_nonce, prepared)
+                filler = await self._replace(signer, account_nonce, prepared)
             if filler is None:
                 if may_come:
                     return
@@ -177,13 +176,13 @@ class Gaps:
         call = Call(signer, b"")
         return self._signers.transaction(TransactionKind.FILL, call, signer, prepared)
 
-    async def _take_over(
+    async def _replace(
         self, signer: bytes, account_nonce: int, prepared: Prepared
     ) -> Transaction | None:
         """The filler in the place of what must not be sent again, where the journal has that."""
         new = self._new(signer, prepared)
         outbid = self._signers.keys.outbidding(new.call, signer, account_nonce, prepared)
-        return await self._store.take_over(new, account_nonce, outbid, self._clock())
+        return await self._store.replace_with_filler(new, account_nonce, outbid, self._clock())
 
     async def _filled(self, filler: Transaction) -> None:
         self._alert("gap_filled", filler.signer, filler.account_nonce)

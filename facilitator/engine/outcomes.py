@@ -31,12 +31,12 @@ from facilitator.domain.settlement import (
 )
 from facilitator.engine.payment_search import Investigator
 from facilitator.ethereum.receipts import Receipt
-from facilitator.journal.store import Ride, SettlementChange, TransactionChange
+from facilitator.journal.store import SettlementChange, SettlementRecord, TransactionChange
 
 Resolved = Mined | Superseded
 # What a reorg may undo: a settlement that rides on mined transactions, or a mined gap filler; and
 # what is to be written down about it.
-Watched = Ride | Transaction
+Watched = SettlementRecord | Transaction
 Found = tuple[tuple[TransactionChange, ...], SettlementChange | None]
 _OPEN = frozenset({SettlementState.PENDING, SettlementState.REORGED})
 
@@ -63,14 +63,16 @@ class Judge:
         self._investigator = investigator
         self._policy = policy
 
-    async def judge(self, ride: Ride, resolved: Mapping[int, Resolved], margin: int) -> Verdict:
+    async def judge(
+        self, record: SettlementRecord, resolved: Mapping[int, Resolved], margin: int
+    ) -> Verdict:
         """The verdict on one settlement, after a fresh look at the chain where that is due.
 
         `resolved` are the transactions that this turn saw come to an end, by id; `margin` is the
         seconds that must be left to mine another one.
         """
-        settlement = ride.settlement
-        transactions, receipts = _as_resolved(ride.transactions, resolved)
+        settlement = record.settlement
+        transactions, receipts = _as_resolved(record.transactions, resolved)
         proof = await self._proof_among(settlement.payment, receipts)
         if settlement.state not in _OPEN and proof is None:
             # It has its answer already; this is about a transaction that a reorg has set free.
@@ -230,7 +232,7 @@ def _mined_of(watched: Watched) -> list[Transaction]:
 def _hashes(watched: Watched) -> list[bytes]:
     """Of all that was signed for transactions that were mined, and of what proves the payment."""
     hashes = [attempt.hash for each in _mined_of(watched) for attempt in each.attempts]
-    if isinstance(watched, Ride) and watched.settlement.proof is not None:
+    if isinstance(watched, SettlementRecord) and watched.settlement.proof is not None:
         # it may be in somebody else's transaction
         hashes.append(watched.settlement.proof.transaction_hash)
     return list(dict.fromkeys(hashes))

@@ -27,7 +27,7 @@ from facilitator.engine.outcomes import Resolved
 from facilitator.engine.signers import SignerPool
 from facilitator.ethereum.fees import Fees
 from facilitator.ethereum.gas import intrinsic_gas
-from facilitator.journal.store import Ride, Store
+from facilitator.journal.store import SettlementRecord, Store
 from facilitator.telemetry.tracing import inside
 
 
@@ -56,11 +56,11 @@ class PendingTransactions:
     async def advance(
         self,
         transactions: Sequence[Transaction],
-        rides: Sequence[Ride],
+        records: Sequence[SettlementRecord],
         withheld: Collection[int] = (),
     ) -> tuple[dict[int, Resolved], dict[bytes, int]]:
         """Observe and decide every one, and act: those that have come to an end, by id, and how
-        many transactions each signer has mined. `rides` are what they carry. Those that are
+        many transactions each signer has mined. `records` are what they carry. Those that are
         `withheld`, by id, are not sent again. Raises ChainUnavailable, StoreError.
         """
         now = self._clock()
@@ -82,13 +82,15 @@ class PendingTransactions:
                     if at_cap:
                         self._broadcaster.tell_at_cap(transaction, attempt)
                 case Replace(fees):
-                    generous = self._with_gas(transaction, rides)
+                    generous = self._with_gas(transaction, records)
                     to_send.append((transaction, await self._replace(generous, fees, now)))
         await asyncio.gather(*(self._broadcaster.send_again(*one) for one in to_send))
         mined = {each.signer: observations[each.id].account_nonce for each in transactions}
         return resolved, mined
 
-    def _with_gas(self, transaction: Transaction, rides: Sequence[Ride]) -> Transaction:
+    def _with_gas(
+        self, transaction: Transaction, records: Sequence[SettlementRecord]
+    ) -> Transaction:
         """The same, with all the gas that it may use where no block would hold it, or no endpoint
         took it, for want of gas: some chains count more than the bytes (Arbitrum: what their data
         costs on L1).
@@ -97,9 +99,9 @@ class PendingTransactions:
         if carried and not self._broadcaster.lacks_gas(transaction):
             return transaction
         payments = [
-            ride.settlement.payment
-            for ride in rides
-            if any(each.id == transaction.id for each in ride.transactions)
+            record.settlement.payment
+            for record in records
+            if any(each.id == transaction.id for each in record.transactions)
         ]
         most = most_gas(transaction.kind, payments)
         return replace(transaction, gas_limit=max(most, transaction.gas_limit))

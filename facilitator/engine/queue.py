@@ -13,7 +13,7 @@ import anyio
 
 from facilitator.domain.payment import Reason
 from facilitator.engine.accounts import Account
-from facilitator.journal.claims import NewSettlement
+from facilitator.journal.store import NewSettlement
 
 QUEUE_LIMIT = 1024
 T = TypeVar("T")

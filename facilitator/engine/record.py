@@ -23,7 +23,7 @@ from facilitator.engine.outcomes import Judge, Resolved, change_of, end_of
 from facilitator.engine.reorgs import ReorgWatch
 from facilitator.engine.resettlement import Resettler
 from facilitator.engine.waiters import Listeners
-from facilitator.journal.store import Ride, SettlementChange, Store, TransactionChange
+from facilitator.journal.store import SettlementChange, SettlementRecord, Store, TransactionChange
 from facilitator.telemetry.logs import event
 from facilitator.telemetry.tracing import inside
 
@@ -67,7 +67,7 @@ class Recorder:
         self._clock = clock
 
     async def conclude(
-        self, rides: Sequence[Ride], resolved: Mapping[int, Resolved], margin: int
+        self, records: Sequence[SettlementRecord], resolved: Mapping[int, Resolved], margin: int
     ) -> list[int]:
         """Record what these transactions and settlements have come to, and tell who waits; what may
         be settled again is. `margin` is the seconds before its deadline after which a payment is
@@ -77,34 +77,34 @@ class Recorder:
             end.receipt for end in resolved.values() if isinstance(end, Mined)
         )
 
-        async def judge(ride: Ride) -> Verdict | _Fault:
+        async def judge(record: SettlementRecord) -> Verdict | _Fault:
             self._tally.step()
             try:
-                with inside(ride.settlement.traceparent):
-                    return await self._judge.judge(ride, resolved, margin)
+                with inside(record.settlement.traceparent):
+                    return await self._judge.judge(record, resolved, margin)
             except Exception as fault:  # one that breaks something must not hold up all others
                 return _Fault(fault)
 
         undecided: set[int] = set()
         changes: list[SettlementChange] = []
         again: list[Settlement] = []
-        verdicts = await together(judge, rides, AT_ONCE)
-        for ride, verdict in zip(rides, verdicts, strict=True):
+        verdicts = await together(judge, records, AT_ONCE)
+        for record, verdict in zip(records, verdicts, strict=True):
             assert not isinstance(verdict, ChainUnavailable)  # it is a _Fault
             if isinstance(verdict, _Fault):
                 # Its transactions stay pending in the journal, so that the next turn sees it anew.
-                undecided.update(transaction.id for transaction in ride.transactions)
-                self._tell_undecided(ride.settlement, verdict.fault)
+                undecided.update(transaction.id for transaction in record.transactions)
+                self._tell_undecided(record.settlement, verdict.fault)
                 continue
-            change = change_of(ride.settlement, verdict)
+            change = change_of(record.settlement, verdict)
             if change is not None:
                 changes.append(change)
             elif isinstance(verdict, SettleAgain):
-                again.append(ride.settlement)
+                again.append(record.settlement)
         if any(
             isinstance(resolved.get(each.id), Mined) and each.kind is TransactionKind.FILL
-            for ride in rides
-            for each in ride.transactions
+            for record in records
+            for each in record.transactions
         ):
             # What the filler has taken the place of may be a group whose other payments were made.
             self._reorgs.doubt()

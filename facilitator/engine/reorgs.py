@@ -13,7 +13,7 @@ from msgspec import Struct
 from facilitator.chain.head_tracker import Heads
 from facilitator.domain.settlement import Policy, Transaction, TransactionState
 from facilitator.engine.outcomes import Judge, Watched
-from facilitator.journal.store import Ride, SettlementChange, Store, TransactionChange
+from facilitator.journal.store import SettlementChange, SettlementRecord, Store, TransactionChange
 
 # What one turn looks at, in settlements and gap fillers: three or four round trips.
 SLICE = 200
@@ -123,7 +123,7 @@ class ReorgWatch:
         keep it from its turn for ever; then what lies highest, which a reorg reaches first.
         """
         work = await self._store.watched(self._chain_id, horizon)
-        found: dict[str, Watched] = {each.settlement.id: each for each in work.rides}
+        found: dict[str, Watched] = {each.settlement.id: each for each in work.records}
         found.update((f"filler {each.id}", each) for each in work.fillers)
         height = {name: max(_blocks_of(each), default=-1) for name, each in found.items()}
         for highest in height.values():
@@ -143,10 +143,10 @@ class ReorgWatch:
     async def _read_suspected(self, some: dict[str, _Doubtful]) -> None:
         """What is written down about a settlement follows from what the journal holds by now."""
         for name, each in some.items():
-            if name in self._suspected and isinstance(each.watched, Ride):
+            if name in self._suspected and isinstance(each.watched, SettlementRecord):
                 each.watched = await self._store.get(name) or each.watched
 
-    async def bury(self) -> None:
+    async def finalize(self) -> None:
         """Forget what no reorg reaches any more, unless it is still in doubt."""
         head = self._heads.head
         if head is None or not self.watching or self._must_read:
@@ -154,7 +154,7 @@ class ReorgWatch:
         in_doubt = (block for each in self._doubtful.values() for block in _blocks_of(each.watched))
         reach = head.number - self._policy.reorg_watch_blocks
         buried = min(reach, min(in_doubt, default=head.number) - 1)
-        await self._store.bury(self._chain_id, buried)
+        await self._store.finalize(self._chain_id, buried)
         if self._mined_until <= buried:
             self._mined_until = -1
 
@@ -164,5 +164,5 @@ def _blocks_of(watched: Watched) -> Iterator[int]:
     for transaction in transactions:
         if transaction.state is TransactionState.MINED and transaction.block_number is not None:
             yield transaction.block_number
-    if isinstance(watched, Ride) and watched.settlement.proof is not None:
+    if isinstance(watched, SettlementRecord) and watched.settlement.proof is not None:
         yield watched.settlement.proof.block_number

@@ -8,7 +8,7 @@ from msgspec.structs import replace
 from facilitator.domain.payment import Proof, Reason, Refusal
 from facilitator.domain.schemes import AnyPayment
 from facilitator.domain.settlement import Settlement, SettlementState
-from facilitator.journal.store import Ride
+from facilitator.journal.store import SettlementRecord
 
 
 class SettleReply(Struct, frozen=True):
@@ -54,28 +54,30 @@ def may_open_again(settlement: Settlement, request_digest: bytes) -> bool:
     return failed and settlement.request_digest == request_digest
 
 
-def duplicate(ride: Ride, *, over: bool) -> SettleReply:
+def duplicate(record: SettlementRecord, *, over: bool) -> SettleReply:
     """What a request is told that is not the one to hear the outcome."""
-    return about(ride, Refusal(Reason.AUTHORIZATION_USED if over else Reason.BEING_SETTLED))
+    return about(record, Refusal(Reason.AUTHORIZATION_USED if over else Reason.BEING_SETTLED))
 
 
-def reply_of(ride: Ride) -> SettleReply:
+def reply_of(record: SettlementRecord) -> SettleReply:
     """What the one who hears the outcome is told."""
-    settlement = ride.settlement
+    settlement = record.settlement
     if settlement.state is SettlementState.CONFIRMED:
-        return replace(about(ride, None), proof=settlement.proof)
-    return about(ride, settlement.refusal or Refusal(Reason.SETTLEMENT_PENDING))
+        return replace(about(record, None), proof=settlement.proof)
+    return about(record, settlement.refusal or Refusal(Reason.SETTLEMENT_PENDING))
 
 
-def about(ride: Ride, refusal: Refusal | None) -> SettleReply:
+def about(record: SettlementRecord, refusal: Refusal | None) -> SettleReply:
     """A refusal, with what there is of the settlement: the transaction that paid, or else the last
     one that was signed to.
     """
-    settlement = ride.settlement
+    settlement = record.settlement
     proof = settlement.proof
     return SettleReply(
         refusal=refusal,
-        transaction_hash=(proof.transaction_hash if proof else ride.transactions[-1].carrying.hash),
+        transaction_hash=(
+            proof.transaction_hash if proof else record.transactions[-1].carrying.hash
+        ),
         settlement_id=settlement.id,
         state=settlement.state,
     )

@@ -12,8 +12,7 @@ from facilitator.domain.settlement import Attempt, Settlement, Transaction, Tran
 from facilitator.engine.events import settled_again
 from facilitator.engine.signers import SignerPool
 from facilitator.ethereum.calls import Call
-from facilitator.journal.claims import BudgetSpent
-from facilitator.journal.store import Store
+from facilitator.journal.store import BudgetSpent, Store
 from facilitator.telemetry import tracing
 from facilitator.telemetry.logs import event
 

@@ -27,7 +27,7 @@ from facilitator.engine.requests import (
 )
 from facilitator.engine.submit import LISTENER_LEASE_MS, Submitter
 from facilitator.engine.waiters import Listener, Listeners
-from facilitator.journal.store import Ride, Store, StoreError
+from facilitator.journal.store import SettlementRecord, Store, StoreError
 from facilitator.telemetry.tracing import span
 
 __all__ = ["Order", "Repetition", "SettleReply", "Settler"]
@@ -74,7 +74,7 @@ class Settler:
                     return forged
                 refusal = Refusal(Reason.AUTHORIZATION_USED)
                 return SettleReply(refusal=refusal, transaction_hash=used_by)
-            found: Ride | Settlement
+            found: SettlementRecord | Settlement
             if known is None or may_open_again(known, request_digest):
                 submitted = await self._submitter.submit(order, request_digest, listener.id, until)
                 if isinstance(submitted, SettleReply):
@@ -83,10 +83,10 @@ class Settler:
                 found = submitted
             else:
                 found = known
-        ride = found if isinstance(found, Ride) else await self._ride(found.id)
-        if ride.settlement.request_digest != request_digest:
-            return await self._told_beside(order.payment, ride)
-        return await self._follow(order, ride, listener, until)
+        record = found if isinstance(found, SettlementRecord) else await self._record(found.id)
+        if record.settlement.request_digest != request_digest:
+            return await self._told_beside(order.payment, record)
+        return await self._follow(order, record, listener, until)
 
     @asynccontextmanager
     async def _turn(self, key: str) -> AsyncIterator[None]:
@@ -104,74 +104,76 @@ class Settler:
                 del self._turns[key]
 
     async def _follow(
-        self, order: Order, ride: Ride, listener: Listener, until: float
+        self, order: Order, record: SettlementRecord, listener: Listener, until: float
     ) -> SettleReply:
         """Be the one to hear the outcome, if nobody else is."""
-        settlement = ride.settlement
-        if settlement.listener != listener.id:
+        settlement = record.settlement
+        if settlement.waiter != listener.id:
             now = self._clock()
             try:
-                settlement = await self._store.listen(
+                settlement = await self._store.become_waiter(
                     settlement.id, listener.id, now + LISTENER_LEASE_MS, now
                 )
             except LookupError:
                 raise StoreError("a settlement has just left the journal") from None
-        if settlement.listener != listener.id:
-            return duplicate(ride, over=settlement.replied_success_at is not None)
+        if settlement.waiter != listener.id:
+            return duplicate(record, over=settlement.replied_success_at is not None)
         self._listeners.add(settlement.id, listener)
         told = False
         try:
             with span("wait", settlement=settlement.id):
-                ride = await self._outcome(settlement.id, listener, until)
-            reply = reply_of(ride)
+                record = await self._outcome(settlement.id, listener, until)
+            reply = reply_of(record)
             if order.repetition and order.repetition.key == settlement.idempotency_key:
                 reply = replace(reply, body=await order.encode(reply))
             if reply.proof is None:
-                if ride.settlement.state in ENDED and reply.body is not None:
+                if record.settlement.state in ENDED and reply.body is not None:
                     await self._store.keep_reply(settlement.id, reply.body)
                 return reply
             if not listener.gone:
                 now = self._clock()
-                told = await self._store.mark_success_told(
+                told = await self._store.mark_success_replied(
                     settlement.id, listener.id, now, reply.body
                 )
-            return reply if told else duplicate(ride, over=True)
+            return reply if told else duplicate(record, over=True)
         except StoreError:
             # What was sent stays sent: that the journal is out of reach fails no payment.
-            return about(ride, Refusal(Reason.SETTLEMENT_PENDING))
+            return about(record, Refusal(Reason.SETTLEMENT_PENDING))
         finally:
             self._listeners.remove(settlement.id, listener)
             if not told:
                 with anyio.CancelScope(shield=True), suppress(StoreError):
                     await self._store.let_go(settlement.id, listener.id)
 
-    async def _told_beside(self, payment: AnyPayment, ride: Ride) -> SettleReply:
+    async def _told_beside(self, payment: AnyPayment, record: SettlementRecord) -> SettleReply:
         """What a payment is told whose nonce another payment has."""
-        state = ride.settlement.state
+        state = record.settlement.state
         if isinstance(payment, Eip3009Payment):
             refused = await self._submitter.refused_before_nonce(payment)
             if refused is not None:
                 return refused
             if state is SettlementState.FAILED and not await self._submitter.is_used(payment):
-                return about(ride, Refusal(Reason.NONCE_TAKEN))
-        return duplicate(ride, over=state in ENDED)
+                return about(record, Refusal(Reason.NONCE_TAKEN))
+        return duplicate(record, over=state in ENDED)
 
-    async def _outcome(self, settlement_id: str, listener: Listener, until: float) -> Ride:
-        ride = await self._ride(settlement_id)
+    async def _outcome(
+        self, settlement_id: str, listener: Listener, until: float
+    ) -> SettlementRecord:
+        record = await self._record(settlement_id)
         with anyio.move_on_at(until):
-            while ride.settlement.state not in ENDED and not listener.gone:
+            while record.settlement.state not in ENDED and not listener.gone:
                 with anyio.move_on_after(RENEW_EVERY) as pause:
                     await listener.wait()
                 if pause.cancelled_caught and not await self._renew(settlement_id, listener):
                     break
-                ride = await self._ride(settlement_id)
-        return ride
+                record = await self._record(settlement_id)
+        return record
 
     async def _still(self, failed: Settlement, told: SettleReply) -> SettleReply:
         assert told.refusal is not None
         used = told.refusal.reason is Reason.AUTHORIZATION_USED
         # Used in vain: what it failed for says more.
-        still = about(await self._ride(failed.id), failed.refusal if used else told.refusal)
+        still = about(await self._record(failed.id), failed.refusal if used else told.refusal)
         return replace(still, retry_after=told.retry_after)
 
     async def _renew(self, settlement_id: str, listener: Listener) -> bool:
@@ -181,11 +183,11 @@ class Settler:
             return await self._store.renew(settlement_id, listener.id, until)
         return True
 
-    async def _ride(self, settlement_id: str) -> Ride:
-        ride = await self._store.get(settlement_id)
-        if ride is None:
+    async def _record(self, settlement_id: str) -> SettlementRecord:
+        record = await self._store.get(settlement_id)
+        if record is None:
             raise StoreError("a settlement has vanished from the journal")
-        return ride
+        return record
 
 
 class _Turn:

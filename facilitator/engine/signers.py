@@ -29,8 +29,7 @@ from facilitator.ethereum.addresses import checksum
 from facilitator.ethereum.fees import initial_fees
 from facilitator.ethereum.secp256k1 import Signer
 from facilitator.ethereum.transactions import Call, TransactionBuilder
-from facilitator.journal.claims import NewTransaction
-from facilitator.journal.store import Store
+from facilitator.journal.store import NewTransaction, Store
 from facilitator.telemetry.logs import event
 from facilitator.telemetry.tracing import current, inside
 

@@ -18,8 +18,7 @@ from facilitator.engine.loop import Watcher
 from facilitator.engine.requests import Order, SettleReply
 from facilitator.engine.signers import UNFIT, QueueFull, SignerPool
 from facilitator.engine.simulate import Examiner
-from facilitator.journal.claims import NewSettlement
-from facilitator.journal.store import Store
+from facilitator.journal.store import NewSettlement, Store
 from facilitator.telemetry.logs import event, get_logger
 from facilitator.telemetry.tracing import current_traceparent, span
 
@@ -125,8 +124,8 @@ class Submitter:
                 other.id: 0 if was_used else other.payment.amount
                 for other, was_used in zip(others, used, strict=True)
             },
-            listener=listener,
-            listener_until=self._clock() + LISTENER_LEASE_MS,
+            waiter=listener,
+            waiter_until=self._clock() + LISTENER_LEASE_MS,
             idempotency_key=None if order.repetition is None else order.repetition.key,
             body_digest=None if order.repetition is None else order.repetition.body_digest,
             traceparent=current_traceparent(),

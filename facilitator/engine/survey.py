@@ -33,7 +33,7 @@ TYPICAL_GAS = 175_000
 class Survey:
     """Looks at one network; where it has no `signers` only at what the journal holds of it.
 
-    `census` is what that was, None before the first look; `settlement_cost` is the wei that one
+    `counts` is what that was, None before the first look; `settlement_cost` is the wei that one
     payment may cost at the fees of then, `max_fee_per_gas` the cap of those.
     """
 
@@ -49,7 +49,7 @@ class Survey:
         max_fee_per_gas: int,
     ) -> None:
         self.network = network
-        self.census: SettlementCounts | None = None
+        self.counts: SettlementCounts | None = None
         self.settlement_cost: int | None = None
         self._chain_id = chain_id
         self._chain = chain
@@ -75,9 +75,9 @@ class Survey:
 
     async def _count(self) -> None:
         with suppress(StoreError):  # counted where it was raised
-            self.census = await self._store.census(self._chain_id)
+            self.counts = await self._store.settlement_counts(self._chain_id)
             if self.network in self._metrics.networks:
-                self._metrics.count_rows(self.network, self.census)
+                self._metrics.count_rows(self.network, self.counts)
 
     async def _ask(self) -> None:
         """In one round trip; the endpoints note the head for themselves."""

@@ -157,7 +157,7 @@ class Verifier:
             over = state in ENDED
         else:
             over = settlement.replied_success_at is not None or state is SettlementState.LOST
-            waits = settlement.listener is not None and settlement.listener_until > self._clock()
+            waits = settlement.waiter is not None and settlement.waiter_until > self._clock()
             if state in _TAKEN_ON and not waits and not over:
                 return payment
         return Refusal(Reason.AUTHORIZATION_USED if over else Reason.BEING_SETTLED)

@@ -10,6 +10,16 @@ from prometheus_client import Counter, Histogram
 from facilitator.journal.store import LostLease, Store, StoreError
 from facilitator.telemetry.metrics import Metrics
 
+# Operations whose label is another word than their name: dashboards know them by it.
+LABELS = {
+    "become_waiter": "listen",
+    "finalize": "bury",
+    "mark_all_replied": "mark_all_told",
+    "mark_success_replied": "mark_success_told",
+    "replace_with_filler": "take_over",
+    "settlement_counts": "census",
+}
+
 
 class MeasuredStore:
     """Stands before a `Store`: `MeasuredStore.before(store, metrics)`."""
@@ -17,7 +27,7 @@ class MeasuredStore:
     def __init__(self, store: Store, metrics: Metrics) -> None:
         self._store = store
         for name in _operations(store):
-            timers = metrics.store_timers(name)
+            timers = metrics.store_timers(LABELS.get(name, name))
             setattr(self, name, _timed(getattr(store, name), *timers))
 
     @classmethod

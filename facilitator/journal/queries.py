@@ -8,9 +8,8 @@ value is bound.
 import sqlite3
 
 from facilitator.domain.settlement import Attempt, Settlement, SettlementCounts, Transaction
-from facilitator.journal.claims import KeptReply
 from facilitator.journal.rows import read_attempt, read_settlement, read_transaction
-from facilitator.journal.store import OpenWork, Ride
+from facilitator.journal.store import KeptReply, OpenWork, SettlementRecord
 
 Parameters = tuple[object, ...] | dict[str, object]
 
@@ -82,7 +81,7 @@ def _work(db: sqlite3.Connection, chosen: str, mine: str, parameters: Parameters
     """The settlements that `chosen` selects, and those of `mine` that carry none."""
     carrying = "SELECT transaction_id FROM settlement_transaction"
     fillers = transactions(db, f"{mine} AND id NOT IN ({carrying})", parameters)
-    return OpenWork(rides=rides(db, chosen, parameters), fillers=tuple(fillers.values()))
+    return OpenWork(records=records(db, chosen, parameters), fillers=tuple(fillers.values()))
 
 
 def outstanding(
@@ -105,7 +104,7 @@ def in_flight(chain_id: int, db: sqlite3.Connection) -> dict[bytes, int]:
     return {signer: pending for signer, pending in rows}
 
 
-def census(chain_id: int, db: sqlite3.Connection) -> SettlementCounts:
+def counts(chain_id: int, db: sqlite3.Connection) -> SettlementCounts:
     """The open ones are counted, of the finished ones a tally is kept."""
     rows = db.execute(
         f"""SELECT state, count(*), min(created_at) FROM settlement
@@ -120,7 +119,9 @@ def census(chain_id: int, db: sqlite3.Connection) -> SettlementCounts:
     )
 
 
-def rides(db: sqlite3.Connection, chosen: str, parameters: Parameters) -> tuple[Ride, ...]:
+def records(
+    db: sqlite3.Connection, chosen: str, parameters: Parameters
+) -> tuple[SettlementRecord, ...]:
     """The settlements whose ids `chosen` selects, each with all its transactions."""
     settlements = db.execute(
         f"SELECT * FROM settlement WHERE id IN ({chosen}) ORDER BY created_at, id", parameters
@@ -137,7 +138,8 @@ def rides(db: sqlite3.Connection, chosen: str, parameters: Parameters) -> tuple[
     for settlement_id, transaction_id in joins:
         carriers.setdefault(settlement_id, []).append(riding[transaction_id])
     return tuple(
-        Ride(read_settlement(row), tuple(carriers.get(row["id"], ()))) for row in settlements
+        SettlementRecord(read_settlement(row), tuple(carriers.get(row["id"], ())))
+        for row in settlements
     )
 
 

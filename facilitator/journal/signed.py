@@ -10,8 +10,8 @@ from msgspec.structs import replace
 
 from facilitator.domain import budget
 from facilitator.domain.settlement import Attempt, Transaction, TransactionState
-from facilitator.journal.claims import BudgetSpent, NewTransaction
 from facilitator.journal.queries import transactions
+from facilitator.journal.store import BudgetSpent, NewTransaction
 
 # A transaction that must not be sent again, or a failure that was told could come out untrue. A
 # filler moves nothing, whatever was signed for its account nonce before.
@@ -48,7 +48,7 @@ def revive(chain_id: int, signer: bytes, account_nonce: int, db: sqlite3.Connect
     return True
 
 
-def take_over(
+def replace_with_filler(
     new: NewTransaction,
     account_nonce: int,
     outbid: Callable[[Attempt], Attempt],
@@ -81,10 +81,10 @@ def take_over(
         ),
     )
     _insert_attempt(old.id, attempt, db)
-    return taken_over(old, new, attempt)
+    return replaced_with_filler(old, new, attempt)
 
 
-def taken_over(old: Transaction, new: NewTransaction, attempt: Attempt) -> Transaction:
+def replaced_with_filler(old: Transaction, new: NewTransaction, attempt: Attempt) -> Transaction:
     """What `old` is once `new` has taken its place."""
     return replace(
         old,
@@ -238,7 +238,7 @@ def gas_spent(chain_id: int, signer: bytes, now: int, db: sqlite3.Connection) ->
     )
 
 
-def bury(chain_id: int, block_number: int, db: sqlite3.Connection) -> int:
+def finalize(chain_id: int, block_number: int, db: sqlite3.Connection) -> int:
     buried = db.execute(
         """UPDATE "transaction" SET state = 'final'
            WHERE chain_id = ? AND state = 'mined' AND block_number <= ?

@@ -12,15 +12,6 @@ from facilitator.domain.settlement import (
     SettlementState,
     Transaction,
 )
-from facilitator.journal.claims import (
-    BudgetSpent,
-    Claimed,
-    IdempotencyKeyTaken,
-    NewSettlement,
-    NewTransaction,
-    Overcommitted,
-    Taken,
-)
 from facilitator.journal.queries import OPEN, find, get
 from facilitator.journal.rows import (
     payment_text,
@@ -29,7 +20,17 @@ from facilitator.journal.rows import (
     refusal_text,
 )
 from facilitator.journal.signed import over_budget, sign
-from facilitator.journal.store import SettlementChange, TransactionChange
+from facilitator.journal.store import (
+    BudgetSpent,
+    Claimed,
+    IdempotencyKeyTaken,
+    NewSettlement,
+    NewTransaction,
+    Overcommitted,
+    SettlementChange,
+    Taken,
+    TransactionChange,
+)
 
 ClaimedOrNot = Claimed | Taken | IdempotencyKeyTaken | Overcommitted
 
@@ -112,8 +113,8 @@ def _insert(new: NewSettlement, now: int, db: sqlite3.Connection) -> Settlement:
         payment=payment,
         state=SettlementState.PENDING,
         version=1,
-        listener=new.listener,
-        listener_until=new.listener_until,
+        waiter=new.waiter,
+        waiter_until=new.waiter_until,
         replied_success_at=None,
         proof=None,
         refusal=None,
@@ -140,8 +141,8 @@ def _insert(new: NewSettlement, now: int, db: sqlite3.Connection) -> Settlement:
             payment.payer,
             str(payment.amount),
             payment_text(payment),
-            new.listener,
-            new.listener_until,
+            new.waiter,
+            new.waiter_until,
             new.traceparent,
             now,
             now,
@@ -165,8 +166,8 @@ def _reopen(found: Settlement, new: NewSettlement, now: int, db: sqlite3.Connect
             "key": new.idempotency_key,
             "body": new.body_digest,
             "payment": payment_text(new.payment),
-            "listener": new.listener,
-            "until": new.listener_until,
+            "listener": new.waiter,
+            "until": new.waiter_until,
             "trace": new.traceparent,
             "now": now,
             "id": found.id,
@@ -182,7 +183,7 @@ def let_go(settlement_id: str, listener: str, db: sqlite3.Connection) -> None:
     )
 
 
-def mark_all_told(now: int, db: sqlite3.Connection) -> int:
+def mark_all_replied(now: int, db: sqlite3.Connection) -> int:
     return db.execute(
         """UPDATE settlement SET replied_success_at = ?
            WHERE replied_success_at IS NULL AND state NOT IN ('failed', 'lost')""",

@@ -5,12 +5,13 @@ returns, what it wrote survives a crash. Settlement states change by compare-and
 so nothing is overwritten that another reader has decided since. Times are unix milliseconds.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol, runtime_checkable
 
 from msgspec import Struct
 
 from facilitator.domain.payment import Proof, Refusal
+from facilitator.domain.schemes import AnyPayment
 from facilitator.domain.settlement import (
     Attempt,
     Settlement,
@@ -20,16 +21,7 @@ from facilitator.domain.settlement import (
     TransactionKind,
     TransactionState,
 )
-from facilitator.journal.claims import (
-    BudgetSpent,
-    Claimed,
-    IdempotencyKeyTaken,
-    KeptReply,
-    NewSettlement,
-    NewTransaction,
-    Overcommitted,
-    Taken,
-)
+from facilitator.ethereum.transactions import Call
 
 
 class StoreError(Exception):
@@ -42,6 +34,98 @@ class StoreLocked(StoreError):
 
 class LostLease(StoreError):
     """Nothing was written: another process watches the chain by now."""
+
+
+class NewSettlement(Struct, frozen=True, kw_only=True):
+    """A payment to take on. `key` and `second_key` are the one-shot nonces that it uses up.
+
+    `available` is how much of the asset the payer could spend as of a recent block: this payment
+    and all pending ones of the same payer and asset must fit into it. `outstanding` says of those
+    that were open before that block was asked, by id, how much it does not show yet: 0 where the
+    money had moved by then. `body_digest` is of the request that brought the idempotency key.
+    """
+
+    key: str
+    second_key: str | None
+    request_digest: bytes
+    dialect: str
+    payment: AnyPayment
+    available: int
+    waiter: str
+    waiter_until: int
+    tenant: str = ""
+    idempotency_key: str | None = None
+    body_digest: bytes | None = None
+    traceparent: str | None = None
+    outstanding: Mapping[str, int] = {}
+
+    def reopens(self, found: Settlement) -> bool:
+        """Whether this is the request of a settlement in the journal, which FAILED, once more."""
+        return (
+            found.state is SettlementState.FAILED
+            and found.key == self.key
+            and found.request_digest == self.request_digest
+        )
+
+
+class NewTransaction(Struct, frozen=True, kw_only=True):
+    """A transaction to sign inside the store's own transaction, once the account nonce is known.
+
+    `nonce_floor` is the least account nonce that the chain would still take; `sign` gets the nonce
+    that was handed out, and is called at most once. `most_cost` is the most wei that it may cost,
+    `l1_fee` included, and `gas_budget` what its signer may spend in a day (None: no limit).
+    """
+
+    chain_id: int
+    signer: bytes
+    nonce_floor: int
+    kind: TransactionKind
+    call: Call
+    gas_limit: int
+    sign: Callable[[int], Attempt]
+    l1_fee: int = 0
+    most_cost: int = 0
+    gas_budget: int | None = None
+
+
+class Claimed(Struct, frozen=True):
+    """The payment is ours to settle: claimed, and its transaction signed and stored."""
+
+    settlement: Settlement
+    transaction: Transaction
+
+
+class Taken(Struct, frozen=True):
+    """One of the payment's nonces is in the journal already, with this settlement."""
+
+    settlement: Settlement
+
+
+class IdempotencyKeyTaken(Struct, frozen=True):
+    """The caller's idempotency key belongs to this other settlement."""
+
+    settlement: Settlement
+
+
+class KeptReply(Struct, frozen=True):
+    """What the journal holds under an idempotency key: the digest of the request that brought it,
+    and the body of its final reply, once there is one.
+    """
+
+    body_digest: bytes
+    reply: bytes | None
+
+
+class Overcommitted(Struct, frozen=True):
+    """The payer's pending payments leave only this much of the asset, in atomic units."""
+
+    left: int
+
+
+class BudgetSpent(Struct, frozen=True):
+    """The signer has spent this much of its day's budget for gas, in wei: too much for another."""
+
+    spent: int
 
 
 class SettlementChange(Struct, frozen=True, kw_only=True):
@@ -66,7 +150,7 @@ class TransactionChange(Struct, frozen=True, kw_only=True):
     gas_cost: int | None = None
 
 
-class Ride(Struct, frozen=True):
+class SettlementRecord(Struct, frozen=True):
     """A settlement with every transaction that was ever to carry it, in the order of signing."""
 
     settlement: Settlement
@@ -78,7 +162,7 @@ class OpenWork(Struct, frozen=True):
     settlement.
     """
 
-    rides: tuple[Ride, ...]
+    records: tuple[SettlementRecord, ...]
     fillers: tuple[Transaction, ...]
 
     @property
@@ -88,9 +172,9 @@ class OpenWork(Struct, frozen=True):
         """
         found = {
             each.id: each
-            for ride in self.rides
-            if ride.settlement.state in (SettlementState.FAILED, SettlementState.LOST)
-            for each in ride.transactions
+            for record in self.records
+            if record.settlement.state in (SettlementState.FAILED, SettlementState.LOST)
+            for each in record.transactions
             if each.state is TransactionState.PENDING and each.kind is not TransactionKind.FILL
         }
         return tuple(found.values())
@@ -104,7 +188,7 @@ class Store(Protocol):
     ) -> Claimed | Taken | IdempotencyKeyTaken | Overcommitted | BudgetSpent:
         """Insert the settlement, hand out the account nonce, sign and store the attempt: all or
         nothing. A FAILED settlement of the same key and request digest is opened again instead
-        (PENDING, refusal and kept reply cleared, listener set, version + 1; an idempotency key that
+        (PENDING, refusal and kept reply cleared, waiter set, version + 1; an idempotency key that
         comes with the request takes the place of the one before, which is free from then on).
         Nothing but Claimed leaves a trace.
         """
@@ -140,7 +224,7 @@ class Store(Protocol):
         must not be sent again (see `take_over`).
         """
 
-    async def take_over(
+    async def replace_with_filler(
         self,
         transaction: NewTransaction,
         account_nonce: int,
@@ -179,7 +263,7 @@ class Store(Protocol):
         out.
         """
 
-    async def bury(self, chain_id: int, block_number: int) -> int:
+    async def finalize(self, chain_id: int, block_number: int) -> int:
         """MINED transactions at or below that block become FINAL; how many did."""
 
     async def forget(
@@ -203,17 +287,17 @@ class Store(Protocol):
     async def find(self, key: str) -> Settlement | None:
         """The settlement that has this key as its first or second one."""
 
-    async def get(self, settlement_id: str) -> Ride | None:
+    async def get(self, settlement_id: str) -> SettlementRecord | None:
         """One settlement with its transactions."""
 
     async def find_transaction(self, transaction_hash: bytes) -> Settlement | None:
         """The settlement that this transaction was signed for, or that its log proves."""
 
     async def open_work(self, chain_id: int) -> OpenWork:
-        """Rides in PENDING or REORGED or with a PENDING transaction, and pending fillers."""
+        """Settlements in PENDING or REORGED or with a PENDING transaction, and pending fillers."""
 
     async def watched(self, chain_id: int, horizon: int) -> OpenWork:
-        """What a reorg could still undo: rides with a MINED transaction, or CONFIRMED by a proof
+        """What a reorg could still undo: records with a MINED transaction, or CONFIRMED by a proof
         above block `horizon`, whosever it is; and MINED fillers.
         """
 
@@ -225,27 +309,29 @@ class Store(Protocol):
     async def gas_spent(self, chain_id: int, signer: bytes, now: int) -> int:
         """What the signer's budget of the day of `now` has gone to, in wei (see `budget`)."""
 
-    async def listen(self, settlement_id: str, listener: str, until: int, now: int) -> Settlement:
-        """Become the settlement's listener if nobody was told of success and no listener lives
-        (none, or its `listener_until` is at or before now). The settlement as it then is; its
-        `listener` tells whether it worked. LookupError for an unknown id.
+    async def become_waiter(
+        self, settlement_id: str, waiter: str, until: int, now: int
+    ) -> Settlement:
+        """Become the settlement's waiter if nobody was told of success and no waiter lives
+        (none, or its `waiter_until` is at or before now). The settlement as it then is; its
+        `waiter` tells whether it worked. LookupError for an unknown id.
         """
 
-    async def renew(self, settlement_id: str, listener: str, until: int) -> bool:
-        """Stay the settlement's listener until then; False for one that is it no more."""
+    async def renew(self, settlement_id: str, waiter: str, until: int) -> bool:
+        """Stay the settlement's waiter until then; False for one that is it no more."""
 
-    async def let_go(self, settlement_id: str, listener: str) -> None:
-        """Stop being the listener, if one still is, having said nothing."""
+    async def let_go(self, settlement_id: str, waiter: str) -> None:
+        """Stop being the waiter, if one still is, having said nothing."""
 
-    async def mark_success_told(
-        self, settlement_id: str, listener: str, now: int, reply: bytes | None = None
+    async def mark_success_replied(
+        self, settlement_id: str, waiter: str, now: int, reply: bytes | None = None
     ) -> bool:
-        """Take the right to say success, once in the settlement's life: True only for its listener,
+        """Take the right to say success, once in the settlement's life: True only for its waiter,
         in state CONFIRMED, when `replied_success_at` was not set. `reply` is kept with it, for
         repetitions under the settlement's idempotency key.
         """
 
-    async def mark_all_told(self, now: int) -> int:
+    async def mark_all_replied(self, now: int) -> int:
         """Of every settlement that could still end in success, let nobody hear of it any more; how
         many there were. For a journal that comes from a backup: what happened since is not in it.
         Raises StoreLocked where another process uses the journal, as `refuse_shared` does.
@@ -263,7 +349,7 @@ class Store(Protocol):
     async def in_flight(self, chain_id: int) -> dict[bytes, int]:
         """How many PENDING transactions each signer has on a chain (no entry: none)."""
 
-    async def census(self, chain_id: int) -> SettlementCounts:
+    async def settlement_counts(self, chain_id: int) -> SettlementCounts:
         """How many settlements there are in each state, and since when the oldest is pending."""
 
     async def ping(self) -> None:
@@ -271,3 +357,67 @@ class Store(Protocol):
 
     async def close(self) -> None:
         """Finish what was asked, then release the database."""
+
+
+class Fence:
+    """Whose turn it is to watch a chain, as this process knows it. `token` is the fencing token of
+    its lease, None while another process has it.
+    """
+
+    __slots__ = ("chain_id", "token")
+
+    def __init__(self, chain_id: int) -> None:
+        self.chain_id = chain_id
+        self.token: int | None = None
+
+
+class Notices(Protocol):
+    """What tells at once of settlements that `record` has changed, in whichever process. Some may
+    be missed, so who waits for one looks in the journal as well, now and then.
+    """
+
+    @property
+    def arrive(self) -> bool:
+        """Whether they do at present, as far as is known."""
+
+    def subscribe(self, tell: Callable[[str], None]) -> None:
+        """`tell` is called with the id of each, while `run` runs."""
+
+    async def run(self) -> None:
+        """Listen for them, and again whenever that breaks off; return where nothing can be heard.
+        Raises nothing of the database.
+        """
+
+    async def prove(self) -> str | None:
+        """Instead of `run`, once: why none arrive here, without any password; None if they do."""
+
+
+@runtime_checkable
+class SharedStore(Store, Protocol):
+    """A journal that several processes have open. One of them at a time watches a chain."""
+
+    async def lead(self, chain_id: int, holder: str, lease_ms: int) -> int | None:
+        """Take the lease of a chain's loop, or prolong it, for so many milliseconds from now by
+        the database's clock. Its fencing token, which rises whenever the lease goes to another
+        holder; None where another one has it.
+        """
+
+    async def step_down(self, chain_id: int, holder: str) -> None:
+        """End the lease, if the holder has it: another one may take it at once."""
+
+    async def refuse_shared(self) -> None:
+        """Raise StoreLocked where another process uses the journal, as far as leases tell: one is
+        held, or has ended within the seconds in which its holder may come back to it.
+        """
+
+    def fenced(self, fence: Fence) -> Store:
+        """The same journal for the loop of a chain: nothing is written, and LostLease raised,
+        unless the lease is still the one of the token that the fence had when it was asked.
+        """
+
+    async def ended(self, settlement_ids: Sequence[str]) -> frozenset[str]:
+        """Those of them that are not PENDING nor REORGED."""
+
+    @property
+    def notices(self) -> Notices:
+        """Of what any of the processes records."""

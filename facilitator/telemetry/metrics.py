@@ -225,11 +225,11 @@ class Metrics:
         """Of one endpoint: the seconds of its POSTs."""
         return self._rpc_seconds.labels(network, endpoint)
 
-    def count_rows(self, network: str, census: SettlementCounts) -> None:
+    def count_rows(self, network: str, counts: SettlementCounts) -> None:
         """What the journal holds of one of `networks`."""
-        self._total.labels(network).set(census.total)
-        self._pending.labels(network).set(census.pending)
-        self._used.labels(network).set(census.states.get("confirmed", 0))
+        self._total.labels(network).set(counts.total)
+        self._pending.labels(network).set(counts.pending)
+        self._used.labels(network).set(counts.states.get("confirmed", 0))
 
     def render(self, uptime_seconds: int) -> bytes:
         """The text of /metrics."""

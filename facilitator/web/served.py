@@ -36,8 +36,7 @@ from facilitator.ethereum.addresses import ZERO_ADDRESS
 from facilitator.ethereum.multicall3 import AGGREGATE3, MULTICALL3
 from facilitator.ethereum.secp256k1 import Signer
 from facilitator.ethereum.transactions import TransactionBuilder
-from facilitator.journal.shared import SharedStore
-from facilitator.journal.store import Store
+from facilitator.journal.store import SharedStore, Store
 from facilitator.telemetry.logs import event, get_logger
 from facilitator.web.cached import Recent
 

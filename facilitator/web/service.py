@@ -20,8 +20,7 @@ from facilitator.ethereum.addresses import checksum
 from facilitator.ethereum.secp256k1 import Signer
 from facilitator.journal.measured import MeasuredStore
 from facilitator.journal.open import open_store
-from facilitator.journal.shared import SharedStore
-from facilitator.journal.store import Store, StoreError
+from facilitator.journal.store import SharedStore, Store, StoreError
 from facilitator.telemetry.metrics import Metrics
 from facilitator.web.cached import Recent
 from facilitator.web.served import Common, Served, serve_network, unix_ms

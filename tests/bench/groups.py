@@ -128,8 +128,8 @@ async def poison(dialect: str, batch_max: int) -> Poisoned:
         await asyncio.sleep(3)  # no event says that one waits
         await devnet.rpc("evm_mine")
         await service.wait_for("settlement_submitted", MAX_IN_FLIGHT + batch_max)
-        rides = Counter(line["transaction"] for line in service.logged("settlement_submitted"))
-        [(group, members)] = rides.most_common(1)
+        records = Counter(line["transaction"] for line in service.logged("settlement_submitted"))
+        [(group, members)] = records.most_common(1)
         poor = payers(devnet)[0]
         left = await balance(devnet, poor.address)
         empty = calldata("transfer(address,uint256)", devnet.deployer.address, left)

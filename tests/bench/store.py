@@ -24,9 +24,8 @@ from msgspec import Struct
 from facilitator.config.database import PostgreSQL
 from facilitator.domain.settlement import SettlementState, TransactionState
 from facilitator.ethereum.secp256k1 import Signer
-from facilitator.journal.claims import Claimed
 from facilitator.journal.open import open_store
-from facilitator.journal.store import Store, TransactionChange
+from facilitator.journal.store import Claimed, Store, TransactionChange
 from tests.support.journal import NOW, change, payment, settlement_of, transaction_of
 from tests.support.postgres import Server, running_bouncer, running_server, settings
 
@@ -69,7 +68,7 @@ async def settle(store: Store, number: int) -> None:
     )
     confirmed = change(claimed.settlement, SettlementState.CONFIRMED)
     await store.record([final], [confirmed], NOW)
-    assert await store.mark_success_told(claimed.settlement.id, "listener", NOW)
+    assert await store.mark_success_replied(claimed.settlement.id, "waiter", NOW)
 
 
 async def load(database: Path | PostgreSQL, seconds: float) -> list[float]:

@@ -37,10 +37,10 @@ async def test_finished_settlements_are_what_they_would_be_if_they_had_been_made
     try:
         copy = await store.find(hashlib.md5(b"key 7").hexdigest())  # noqa: S324
         assert copy is not None
-        ride = await store.get(copy.id)
-        assert ride is not None
-        assert [each.account_nonce for each in ride.transactions] == [7]
-        states = (await store.census(CHAIN_ID)).states
+        record = await store.get(copy.id)
+        assert record is not None
+        assert [each.account_nonce for each in record.transactions] == [7]
+        states = (await store.settlement_counts(CHAIN_ID)).states
         assert set(states) == {"confirmed"}
         assert states["confirmed"] > 50
     finally:

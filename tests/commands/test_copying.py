@@ -52,27 +52,27 @@ async def fill(store: Store) -> None:
     await moved(store, gone.settlement, SettlementState.CONFIRMED)
     later = NOW + LEASE + 1
     assert await store.forget(CHAIN_ID, horizon=99, before=later, now=later, limit=9) == 1
-    rides = [await claimed(store) for _ in range(5)]
+    records = [await claimed(store) for _ in range(5)]
     await claimed(store, payment(chain_id=OTHER_CHAIN_ID, amount=2**256 - 1))
     await claimed(store, payment(token_nonce=b"\x05" * 32, nonce="\u0000 \ud7ff é"))
     await filled(store)
-    again = rides[1]
+    again = records[1]
     call = again.transaction.call
     dearer = signing(SIGNERS[0], call, fees=again.transaction.attempts[0].fees.__class__(9, 9))
     attempt = dearer(again.transaction.account_nonce)
     assert await store.add_attempt(again.transaction.id, attempt, None, NOW)
-    for ride, state in zip(
-        rides[2:], (SettlementState.CONFIRMED, SettlementState.FAILED), strict=False
+    for record, state in zip(
+        records[2:], (SettlementState.CONFIRMED, SettlementState.FAILED), strict=False
     ):
-        await moved(store, ride.settlement, state)
+        await moved(store, record.settlement, state)
         ended = TransactionChange(
-            id=ride.transaction.id,
+            id=record.transaction.id,
             state=TransactionState.MINED,
             block_number=9,
             gas_cost=2**80,
         )
         await store.record([ended], [], NOW + 2)
-    await store.bury(CHAIN_ID, 9)
+    await store.finalize(CHAIN_ID, 9)
 
 
 async def in_database(url: str, name: str, columns: list[str]) -> list[tuple[Any, ...]]:
@@ -91,7 +91,7 @@ async def in_database(url: str, name: str, columns: list[str]) -> list[tuple[Any
 async def open_work(store: Store) -> list[object]:
     """What can still change, in one order."""
     work = await store.open_work(CHAIN_ID)
-    return [sorted(work.rides, key=lambda ride: ride.settlement.id), work.fillers]
+    return [sorted(work.records, key=lambda record: record.settlement.id), work.fillers]
 
 
 async def test_every_row_arrives_as_it_was(tmp_path: Path, target: str) -> None:
@@ -103,8 +103,8 @@ async def test_every_row_arrives_as_it_was(tmp_path: Path, target: str) -> None:
     store = await SQLiteStore.open(file)  # nobody waits for an answer any more
     nonce = await next_nonce(store)
     work = await open_work(store)
-    census = await store.census(CHAIN_ID)
-    assert {"pending", "confirmed", "failed"} <= set(census.states)
+    counts = await store.settlement_counts(CHAIN_ID)
+    assert {"pending", "confirmed", "failed"} <= set(counts.states)
     await store.close()
     done = await facilitator("migrate", {"DATABASE_URL": target}, "--from", f"sqlite:///{file}")
     assert done.code == 0, done.errors
@@ -116,7 +116,7 @@ async def test_every_row_arrives_as_it_was(tmp_path: Path, target: str) -> None:
     moved_to = await PostgresStore.open(settings(target))
     assert await open_work(moved_to) == work
     assert await next_nonce(moved_to) == nonce
-    assert await moved_to.census(CHAIN_ID) == census
+    assert await moved_to.settlement_counts(CHAIN_ID) == counts
     fresh = await claimed(moved_to)
     assert fresh.transaction.account_nonce == nonce
     assert fresh.transaction.signer == ALICE

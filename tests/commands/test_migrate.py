@@ -93,7 +93,7 @@ async def test_replicas_of_the_version_before_go_on_while_the_tables_change(
            SET version = version + 1; COMMIT""",
     )
     before = [await claimed(store) for _ in range(3)]
-    assert len((await store.open_work(CHAIN_ID)).rides) == 1 + len(before)
+    assert len((await store.open_work(CHAIN_ID)).records) == 1 + len(before)
     await store.close()
     postgres.drop("rolling")
 
@@ -106,9 +106,9 @@ async def test_what_an_older_program_has_finished_is_counted(
     sqlite = url.startswith("sqlite")
     database = tmp_path / "journal.db" if sqlite else settings(url)
     store = await open_store(database)
-    rides = [await claimed(store) for _ in range(5)]
-    for ride in rides[:3]:
-        await moved(store, ride.settlement, SettlementState.FAILED)
+    records = [await claimed(store) for _ in range(5)]
+    for record in records[:3]:
+        await moved(store, record.settlement, SettlementState.FAILED)
     await store.close()
     if sqlite:
         with sqlite3.connect(tmp_path / "journal.db") as db:
@@ -124,9 +124,13 @@ async def test_what_an_older_program_has_finished_is_counted(
         server.execute("migrated", "UPDATE facilitator_schema SET version = 5")
     assert (await facilitator("migrate", variables)).code == 0
     store = await open_store(database)
-    assert (await store.census(CHAIN_ID)).states == {"failed": 3, "pending": 2}
-    await moved(store, rides[3].settlement, SettlementState.CONFIRMED)
-    assert (await store.census(CHAIN_ID)).states == {"failed": 3, "confirmed": 1, "pending": 1}
+    assert (await store.settlement_counts(CHAIN_ID)).states == {"failed": 3, "pending": 2}
+    await moved(store, records[3].settlement, SettlementState.CONFIRMED)
+    assert (await store.settlement_counts(CHAIN_ID)).states == {
+        "failed": 3,
+        "confirmed": 1,
+        "pending": 1,
+    }
     await store.close()
 
 

@@ -15,15 +15,17 @@ from facilitator.domain.settlement import (
     TransactionState,
 )
 from facilitator.ethereum.transactions import Call, ForbiddenCall
-from facilitator.journal.claims import (
+from facilitator.journal.store import (
     Claimed,
     IdempotencyKeyTaken,
     KeptReply,
     NewSettlement,
+    OpenWork,
     Overcommitted,
+    SettlementRecord,
+    Store,
     Taken,
 )
-from facilitator.journal.store import OpenWork, Ride, Store
 from tests.support.journal import (
     ALICE,
     BOB,
@@ -65,7 +67,7 @@ async def test_of_200_racers_for_one_payment_one_claims_it(store: Store) -> None
 
     results = await asyncio.gather(
         *(
-            store.claim(settlement_of(paid, listener=str(n)), transaction_of(paid, sign=sign), NOW)
+            store.claim(settlement_of(paid, waiter=str(n)), transaction_of(paid, sign=sign), NOW)
             for n in range(200)
         )
     )
@@ -115,7 +117,7 @@ async def test_what_was_claimed_is_read_back_unchanged(store: Store, amount: int
         resource="/\N{LATIN SMALL LETTER E WITH ACUTE}?a=1&b=\x7f",
         token_nonce=b"\xff" * 32,
     )
-    new, signed = settlement_of(paid, listener="me"), transaction_of(paid, floor=7)
+    new, signed = settlement_of(paid, waiter="me"), transaction_of(paid, floor=7)
     result = await store.claim(new, signed, NOW)
     assert isinstance(result, Claimed)
     assert result.settlement == Settlement(
@@ -126,8 +128,8 @@ async def test_what_was_claimed_is_read_back_unchanged(store: Store, amount: int
         payment=paid,
         state=SettlementState.PENDING,
         version=result.settlement.version,
-        listener="me",
-        listener_until=NOW + LEASE,
+        waiter="me",
+        waiter_until=NOW + LEASE,
         replied_success_at=None,
         proof=None,
         refusal=None,
@@ -147,12 +149,12 @@ async def test_what_was_claimed_is_read_back_unchanged(store: Store, amount: int
         block_number=None,
         attempts=(signing(SIGNERS[0], signed.call)(7),),
     )
-    ride = Ride(result.settlement, (result.transaction,))
+    record = SettlementRecord(result.settlement, (result.transaction,))
     assert new.second_key is not None
-    assert await store.get(result.settlement.id) == ride
+    assert await store.get(result.settlement.id) == record
     assert await store.find(new.key) == result.settlement
     assert await store.find(new.second_key) == result.settlement
-    assert await store.open_work(CHAIN_ID) == OpenWork(rides=(ride,), fillers=())
+    assert await store.open_work(CHAIN_ID) == OpenWork(records=(record,), fillers=())
 
 
 # Account nonces
@@ -214,7 +216,7 @@ async def test_a_claim_that_is_refused_leaves_no_trace(store: Store) -> None:
     keys = (taken.key, settlement_of(other).key)
     before = await everything(store, *keys)
     for new, kind in (
-        (settlement_of(first, listener="late", idempotency_key="order-2"), Taken),
+        (settlement_of(first, waiter="late", idempotency_key="order-2"), Taken),
         (settlement_of(other, idempotency_key="order-1"), IdempotencyKeyTaken),
         (settlement_of(other, idempotency_key="order-3", available=1), Overcommitted),
     ):
@@ -339,7 +341,7 @@ async def test_a_failed_settlement_is_opened_again_by_the_identical_request(stor
     results = await asyncio.gather(
         *(
             store.claim(
-                settlement_of(paid, listener=f"again {n}", listener_until=NOW + 2 * LEASE),
+                settlement_of(paid, waiter=f"again {n}", waiter_until=NOW + 2 * LEASE),
                 transaction_of(paid),
                 NOW + 5,
             )
@@ -348,17 +350,17 @@ async def test_a_failed_settlement_is_opened_again_by_the_identical_request(stor
     )
     (winner,) = (result for result in results if isinstance(result, Claimed))
     assert results.count(Taken(winner.settlement)) == 49
-    assert winner.settlement.listener is not None
+    assert winner.settlement.waiter is not None
     assert winner.settlement == replace(
         first.settlement,
         version=failed.version + 1,
-        listener=winner.settlement.listener,
-        listener_until=NOW + 2 * LEASE,
+        waiter=winner.settlement.waiter,
+        waiter_until=NOW + 2 * LEASE,
         updated_at=NOW + 5,
     )
     assert winner.transaction.account_nonce == 1
-    ride = await store.get(first.settlement.id)
-    assert ride == Ride(winner.settlement, (first.transaction, winner.transaction))
+    record = await store.get(first.settlement.id)
+    assert record == SettlementRecord(winner.settlement, (first.transaction, winner.transaction))
 
 
 async def test_a_failed_settlement_is_not_opened_by_another_request(store: Store) -> None:
@@ -438,7 +440,7 @@ async def test_the_key_of_the_request_that_opens_a_failure_again_is_kept(store: 
     other = settlement_of(payment(), idempotency_key="order-1")
     assert isinstance(await store.claim(other, transaction_of(other.payment), NOW), Claimed)
     confirmed = await moved(store, again.settlement, SettlementState.CONFIRMED)
-    assert await store.mark_success_told(confirmed.id, "listener", NOW, b"paid")
+    assert await store.mark_success_replied(confirmed.id, "waiter", NOW, b"paid")
     assert await store.find_reply("", "order-2") == KeptReply(b"2", b"paid")
 
 

@@ -8,8 +8,7 @@ from msgspec.structs import replace
 from facilitator.domain.schemes import scheme_of
 from facilitator.domain.schemes.jeju import JejuPayment
 from facilitator.domain.settlement import Settlement, SettlementState, TransactionState
-from facilitator.journal.claims import Claimed, NewTransaction
-from facilitator.journal.store import Store, StoreError, TransactionChange
+from facilitator.journal.store import Claimed, NewTransaction, Store, StoreError, TransactionChange
 from tests.support.journal import (
     ALICE,
     CHAIN_ID,
@@ -33,7 +32,7 @@ from tests.support.journal import (
 pytestmark = pytest.mark.anyio
 
 FINISHED = (SettlementState.CONFIRMED, SettlementState.FAILED, SettlementState.LOST)
-# After every listener's lease.
+# After every waiter's lease.
 LATER = NOW + LEASE + 1
 HOUR = 3_600_000
 # Far above the block of every proof.
@@ -93,7 +92,7 @@ async def test_only_what_has_come_to_its_end_leaves(store: Store) -> None:
         assert await store.find(settlement.key) is None
     for settlement in stayed:
         assert await store.find(settlement.key) == settlement
-    assert (await store.census(CHAIN_ID)).total == len(stayed)
+    assert (await store.settlement_counts(CHAIN_ID)).total == len(stayed)
     assert await forget(store) == 0
 
 
@@ -101,8 +100,8 @@ async def test_what_was_touched_since_stays(store: Store) -> None:
     """Changed, or listened to."""
     settlement = (await finished(store)).settlement
     assert await forget(store, before=settlement.updated_at) == 0
-    assert await forget(store, before=settlement.listener_until) == 0
-    assert await forget(store, before=settlement.listener_until + 1) == 1
+    assert await forget(store, before=settlement.waiter_until) == 0
+    assert await forget(store, before=settlement.waiter_until + 1) == 1
 
 
 async def test_a_proof_that_a_reorg_may_still_take_stays(store: Store) -> None:
@@ -114,13 +113,13 @@ async def test_a_proof_that_a_reorg_may_still_take_stays(store: Store) -> None:
 
 
 async def test_the_oldest_leave_first_and_no_more_than_asked_for(store: Store) -> None:
-    rides = [await claimed(store) for _ in range(5)]
+    records = [await claimed(store) for _ in range(5)]
     for number in (3, 0, 4, 1, 2):
-        await end(store, rides[number].transaction.id)
-        failed = change(rides[number].settlement, SettlementState.FAILED)
+        await end(store, records[number].transaction.id)
+        failed = change(records[number].settlement, SettlementState.FAILED)
         await store.record([], [failed], NOW - number)
     assert await forget(store, limit=2) == 2
-    there = [await store.get(ride.settlement.id) is not None for ride in rides]
+    there = [await store.get(record.settlement.id) is not None for record in records]
     assert there == [True, True, True, False, False]
     assert await forget(store, limit=2) == 2
     assert await forget(store, limit=2) == 1
@@ -138,14 +137,14 @@ async def test_its_transactions_leave_with_it(store: Store) -> None:
     """All of them, with every replacement: nothing finds them by their hashes any more."""
     first = (await claimed(store)).settlement
     again = await store.settle_again(first.id, first.version, transaction_of(first.payment), NOW)
-    ride = await store.get(first.id)
-    assert ride is not None
-    hashes = [attempt.hash for each in ride.transactions for attempt in each.attempts]
+    record = await store.get(first.id)
+    assert record is not None
+    hashes = [attempt.hash for each in record.transactions for attempt in each.attempts]
     assert len(hashes) == 2
     assert again is not None
-    for transaction in ride.transactions:
+    for transaction in record.transactions:
         await end(store, transaction.id, TransactionState.SUPERSEDED)
-    await moved(store, ride.settlement, SettlementState.FAILED)
+    await moved(store, record.settlement, SettlementState.FAILED)
     assert await forget(store) == 1
     for each in hashes:
         assert await store.find_transaction(each) is None
@@ -159,14 +158,14 @@ async def test_a_transaction_stays_until_the_last_that_it_carried_has_left(store
 
     told = await store.claim_group(group, shared, NOW)
     assert isinstance(told, tuple)
-    rides = [each for each in told if isinstance(each, Claimed)]
-    transaction = rides[0].transaction
+    records = [each for each in told if isinstance(each, Claimed)]
+    transaction = records[0].transaction
     await end(store, transaction.id)
-    for number, ride in enumerate(rides):
-        await moved(store, ride.settlement, SettlementState.CONFIRMED)
+    for number, record in enumerate(records):
+        await moved(store, record.settlement, SettlementState.CONFIRMED)
         assert await store.find_transaction(transaction.attempts[0].hash) is not None
         assert await forget(store) == 1
-        for other in rides[number + 1 :]:
+        for other in records[number + 1 :]:
             left = await store.get(other.settlement.id)
             assert left is not None
             assert [each.id for each in left.transactions] == [transaction.id]
@@ -250,16 +249,16 @@ async def test_keys_whose_payment_has_expired_are_not_kept_at_all(store: Store) 
 
 
 async def test_account_nonces_and_budgets_are_as_before(store: Store) -> None:
-    rides = [await claimed(store) for _ in range(3)]
+    records = [await claimed(store) for _ in range(3)]
     mined = [
         TransactionChange(
-            id=ride.transaction.id, state=TransactionState.MINED, block_number=9, gas_cost=2**70
+            id=record.transaction.id, state=TransactionState.MINED, block_number=9, gas_cost=2**70
         )
-        for ride in rides[:2]
+        for record in records[:2]
     ]
-    changes = [change(ride.settlement, SettlementState.CONFIRMED) for ride in rides[:2]]
+    changes = [change(record.settlement, SettlementState.CONFIRMED) for record in records[:2]]
     await store.record(mined, changes, NOW)
-    assert await store.bury(CHAIN_ID, 9) == 2
+    assert await store.finalize(CHAIN_ID, 9) == 2
     spent, work = await store.gas_spent(CHAIN_ID, ALICE, NOW), await store.open_work(CHAIN_ID)
     assert await forget(store) == 2
     assert await store.gas_spent(CHAIN_ID, ALICE, NOW) == spent > 2**71
@@ -319,8 +318,8 @@ async def test_who_opens_a_failed_one_again_meanwhile_loses_nothing(store: Store
     assert sum(left) == len(set(opened) - old)
     for told in results:
         assert told is not None
-        ride = await store.get(told.settlement.id)
-        assert ride is not None
-        assert ride.settlement.state is SettlementState.PENDING
-        assert ride.transactions[-1] == told.transaction
+        record = await store.get(told.settlement.id)
+        assert record is not None
+        assert record.settlement.state is SettlementState.PENDING
+        assert record.transactions[-1] == told.transaction
     assert await next_nonce(store) == 2 * len(failed)

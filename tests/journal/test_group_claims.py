@@ -6,16 +6,16 @@ import pytest
 from msgspec.structs import replace
 
 from facilitator.domain.settlement import SettlementState, TransactionKind
-from facilitator.journal.claims import (
+from facilitator.journal.store import (
     BudgetSpent,
     Claimed,
     IdempotencyKeyTaken,
     KeptReply,
     NewTransaction,
     Overcommitted,
+    Store,
     Taken,
 )
-from facilitator.journal.store import Store
 from tests.support.journal import (
     ALICE,
     CHAIN_ID,
@@ -63,9 +63,9 @@ async def test_a_group_shares_one_transaction_and_one_account_nonce(store: Store
     assert claims[0].transaction.kind is TransactionKind.GROUP
     assert await next_nonce(store) == 1
     assert await store.in_flight(CHAIN_ID) == {ALICE: 1}
-    rides = (await store.open_work(CHAIN_ID)).rides
-    assert {ride.settlement.id for ride in rides} == {each.settlement.id for each in claims}
-    assert {ride.transactions for ride in rides} == {(claims[0].transaction,)}
+    records = (await store.open_work(CHAIN_ID)).records
+    assert {record.settlement.id for record in records} == {each.settlement.id for each in claims}
+    assert {record.transactions for record in records} == {(claims[0].transaction,)}
     first = await store.find_transaction(claims[0].transaction.attempts[0].hash)
     assert first == claims[0].settlement
 
@@ -163,7 +163,7 @@ async def test_one_member_ends_without_the_others(store: Store) -> None:
     ]
     changed = await store.record([], changes, NOW)
     assert [each.id for each in changed] == [one.id, three.id]
-    assert {ride.settlement.id for ride in (await store.open_work(CHAIN_ID)).rides} == {
+    assert {record.settlement.id for record in (await store.open_work(CHAIN_ID)).records} == {
         one.id,
         two.id,
         three.id,

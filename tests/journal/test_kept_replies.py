@@ -8,8 +8,7 @@ import pytest
 from msgspec.structs import replace
 
 from facilitator.domain.settlement import Settlement, SettlementState
-from facilitator.journal.claims import Claimed, KeptReply, Taken
-from facilitator.journal.store import Store
+from facilitator.journal.store import Claimed, KeptReply, Store, Taken
 from tests.support.journal import (
     NOW,
     REFUSAL,
@@ -66,12 +65,12 @@ async def test_a_success_is_kept_with_the_right_to_say_it(
 ) -> None:
     """In one step: no crash leaves the one without the other."""
     settlement = await keyed(store)
-    assert not await store.mark_success_told(settlement.id, "listener", NOW, b"early")
+    assert not await store.mark_success_replied(settlement.id, "waiter", NOW, b"early")
     settlement = await moved(store, settlement, SettlementState.CONFIRMED)
-    assert not await store.mark_success_told(settlement.id, "somebody else", NOW, b"theirs")
+    assert not await store.mark_success_replied(settlement.id, "somebody else", NOW, b"theirs")
     assert await store.find_reply("", "order") == KeptReply(DIGEST, None)
-    assert await store.mark_success_told(settlement.id, "listener", NOW, b"\x00success\xff")
-    assert not await store.mark_success_told(settlement.id, "listener", NOW, b"again")
+    assert await store.mark_success_replied(settlement.id, "waiter", NOW, b"\x00success\xff")
+    assert not await store.mark_success_replied(settlement.id, "waiter", NOW, b"again")
     await store.close()
     opened = await engine()
     assert await opened.find_reply("", "order") == KeptReply(DIGEST, b"\x00success\xff")

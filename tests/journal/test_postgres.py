@@ -12,12 +12,19 @@ from msgspec.structs import replace
 
 from facilitator.domain.payment import Proof
 from facilitator.domain.settlement import Attempt, SettlementState, TransactionState
-from facilitator.journal.claims import Claimed, Overcommitted, Taken
 from facilitator.journal.postgres.pool import BEGIN_WRITE, IDLE_TIMEOUT_MS, Pool
 from facilitator.journal.postgres.store import PostgresStore
 from facilitator.journal.schema import MIGRATIONS
-from facilitator.journal.shared import Fence, SharedStore
-from facilitator.journal.store import Store, StoreError, TransactionChange
+from facilitator.journal.store import (
+    Claimed,
+    Fence,
+    Overcommitted,
+    SharedStore,
+    Store,
+    StoreError,
+    Taken,
+    TransactionChange,
+)
 from facilitator.telemetry.redaction import redact
 from tests.support.engines import DATABASE, Engine, engine_of
 from tests.support.journal import (
@@ -153,7 +160,7 @@ async def test_one_replica_tells_success(replicas: list[Store]) -> None:
     settlement = (await claimed(replicas[0])).settlement
     await moved(replicas[1], settlement, SettlementState.CONFIRMED)
     told = await asyncio.gather(
-        *(replicas[n % 3].mark_success_told(settlement.id, "listener", NOW + n) for n in range(30))
+        *(replicas[n % 3].mark_success_replied(settlement.id, "waiter", NOW + n) for n in range(30))
     )
     assert sum(told) == 1
 
@@ -225,9 +232,9 @@ async def test_who_has_lost_the_lease_writes_nothing(leaders: list[SharedStore])
 
     for writing in (
         loop.record([mined], [confirm], NOW),
-        loop.bury(CHAIN_ID, 17),
+        loop.finalize(CHAIN_ID, 17),
         loop.fill(filler(), 5, NOW),
-        loop.take_over(filler(), 0, filler_attempt, NOW),
+        loop.replace_with_filler(filler(), 0, filler_attempt, NOW),
         loop.add_attempt(result.transaction.id, attempt, None, NOW),
         loop.settle_again(
             result.settlement.id, version, transaction_of(result.settlement.payment), NOW
@@ -257,9 +264,9 @@ async def test_a_claim_whose_commit_was_answered_into_the_void_is_found(
     result = await claimed(far)
     assert proxy.lost == 1
     assert result.transaction.account_nonce == 0
-    ride = await far.get(result.settlement.id)
-    assert ride is not None
-    assert (ride.settlement, ride.transactions) == (result.settlement, (result.transaction,))
+    record = await far.get(result.settlement.id)
+    assert record is not None
+    assert (record.settlement, record.transactions) == (result.settlement, (result.transaction,))
 
 
 async def test_a_claim_whose_commit_never_arrived_leaves_no_trace(
@@ -281,9 +288,9 @@ async def test_the_right_to_say_success_is_had_once_whatever_is_lost(
     settlement = (await claimed(far)).settlement
     await moved(far, settlement, SettlementState.CONFIRMED)
     proxy.lose_next = lost
-    assert await far.mark_success_told(settlement.id, "listener", NOW)
+    assert await far.mark_success_replied(settlement.id, "waiter", NOW)
     assert proxy.lost == 1
-    assert not await far.mark_success_told(settlement.id, "listener", NOW)
+    assert not await far.mark_success_replied(settlement.id, "waiter", NOW)
 
 
 async def test_a_database_out_of_reach_is_an_error_within_seconds_and_then_forgotten(
@@ -359,11 +366,11 @@ async def test_a_crash_of_the_server_loses_no_acknowledged_claim() -> None:
             await asyncio.to_thread(server.start, durable=True)
             stop.set()
             await asyncio.gather(*lanes)
-        rides = (await store.open_work(CHAIN_ID)).rides
-        assert acknowledged <= {ride.settlement.id for ride in rides}
-        nonces = sorted(ride.transactions[0].account_nonce for ride in rides)
-        assert nonces == list(range(len(rides)))
-        assert await store.raise_nonce_floor(CHAIN_ID, ALICE, 0) == len(rides)
+        records = (await store.open_work(CHAIN_ID)).records
+        assert acknowledged <= {record.settlement.id for record in records}
+        nonces = sorted(record.transactions[0].account_nonce for record in records)
+        assert nonces == list(range(len(records)))
+        assert await store.raise_nonce_floor(CHAIN_ID, ALICE, 0) == len(records)
         await store.close()
 
 
@@ -446,7 +453,7 @@ async def test_no_hot_statement_looks_through_what_is_finished(postgres: Server)
     result = await claimed(store)
     await moved(store, result.settlement, SettlementState.FAILED)
     postgres.execute("plans", FINISHED)
-    assert (await store.census(CHAIN_ID)).total == 5001  # and the tally is in a few rows now
+    assert (await store.settlement_counts(CHAIN_ID)).total == 5001
     await store.close()
     store = await PostgresStore.open(settings(postgres.url("plans")))
     await asyncio.sleep(1.2)  # statistics are a second late
@@ -458,10 +465,10 @@ async def test_no_hot_statement_looks_through_what_is_finished(postgres: Server)
         await store.open_work(CHAIN_ID)
         await store.watched(CHAIN_ID, 10**9)
         await store.in_flight(CHAIN_ID)
-        assert (await store.census(CHAIN_ID)).pending == 1
+        assert (await store.settlement_counts(CHAIN_ID)).pending == 1
         assert await store.forget(CHAIN_ID, horizon=1, before=1, now=NOW, limit=9) == 0
         await moved(store, fresh.settlement, SettlementState.FAILED)
-        await store.bury(CHAIN_ID, 1)
+        await store.finalize(CHAIN_ID, 1)
     await store.close()
     await asyncio.sleep(1.2)  # statistics are a second late
     # The one row that says which tables there are is read from the table itself.
@@ -479,12 +486,12 @@ async def test_a_tally_of_many_rows_is_folded_into_few_and_stays_what_it_was(
     await moved(stores[0], result.settlement, SettlementState.FAILED)
     postgres.execute("tally", FINISHED)
     for _ in range(5):
-        counting = asyncio.gather(*(store.census(CHAIN_ID) for store in stores))
+        counting = asyncio.gather(*(store.settlement_counts(CHAIN_ID) for store in stores))
         one = await claimed(stores[0])
         await counting
         await moved(stores[1], one.settlement, SettlementState.CONFIRMED)
     states = {"confirmed": 5, "failed": 5001}
-    assert [(await store.census(CHAIN_ID)).states for store in stores] == [states] * 3
+    assert [(await store.settlement_counts(CHAIN_ID)).states for store in stores] == [states] * 3
     assert int(postgres.execute("tally", "SELECT count(*) FROM settlement_tally")) < 50
     for store in stores:
         await store.close()

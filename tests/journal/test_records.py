@@ -11,11 +11,11 @@ from facilitator.domain.settlement import (
     TransactionState,
 )
 from facilitator.ethereum.fees import GWEI, Fees
-from facilitator.journal.claims import Claimed
 from facilitator.journal.store import (
+    Claimed,
     OpenWork,
-    Ride,
     SettlementChange,
+    SettlementRecord,
     Store,
     StoreError,
     TransactionChange,
@@ -67,14 +67,14 @@ async def test_only_an_open_settlement_gets_a_further_transaction(
         )
     )
     further = [result for result in results if isinstance(result, Transaction)]
-    ride = await store.get(settlement.id)
+    record = await store.get(settlement.id)
     if state in (SettlementState.PENDING, SettlementState.REORGED):
         assert len(further) == 1
         after = replace(settlement, version=settlement.version + 1, updated_at=NOW + 2)
-        assert ride == Ride(after, (first.transaction, further[0]))
+        assert record == SettlementRecord(after, (first.transaction, further[0]))
     else:
         assert not further
-        assert ride == Ride(settlement, (first.transaction,))
+        assert record == SettlementRecord(settlement, (first.transaction,))
     assert await next_nonce(store) == 1 + len(further)
 
 
@@ -96,7 +96,7 @@ async def test_a_replacement_is_kept_in_the_order_of_signing(store: Store) -> No
         attempts.append(signing(SIGNERS[0], transaction.call, fees=fees)(0))
         assert await store.add_attempt(transaction.id, attempts[-1], None, NOW)
     work = await store.open_work(CHAIN_ID)
-    assert work.rides[0].transactions == (replace(transaction, attempts=tuple(attempts)),)
+    assert work.records[0].transactions == (replace(transaction, attempts=tuple(attempts)),)
 
 
 @pytest.mark.parametrize(
@@ -110,9 +110,9 @@ async def test_only_a_pending_transaction_is_replaced(
     other = signing(SIGNERS[0], first.transaction.call, fees=Fees(GWEI, GWEI))(0)
     assert not await store.add_attempt(first.transaction.id, other, None, NOW)
     assert not await store.add_attempt(first.transaction.id + 1, other, None, NOW)
-    ride = await store.get(first.settlement.id)
-    assert ride is not None
-    assert ride.transactions == (replace(first.transaction, state=state),)
+    record = await store.get(first.settlement.id)
+    assert record is not None
+    assert record.transactions == (replace(first.transaction, state=state),)
 
 
 async def test_the_same_bytes_are_stored_for_one_transaction_only(store: Store) -> None:
@@ -175,11 +175,11 @@ async def test_one_proof_never_proves_two_settlements(store: Store) -> None:
     changed = await store.record(ended, changes, NOW)
     assert [settlement.id for settlement in changed] == [first.settlement.id, third.settlement.id]
     assert await store.record([], changes[1:2], NOW) == ()
-    ride = await store.get(second.settlement.id)
-    assert ride is not None
-    assert ride.settlement == second.settlement
-    assert ride.transactions[0].state is TransactionState.MINED
-    assert ride.transactions[0].block_number == 9
+    record = await store.get(second.settlement.id)
+    assert record is not None
+    assert record.settlement == second.settlement
+    assert record.transactions[0].state is TransactionState.MINED
+    assert record.transactions[0].block_number == 9
 
 
 async def test_racers_with_one_proof_confirm_one_settlement(store: Store) -> None:
@@ -210,7 +210,7 @@ async def test_a_proof_is_one_of_its_chain_and_free_again_after_a_reorg(store: S
 
 
 async def test_open_work_is_what_can_still_change(store: Store) -> None:
-    """Rides in pending or reorged, rides with a pending transaction, pending fillers; of this
+    """Settlements in pending or reorged, those with a pending transaction, pending fillers; of this
     chain only.
     """
     mined = TransactionState.MINED
@@ -233,37 +233,37 @@ async def test_open_work_is_what_can_still_change(store: Store) -> None:
     await claimed(store, payment(chain_id=OTHER_CHAIN_ID))
     await filled(store, filler(chain_id=OTHER_CHAIN_ID))
     work = await store.open_work(CHAIN_ID)
-    assert sorted(ride.settlement.id for ride in work.rides) == sorted(expected)
+    assert sorted(record.settlement.id for record in work.records) == sorted(expected)
     assert work.fillers == (waiting,)
-    for ride in work.rides:
-        assert await store.get(ride.settlement.id) == ride
-    assert await store.open_work(1) == OpenWork(rides=(), fillers=())
+    for record in work.records:
+        assert await store.get(record.settlement.id) == record
+    assert await store.open_work(1) == OpenWork(records=(), fillers=())
 
 
 async def test_what_was_mined_is_watched_until_it_is_buried(store: Store) -> None:
-    rides = [await claimed(store) for _ in range(4)]
+    records = [await claimed(store) for _ in range(4)]
     far = await claimed(store, payment(chain_id=OTHER_CHAIN_ID))
     blocks = (10, 11, 12, None)
-    for first, block in zip((*rides, far), (*blocks, 10), strict=True):
+    for first, block in zip((*records, far), (*blocks, 10), strict=True):
         state = TransactionState.MINED if block else TransactionState.PENDING
         ended = TransactionChange(id=first.transaction.id, state=state, block_number=block)
         await store.record([ended], [], NOW)
 
     async def watched() -> list[str]:
-        found = (await store.watched(CHAIN_ID, 100)).rides
-        assert [await store.get(ride.settlement.id) for ride in found] == list(found)
-        return sorted(ride.settlement.id for ride in found)
+        found = (await store.watched(CHAIN_ID, 100)).records
+        assert [await store.get(record.settlement.id) for record in found] == list(found)
+        return sorted(record.settlement.id for record in found)
 
-    assert await watched() == sorted(each.settlement.id for each in rides[:3])
-    assert await store.bury(CHAIN_ID, 9) == 0
-    assert await store.bury(CHAIN_ID, 11) == 2
-    assert await store.bury(CHAIN_ID, 11) == 0
-    assert await watched() == [rides[2].settlement.id]
-    buried = await store.get(rides[0].settlement.id)
+    assert await watched() == sorted(each.settlement.id for each in records[:3])
+    assert await store.finalize(CHAIN_ID, 9) == 0
+    assert await store.finalize(CHAIN_ID, 11) == 2
+    assert await store.finalize(CHAIN_ID, 11) == 0
+    assert await watched() == [records[2].settlement.id]
+    buried = await store.get(records[0].settlement.id)
     assert buried is not None
     assert buried.transactions[0].state is TransactionState.FINAL
     assert buried.transactions[0].block_number == 10
-    assert len((await store.watched(OTHER_CHAIN_ID, 100)).rides) == 1
+    assert len((await store.watched(OTHER_CHAIN_ID, 100)).records) == 1
 
 
 async def test_a_reorg_takes_a_mined_transaction_back(store: Store) -> None:
@@ -274,9 +274,9 @@ async def test_a_reorg_takes_a_mined_transaction_back(store: Store) -> None:
     await store.record([mined], [], NOW)
     undone = TransactionChange(id=first.transaction.id, state=TransactionState.PENDING)
     await store.record([undone], [], NOW)
-    ride = Ride(first.settlement, (first.transaction,))
-    assert await store.open_work(CHAIN_ID) == OpenWork(rides=(ride,), fillers=())
-    assert await store.watched(CHAIN_ID, 0) == OpenWork(rides=(), fillers=())
+    record = SettlementRecord(first.settlement, (first.transaction,))
+    assert await store.open_work(CHAIN_ID) == OpenWork(records=(record,), fillers=())
+    assert await store.watched(CHAIN_ID, 0) == OpenWork(records=(), fillers=())
 
 
 @pytest.mark.parametrize("state", TransactionState)
@@ -343,7 +343,7 @@ async def test_closing_finishes_what_was_asked(engine: Engine) -> None:
         await store.ping()
     await store.close()
     store = await engine()
-    assert len((await store.open_work(CHAIN_ID)).rides) == 100
+    assert len((await store.open_work(CHAIN_ID)).records) == 100
     await store.close()
 
 

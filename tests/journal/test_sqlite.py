@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from facilitator.journal.claims import Claimed
 from facilitator.journal.sqlite.store import SQLiteStore
-from facilitator.journal.store import StoreError, StoreLocked
+from facilitator.journal.store import Claimed, StoreError, StoreLocked
 from tests.journal.test_store import CHAIN, claim, confirm, new_settlement, new_transaction, proof
 
 pytestmark = pytest.mark.anyio
@@ -52,11 +51,11 @@ async def test_kill_9_loses_no_acknowledged_claim_and_leaves_no_nonce_gap(tmp_pa
         acknowledged += [int(line) for line in rest.splitlines(keepends=True) if line[-1:] == b"\n"]
         await process.wait()
     store = await SQLiteStore.open(path)
-    rides = (await store.open_work(CHAIN)).rides
-    keys = {ride.settlement.key for ride in rides}
+    records = (await store.open_work(CHAIN)).records
+    keys = {record.settlement.key for record in records}
     assert {f"key-{number}" for number in acknowledged} <= keys
-    nonces = sorted(ride.transactions[0].account_nonce for ride in rides)
-    assert nonces == list(range(len(rides)))
+    nonces = sorted(record.transactions[0].account_nonce for record in records)
+    assert nonces == list(range(len(records)))
     await store.close()
 
 
@@ -73,15 +72,15 @@ async def test_a_second_user_of_the_file_is_refused(tmp_path: Path) -> None:
     await (await SQLiteStore.open(path)).close()
 
 
-async def test_listeners_do_not_outlive_their_process(tmp_path: Path) -> None:
+async def test_waiters_do_not_outlive_their_process(tmp_path: Path) -> None:
     path = tmp_path / "journal.db"
     store = await SQLiteStore.open(path)
-    await claim(store, listener_until=2**62)
+    await claim(store, waiter_until=2**62)
     await store.close()
     store = await SQLiteStore.open(path)
     found = await store.find("key-1")
     assert found is not None
-    assert found.listener is None
+    assert found.waiter is None
     await store.close()
 
 
@@ -152,9 +151,9 @@ async def test_the_cost_of_the_hot_statements_does_not_grow_with_what_is_finishe
     await store.watched(CHAIN, 1)
     await store.in_flight(CHAIN)
     await confirm(store, claimed, proof())
-    await store.bury(CHAIN, 1)
-    await store.listen(claimed.settlement.id, "you", 1, 1)
-    await store.mark_success_told(claimed.settlement.id, "me", 1)
+    await store.finalize(CHAIN, 1)
+    await store.become_waiter(claimed.settlement.id, "you", 1, 1)
+    await store.mark_success_replied(claimed.settlement.id, "me", 1)
     await store._writer.run(lambda db: db.set_trace_callback(None))
     await store.close()
     db = sqlite3.connect(path)

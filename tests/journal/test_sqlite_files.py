@@ -129,7 +129,6 @@ async def test_a_place_that_does_not_do_is_named_in_one_line(
 
 OPEN_AS_NOBODY = """
 import asyncio, os, sys
-from facilitator.journal.store import StoreError
 from facilitator.journal.schema import MIGRATIONS
 from facilitator.journal.sqlite.store import SQLiteStore
 
@@ -179,18 +178,18 @@ async def test_closing_twice_closes_nothing_else(tmp_path: Path) -> None:
 
 
 async def test_what_heard_success_costs_no_start_anything(tmp_path: Path) -> None:
-    """At the start listeners are forgotten: of what is unfinished, not of all that ever was."""
+    """At the start waiters are forgotten: of what is unfinished, not of all that ever was."""
     store = await SQLiteStore.open(tmp_path / "journal.db")
     told, untold = await claimed(store), await claimed(store)
     for first in (told, untold):
         await moved(store, first.settlement, State.CONFIRMED)
-    assert await store.mark_success_told(told.settlement.id, "listener", NOW)
+    assert await store.mark_success_replied(told.settlement.id, "waiter", NOW)
     await store.close()
     store = await SQLiteStore.open(tmp_path / "journal.db")
     heard, unheard = [await store.find(each.settlement.key) for each in (told, untold)]
     assert heard is not None
     assert unheard is not None
-    assert (heard.listener, unheard.listener) == ("listener", None)
+    assert (heard.waiter, unheard.waiter) == ("waiter", None)
     await store.close()
 
 

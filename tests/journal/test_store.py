@@ -16,15 +16,19 @@ from facilitator.domain.settlement import (
 )
 from facilitator.ethereum.fees import Fees
 from facilitator.ethereum.transactions import Call
-from facilitator.journal.claims import (
+from facilitator.journal.store import (
     Claimed,
     IdempotencyKeyTaken,
     NewSettlement,
     NewTransaction,
     Overcommitted,
+    SettlementChange,
+    SettlementRecord,
+    Store,
+    StoreError,
     Taken,
+    TransactionChange,
 )
-from facilitator.journal.store import Ride, SettlementChange, Store, StoreError, TransactionChange
 from tests.support.engines import Engine
 
 pytestmark = pytest.mark.anyio
@@ -61,8 +65,8 @@ def new_settlement(number: int = 1, **changes: object) -> NewSettlement:
         dialect="jeju",
         payment=payment(number),
         available=MAX_UINT256,
-        listener="me",
-        listener_until=1_000,
+        waiter="me",
+        waiter_until=1_000,
     )
     return replace(new, **changes)
 
@@ -123,10 +127,10 @@ async def fail(store: Store, claimed: Claimed) -> None:
     [_] = await store.record([end], [change], now=2)
 
 
-async def ride_of(store: Store, claimed: Claimed) -> Ride:
-    ride = await store.get(claimed.settlement.id)
-    assert ride is not None
-    return ride
+async def record_of(store: Store, claimed: Claimed) -> SettlementRecord:
+    record = await store.get(claimed.settlement.id)
+    assert record is not None
+    return record
 
 
 async def test_what_is_claimed_is_there_with_its_signed_bytes(store: Store) -> None:
@@ -138,9 +142,9 @@ async def test_what_is_claimed_is_there_with_its_signed_bytes(store: Store) -> N
     assert await store.find("other") == found
     assert found is not None
     assert found.payment == big
-    assert (found.state, found.version, found.listener) == (SettlementState.PENDING, 1, "me")
-    ride = await ride_of(store, claimed)
-    assert ride == Ride(found, (claimed.transaction,))
+    assert (found.state, found.version, found.waiter) == (SettlementState.PENDING, 1, "me")
+    record = await record_of(store, claimed)
+    assert record == SettlementRecord(found, (claimed.transaction,))
     [attempt] = claimed.transaction.attempts
     assert attempt == new_transaction().sign(0)
 
@@ -168,8 +172,8 @@ async def test_account_nonces_are_distinct_and_dense(store: Store) -> None:
     )
     work = await store.open_work(CHAIN)
     taken: dict[bytes, list[int]] = {SIGNER: [], other: []}
-    for ride in work.rides:
-        [transaction] = ride.transactions
+    for record in work.records:
+        [transaction] = record.transactions
         taken[transaction.signer].append(transaction.account_nonce)
     assert sorted(taken[SIGNER]) == sorted(taken[other]) == list(range(40, 140))
 
@@ -188,7 +192,7 @@ async def test_a_claim_that_cannot_be_signed_leaves_nothing(store: Store) -> Non
     with pytest.raises(RuntimeError, match="no"):
         await store.claim(new_settlement(), replace(new_transaction(), sign=refuse), 1)
     assert await store.find("key-1") is None
-    assert (await store.open_work(CHAIN)).rides == ()
+    assert (await store.open_work(CHAIN)).records == ()
     assert (await claim(store)).transaction.account_nonce == 0
 
 
@@ -206,8 +210,8 @@ async def test_one_failing_operation_takes_no_other_with_it(store: Store) -> Non
     )
     assert sum(isinstance(result, Claimed) for result in results) == 20
     assert sum(isinstance(result, RuntimeError) for result in results) == 10
-    rides = (await store.open_work(CHAIN)).rides
-    assert sorted(ride.transactions[0].account_nonce for ride in rides) == list(range(20))
+    records = (await store.open_work(CHAIN)).records
+    assert sorted(record.transactions[0].account_nonce for record in records) == list(range(20))
 
 
 async def test_a_caller_that_goes_away_disturbs_nobody(store: Store) -> None:
@@ -217,8 +221,8 @@ async def test_a_caller_that_goes_away_disturbs_nobody(store: Store) -> None:
         task.cancel()
     results = await asyncio.gather(*tasks, return_exceptions=True)
     assert sum(isinstance(result, Claimed) for result in results) == 10
-    rides = (await store.open_work(CHAIN)).rides
-    nonces = sorted(ride.transactions[0].account_nonce for ride in rides)
+    records = (await store.open_work(CHAIN)).records
+    nonces = sorted(record.transactions[0].account_nonce for record in records)
     assert nonces == list(range(len(nonces)))
 
 
@@ -262,13 +266,16 @@ async def test_a_failed_settlement_is_opened_again_by_the_identical_request_only
     await fail(store, claimed)
     other = await store.claim(new_settlement(1, request_digest=b"x"), new_transaction(), 3)
     assert isinstance(other, Taken)
-    again = await claim(store, listener="you")
+    again = await claim(store, waiter="you")
     assert again.settlement.id == claimed.settlement.id
     assert (again.settlement.state, again.settlement.refusal) == (SettlementState.PENDING, None)
     assert again.settlement.version == 3
-    assert again.settlement.listener == "you"
-    ride = await ride_of(store, again)
-    assert [each.id for each in ride.transactions] == [claimed.transaction.id, again.transaction.id]
+    assert again.settlement.waiter == "you"
+    record = await record_of(store, again)
+    assert [each.id for each in record.transactions] == [
+        claimed.transaction.id,
+        again.transaction.id,
+    ]
 
 
 @pytest.mark.parametrize(
@@ -294,7 +301,7 @@ async def test_one_proof_never_proves_two_settlements(store: Store) -> None:
     changed = await store.record([], changes, 2)
     assert [settlement.id for settlement in changed] == [third.settlement.id]
     assert changed[0].proof == proof(3)
-    assert (await ride_of(store, second)).settlement.state is SettlementState.PENDING
+    assert (await record_of(store, second)).settlement.state is SettlementState.PENDING
 
 
 async def test_a_stale_version_changes_nothing(store: Store) -> None:
@@ -304,7 +311,7 @@ async def test_a_stale_version_changes_nothing(store: Store) -> None:
     assert again.account_nonce == 1
     assert await store.settle_again(claimed.settlement.id, 1, new_transaction(), 2) is None
     assert not await confirm(store, claimed, proof())
-    assert (await ride_of(store, claimed)).settlement.state is SettlementState.PENDING
+    assert (await record_of(store, claimed)).settlement.state is SettlementState.PENDING
     assert (await claim(store, 2)).transaction.account_nonce == 2
 
 
@@ -319,39 +326,39 @@ async def test_attempts_are_added_while_the_transaction_is_pending(store: Store)
     number = claimed.transaction.id
     second = Attempt(hash=b"\x0b" * 32, raw=b"second", fees=Fees(200, 20), signed_at=8)
     assert await store.add_attempt(number, second, None, 1)
-    [transaction] = (await ride_of(store, claimed)).transactions
+    [transaction] = (await record_of(store, claimed)).transactions
     assert transaction.attempts == (*claimed.transaction.attempts, second)
     assert await confirm(store, claimed, proof())
     third = replace(second, hash=b"\x0c" * 32)
     assert not await store.add_attempt(number, third, None, 1)
 
 
-async def test_one_listener_at_a_time(store: Store) -> None:
+async def test_one_waiter_at_a_time(store: Store) -> None:
     """Another one takes over when it lets go, or when its lease has ended."""
-    claimed = await claim(store, listener_until=1_000)
+    claimed = await claim(store, waiter_until=1_000)
     number = claimed.settlement.id
-    assert (await store.listen(number, "you", 2_000, now=999)).listener == "me"
-    assert (await store.listen(number, "you", 2_000, now=1_000)).listener == "you"
+    assert (await store.become_waiter(number, "you", 2_000, now=999)).waiter == "me"
+    assert (await store.become_waiter(number, "you", 2_000, now=1_000)).waiter == "you"
     await store.let_go(number, "me")
-    assert (await store.listen(number, "me", 3_000, now=1_500)).listener == "you"
+    assert (await store.become_waiter(number, "me", 3_000, now=1_500)).waiter == "you"
     await store.let_go(number, "you")
-    assert (await store.listen(number, "me", 3_000, now=1_500)).listener == "me"
+    assert (await store.become_waiter(number, "me", 3_000, now=1_500)).waiter == "me"
     with pytest.raises(LookupError):
-        await store.listen("unknown", "me", 1, 0)
+        await store.become_waiter("unknown", "me", 1, 0)
 
 
 async def test_success_is_told_once(store: Store) -> None:
-    """By the listener, in state CONFIRMED, and never again by anybody."""
+    """By the waiter, in state CONFIRMED, and never again by anybody."""
     claimed = await claim(store)
     number = claimed.settlement.id
-    assert not await store.mark_success_told(number, "me", 5)
+    assert not await store.mark_success_replied(number, "me", 5)
     assert await confirm(store, claimed, proof())
-    assert not await store.mark_success_told(number, "you", 5)
-    told = await asyncio.gather(*(store.mark_success_told(number, "me", 5) for _ in range(50)))
+    assert not await store.mark_success_replied(number, "you", 5)
+    told = await asyncio.gather(*(store.mark_success_replied(number, "me", 5) for _ in range(50)))
     assert sum(told) == 1
     await store.let_go(number, "me")
-    settlement = await store.listen(number, "you", 9_000, 6_000)
-    assert (settlement.listener, settlement.replied_success_at) == (None, 5)
+    settlement = await store.become_waiter(number, "you", 9_000, 6_000)
+    assert (settlement.waiter, settlement.replied_success_at) == (None, 5)
 
 
 async def test_open_work_is_what_is_not_ended(store: Store) -> None:
@@ -365,15 +372,15 @@ async def test_open_work_is_what_is_not_ended(store: Store) -> None:
     )
     assert await store.record([], [lost], 2)
     work = await store.open_work(CHAIN)
-    assert {ride.settlement.id for ride in work.rides} == {
+    assert {record.settlement.id for record in work.records} == {
         each.settlement.id for each in claims[2:]
     }
     assert work.fillers == (filler,)
-    assert (await store.open_work(CHAIN + 1)).rides == ()
+    assert (await store.open_work(CHAIN + 1)).records == ()
     assert await store.in_flight(CHAIN) == {SIGNER: 3}
     back = TransactionChange(id=claims[0].transaction.id, state=TransactionState.PENDING)
     await store.record([back], [], 3)
-    reopened = {ride.settlement.id for ride in (await store.open_work(CHAIN)).rides}
+    reopened = {record.settlement.id for record in (await store.open_work(CHAIN)).records}
     assert claims[0].settlement.id in reopened
 
 
@@ -381,14 +388,14 @@ async def test_what_was_mined_is_watched_until_it_is_buried(store: Store) -> Non
     claimed = await claim(store)
     await claim(store, 2)
     assert await confirm(store, claimed, proof())
-    assert [ride.settlement.id for ride in (await store.watched(CHAIN, 100)).rides] == [
+    assert [record.settlement.id for record in (await store.watched(CHAIN, 100)).records] == [
         claimed.settlement.id
     ]
-    assert await store.bury(CHAIN, 8) == 0
-    assert await store.bury(CHAIN + 1, 9) == 0
-    assert await store.bury(CHAIN, 9) == 1
-    assert (await store.watched(CHAIN, 100)).rides == ()
-    [transaction] = (await ride_of(store, claimed)).transactions
+    assert await store.finalize(CHAIN, 8) == 0
+    assert await store.finalize(CHAIN + 1, 9) == 0
+    assert await store.finalize(CHAIN, 9) == 1
+    assert (await store.watched(CHAIN, 100)).records == ()
+    [transaction] = (await record_of(store, claimed)).transactions
     assert transaction.state is TransactionState.FINAL
 
 

@@ -32,14 +32,17 @@ from facilitator.domain.settlement import (
 )
 from facilitator.ethereum.fees import GWEI, Fees
 from facilitator.ethereum.secp256k1 import Signer
-from facilitator.journal.claims import (
+from facilitator.journal.store import (
     Claimed,
     IdempotencyKeyTaken,
     NewSettlement,
+    OpenWork,
     Overcommitted,
+    SettlementRecord,
+    Store,
     Taken,
+    TransactionChange,
 )
-from facilitator.journal.store import OpenWork, Ride, Store, TransactionChange
 from tests.support.engines import ENGINES, Engine, engine_of
 from tests.support.journal import (
     CHAIN_ID,
@@ -60,11 +63,11 @@ PAYERS = (b"\x0a" * 20, b"\x0b" * 20)
 small = st.integers(min_value=0, max_value=2)
 picks = st.integers(min_value=0, max_value=2**16)
 seldom = st.sampled_from((False, False, False, True))
-listeners = st.sampled_from(("ann", "ben"))
+waiters = st.sampled_from(("ann", "ben"))
 
 
 class Journal(RuleBasedStateMachine):
-    """Few payments, keys, signers and listeners, so that they meet; time goes on by itself."""
+    """Few payments, keys, signers and waiters, so that they meet; time goes on by itself."""
 
     def __init__(self, name: str, request: pytest.FixtureRequest) -> None:
         super().__init__()
@@ -95,7 +98,7 @@ class Journal(RuleBasedStateMachine):
     def claim_fresh(self, number: int) -> None:
         """A payment of nobody else's, so that there is something to work with from the start."""
         new = settlement_of(
-            payment(nonce=f"fresh {number}", payer=b"\x0c" * 20), listener="ann", listener_until=50
+            payment(nonce=f"fresh {number}", payer=b"\x0c" * 20), waiter="ann", waiter_until=50
         )
         result = self.runner.run(self.store.claim(new, transaction_of(new.payment), self.tick()))
         assert isinstance(result, Claimed)
@@ -126,9 +129,9 @@ class Journal(RuleBasedStateMachine):
                 return each
         return None
 
-    def ride(self, settlement_id: str) -> Ride:
+    def record_of(self, settlement_id: str) -> SettlementRecord:
         carried = (self.transactions[number] for number in self.carried[settlement_id])
-        return Ride(self.settlements[settlement_id], tuple(carried))
+        return SettlementRecord(self.settlements[settlement_id], tuple(carried))
 
     def signed(self, transaction: Transaction, signer: bytes, floor: int) -> None:
         """A transaction came out: its nonce is the next one, or the floor where that is higher."""
@@ -147,7 +150,7 @@ class Journal(RuleBasedStateMachine):
         idempotency_key=st.none() | st.sampled_from(("order", "bill")),
         signer=st.sampled_from(SIGNERS),
         floor=st.integers(min_value=0, max_value=12),
-        listener=listeners,
+        waiter=waiters,
     )
     def claim(
         self,
@@ -160,34 +163,34 @@ class Journal(RuleBasedStateMachine):
         idempotency_key: str | None,
         signer: Signer,
         floor: int,
-        listener: str,
+        waiter: str,
     ) -> None:
         token_nonce = None if token is None else token.to_bytes(32)
         new = settlement_of(
             payment(nonce=str(number), payer=payer, amount=amount, token_nonce=token_nonce),
             available=available,
             idempotency_key=idempotency_key,
-            listener=listener,
-            listener_until=self.now + LEASE,
+            waiter=waiter,
+            waiter_until=self.now + LEASE,
         )
         self.ask(new, signer, floor)
 
     @rule(
         number=picks,
-        listener=listeners,
+        waiter=waiters,
         other_terms=st.booleans(),
         key=st.none() | st.sampled_from(("order", "bill")),
     )
     def claim_the_same_again(
-        self, number: int, listener: str, other_terms: bool, key: str | None
+        self, number: int, waiter: str, other_terms: bool, key: str | None
     ) -> None:
         settlement = self.pick(number, SettlementState.FAILED, SettlementState.LOST)
         new = settlement_of(
             settlement.payment,
             digest=b"\x00" * 32 if other_terms else None,
             idempotency_key=key,
-            listener=listener,
-            listener_until=self.now + LEASE,
+            waiter=waiter,
+            waiter_until=self.now + LEASE,
         )
         trace = f"00-{self.now:032x}-00f067aa0ba902b7-01"  # another request's
         self.ask(replace(new, traceparent=trace), SIGNERS[1], 0)
@@ -212,8 +215,8 @@ class Journal(RuleBasedStateMachine):
             payment=new.payment,
             state=SettlementState.PENDING,
             version=1 if found is None else found.version + 1,
-            listener=new.listener,
-            listener_until=new.listener_until,
+            waiter=new.waiter,
+            waiter_until=new.waiter_until,
             replied_success_at=None if found is None else found.replied_success_at,
             proof=None,
             refusal=None,
@@ -306,7 +309,7 @@ class Journal(RuleBasedStateMachine):
         )
 
     @rule(number=picks)
-    def take_over(self, number: int) -> None:
+    def replace_with_filler(self, number: int) -> None:
         """Of what must not be sent again, or else of anything."""
         all_of_them = list(self.transactions.values())
         some = [each for each in all_of_them if self.is_given_up(each)] or all_of_them
@@ -321,7 +324,9 @@ class Journal(RuleBasedStateMachine):
             seen.append(last)
             return attempt
 
-        result = self.runner.run(self.store.take_over(new, old.account_nonce, outbid, now))
+        result = self.runner.run(
+            self.store.replace_with_filler(new, old.account_nonce, outbid, now)
+        )
         if not self.is_given_up(old) or old.state is TransactionState.MINED:
             assert (result, seen) == (None, [])
             return
@@ -405,50 +410,50 @@ class Journal(RuleBasedStateMachine):
         self.record(number=number, state=state, behind=False, log=log, ended=mined, block=2)
 
     @rule(block=st.integers(min_value=1, max_value=3))
-    def bury(self, block: int) -> None:
+    def finalize(self, block: int) -> None:
         buried = [
             each
             for each in self.transactions.values()
             if each.state is TransactionState.MINED and (each.block_number or 0) <= block
         ]
-        assert self.runner.run(self.store.bury(CHAIN_ID, block)) == len(buried)
+        assert self.runner.run(self.store.finalize(CHAIN_ID, block)) == len(buried)
         for each in buried:
             self.transactions[each.id] = replace(each, state=TransactionState.FINAL)
 
-    @rule(number=picks, listener=listeners)
-    def listen(self, number: int, listener: str) -> None:
+    @rule(number=picks, waiter=waiters)
+    def become_waiter(self, number: int, waiter: str) -> None:
         settlement, now = self.pick(number), self.tick()
-        free = settlement.listener is None or settlement.listener_until <= now
+        free = settlement.waiter is None or settlement.waiter_until <= now
         if free and settlement.replied_success_at is None:
-            settlement = replace(settlement, listener=listener, listener_until=now + LEASE)
-        result = self.runner.run(self.store.listen(settlement.id, listener, now + LEASE, now))
+            settlement = replace(settlement, waiter=waiter, waiter_until=now + LEASE)
+        result = self.runner.run(self.store.become_waiter(settlement.id, waiter, now + LEASE, now))
         assert result == settlement
         self.settlements[settlement.id] = settlement
 
-    @rule(number=picks, listener=listeners)
-    def renew(self, number: int, listener: str) -> None:
+    @rule(number=picks, waiter=waiters)
+    def renew(self, number: int, waiter: str) -> None:
         settlement, until = self.pick(number), self.tick() + LEASE
-        renewed = self.runner.run(self.store.renew(settlement.id, listener, until))
-        assert renewed == (settlement.listener == listener)
+        renewed = self.runner.run(self.store.renew(settlement.id, waiter, until))
+        assert renewed == (settlement.waiter == waiter)
         if renewed:
-            self.settlements[settlement.id] = replace(settlement, listener_until=until)
+            self.settlements[settlement.id] = replace(settlement, waiter_until=until)
 
-    @rule(number=picks, listener=listeners)
-    def let_go(self, number: int, listener: str) -> None:
+    @rule(number=picks, waiter=waiters)
+    def let_go(self, number: int, waiter: str) -> None:
         settlement = self.pick(number)
-        self.runner.run(self.store.let_go(settlement.id, listener))
-        if settlement.listener == listener:
-            self.settlements[settlement.id] = replace(settlement, listener=None)
+        self.runner.run(self.store.let_go(settlement.id, waiter))
+        if settlement.waiter == waiter:
+            self.settlements[settlement.id] = replace(settlement, waiter=None)
 
-    @rule(number=picks, listener=listeners)
-    def tell_success(self, number: int, listener: str) -> None:
+    @rule(number=picks, waiter=waiters)
+    def tell_success(self, number: int, waiter: str) -> None:
         settlement, now = self.pick(number, SettlementState.CONFIRMED), self.tick()
         allowed = (
-            settlement.listener == listener
+            settlement.waiter == waiter
             and settlement.state is SettlementState.CONFIRMED
             and settlement.replied_success_at is None
         )
-        told = self.runner.run(self.store.mark_success_told(settlement.id, listener, now))
+        told = self.runner.run(self.store.mark_success_replied(settlement.id, waiter, now))
         assert told == allowed
         if told:
             self.settlements[settlement.id] = replace(settlement, replied_success_at=now)
@@ -474,7 +479,7 @@ class Journal(RuleBasedStateMachine):
             for each in self.settlements.values()
             if each.state not in OPEN
             and each.updated_at < before
-            and each.listener_until < before
+            and each.waiter_until < before
             and (each.proof is None or each.proof.block_number <= horizon)
             and ended.issuperset(self.carried[each.id])
         ]
@@ -505,7 +510,7 @@ class Journal(RuleBasedStateMachine):
 
     @rule()
     def close_and_open(self) -> None:
-        """Listeners are requests of a process: none outlives it where it is the only one, and
+        """Waiters are requests of a process: none outlives it where it is the only one, and
         where it is one of several their leases say for how long they count.
         """
         self.runner.run(self.store.close())
@@ -514,7 +519,7 @@ class Journal(RuleBasedStateMachine):
             return
         for each in self.settlements.values():
             if each.replied_success_at is None:
-                self.settlements[each.id] = replace(each, listener=None)
+                self.settlements[each.id] = replace(each, waiter=None)
 
     @invariant()
     def the_journal_holds_what_the_model_holds(self) -> None:
@@ -525,21 +530,21 @@ class Journal(RuleBasedStateMachine):
         pending = [
             each for each in self.transactions.values() if each.state is TransactionState.PENDING
         ]
-        rides = [self.ride(settlement_id) for settlement_id in self.settlements]
-        for ride in rides:
-            assert await self.store.get(ride.settlement.id) == ride
-            assert await self.store.find(ride.settlement.key) == ride.settlement
+        records = [self.record_of(settlement_id) for settlement_id in self.settlements]
+        for record in records:
+            assert await self.store.get(record.settlement.id) == record
+            assert await self.store.find(record.settlement.key) == record.settlement
         for key, transaction_hash in self.used.items():
             assert await self.store.used_by([key]) == transaction_hash
         carried = {number for numbers in self.carried.values() for number in numbers}
         work = await self.store.open_work(CHAIN_ID)
         assert by_id(work) == by_id(
             OpenWork(
-                rides=tuple(
-                    ride
-                    for ride in rides
-                    if ride.settlement.state in OPEN
-                    or any(each in pending for each in ride.transactions)
+                records=tuple(
+                    record
+                    for record in records
+                    if record.settlement.state in OPEN
+                    or any(each in pending for each in record.transactions)
                 ),
                 fillers=tuple(each for each in pending if each.id not in carried),
             )
@@ -551,11 +556,11 @@ class Journal(RuleBasedStateMachine):
             watched = await self.store.watched(CHAIN_ID, horizon)
             assert by_id(watched) == by_id(
                 OpenWork(
-                    rides=tuple(
-                        ride
-                        for ride in rides
-                        if any(each in mined for each in ride.transactions)
-                        or (ride.settlement.state is SettlementState.CONFIRMED and horizon < 17)
+                    records=tuple(
+                        record
+                        for record in records
+                        if any(each in mined for each in record.transactions)
+                        or (record.settlement.state is SettlementState.CONFIRMED and horizon < 17)
                     ),
                     fillers=tuple(each for each in mined if each.id not in carried),
                 )
@@ -565,13 +570,13 @@ class Journal(RuleBasedStateMachine):
             in_flight[each.signer] = in_flight.get(each.signer, 0) + 1
         assert await self.store.in_flight(CHAIN_ID) == in_flight
         states = [each.state for each in self.settlements.values()]
-        census = await self.store.census(CHAIN_ID)
-        assert census.states == Counter(states)
-        assert (census.total, census.pending) == (
+        counts = await self.store.settlement_counts(CHAIN_ID)
+        assert counts.states == Counter(states)
+        assert (counts.total, counts.pending) == (
             len(states),
             sum(state in OPEN for state in states),
         )
-        assert census.oldest_pending == min(
+        assert counts.oldest_pending == min(
             (
                 each.created_at
                 for each in self.settlements.values()
@@ -585,10 +590,10 @@ async def opened(engine: Engine) -> Store:
     return await engine()
 
 
-def by_id(work: OpenWork) -> tuple[dict[str, Ride], dict[int, Transaction]]:
+def by_id(work: OpenWork) -> tuple[dict[str, SettlementRecord], dict[int, Transaction]]:
     """Open work has no order that anything depends on."""
     return (
-        {ride.settlement.id: ride for ride in work.rides},
+        {record.settlement.id: record for record in work.records},
         {filler.id: filler for filler in work.fillers},
     )
 

@@ -159,7 +159,7 @@ async def test_what_expires_while_it_waits_for_a_signer_is_never_sent(
 async def test_who_waits_long_stays_the_one_to_hear_of_success(
     devnet: Devnet, tmp_path: Path
 ) -> None:
-    """A listener's lease is short, and renewed for as long as it waits."""
+    """A waiter's lease is short, and renewed for as long as it waits."""
     await approve(devnet)
     header = devnet_payment(devnet)
     async with serve(devnet, tmp_path) as service:

@@ -15,8 +15,7 @@ from facilitator.commands.devnet import Devnet, DevnetOptions
 from facilitator.domain.budget import DAY_MS
 from facilitator.domain.settlement import TransactionState
 from facilitator.ethereum.fees import GWEI, Fees
-from facilitator.journal.claims import BudgetSpent, Claimed, NewTransaction
-from facilitator.journal.store import Store, TransactionChange
+from facilitator.journal.store import BudgetSpent, Claimed, NewTransaction, Store, TransactionChange
 from tests.support.chain import approve, devnet_payment, settled_logs
 from tests.support.faultproxy import Answer, Call, Forward, fault_proxy
 from tests.support.journal import (
@@ -83,12 +82,12 @@ async def test_what_is_mined_counts_with_what_it_did_cost(store: Store) -> None:
     await end(store, first, 5, block=10)
     await end(store, second, None, block=0)
     assert await store.gas_spent(CHAIN_ID, ALICE, NOW) == 5
-    await store.bury(CHAIN_ID, 10)
+    await store.finalize(CHAIN_ID, 10)
     assert await store.gas_spent(CHAIN_ID, ALICE, NOW) == 5
     third = await claim(store, COST + 5)
     assert isinstance(third, Claimed)
     await end(store, third, 2**80, block=11)
-    await store.bury(CHAIN_ID, 11)
+    await store.finalize(CHAIN_ID, 11)
     assert await store.gas_spent(CHAIN_ID, ALICE, NOW) == 5 + 2**80
 
 
@@ -125,7 +124,7 @@ async def test_what_a_reorg_takes_back_after_it_was_buried_is_counted_once(
     first, second = await claim(store, 10 * COST), await claim(store, 10 * COST)
     await end(store, first, 2**80, block=10)
     await end(store, second, 5, block=10)
-    await store.bury(CHAIN_ID, 10)
+    await store.finalize(CHAIN_ID, 10)
     assert isinstance(first, Claimed)
     nonce = first.transaction.account_nonce
     for cost in (3, 2**90, 0):
@@ -133,7 +132,7 @@ async def test_what_a_reorg_takes_back_after_it_was_buried_is_counted_once(
         assert await store.gas_spent(CHAIN_ID, ALICE, NOW) == COST + 5
         await end(store, first, cost, block=11, now=later)
         assert await store.gas_spent(CHAIN_ID, ALICE, NOW) == cost + 5
-        await store.bury(CHAIN_ID, 11)
+        await store.finalize(CHAIN_ID, 11)
         assert await store.gas_spent(CHAIN_ID, ALICE, NOW) == cost + 5
         assert await store.gas_spent(CHAIN_ID, ALICE, NOW + DAY_MS) == 0
 
@@ -142,7 +141,7 @@ async def test_what_was_superseded_has_cost_nothing_to_give_back(store: Store) -
     first, second = await claim(store, 10 * COST), await claim(store, 10 * COST)
     await end(store, first, None, block=0)
     await end(store, second, 5, block=10)
-    await store.bury(CHAIN_ID, 10)
+    await store.finalize(CHAIN_ID, 10)
     assert isinstance(first, Claimed)
     assert await store.revive(CHAIN_ID, ALICE, first.transaction.account_nonce)
     assert await store.gas_spent(CHAIN_ID, ALICE, NOW) == COST + 5
@@ -173,10 +172,10 @@ async def test_a_replacement_with_another_gas_limit_keeps_to_the_budget(store: S
     assert await store.gas_spent(CHAIN_ID, ALICE, NOW) == COST
     assert await store.add_attempt(transaction.id, dearer, limit, NOW, 300_000)
     assert await store.gas_spent(CHAIN_ID, ALICE, NOW) == limit
-    ride = await store.get(claimed.settlement.id)
-    assert ride is not None
+    record = await store.get(claimed.settlement.id)
+    assert record is not None
     attempts = (*transaction.attempts, dearer)
-    assert ride.transactions == (replace(transaction, gas_limit=300_000, attempts=attempts),)
+    assert record.transactions == (replace(transaction, gas_limit=300_000, attempts=attempts),)
     dearest = signing(SIGNERS[0], transaction.call, fees=Fees(4 * GWEI, GWEI))(0)
     assert await store.add_attempt(transaction.id, dearest, None, NOW)
     assert await store.gas_spent(CHAIN_ID, ALICE, NOW) == 1_200_000 * GWEI

@@ -16,8 +16,7 @@ from facilitator.engine.leader import LEASE_MS
 from facilitator.journal.postgres import leases
 from facilitator.journal.postgres.pool import BEGIN_WRITE, Pool
 from facilitator.journal.postgres.store import PostgresStore
-from facilitator.journal.shared import Fence
-from facilitator.journal.store import LostLease
+from facilitator.journal.store import Fence, LostLease
 from tests.support.chain import approve, devnet_payment, settled_logs
 from tests.support.engines import DATABASE, empty
 from tests.support.faultproxy import FaultProxy, delay, fault_proxy
@@ -110,12 +109,12 @@ async def test_what_was_asked_under_a_lost_lease_is_not_written_by_the_next_one(
     assert await journal.lead(CHAIN_ID, "two", 1) == 2
     await asyncio.sleep(0.01)
     assert await journal.lead(CHAIN_ID, "one", 60_000) == 3
-    late = asyncio.create_task(loop.bury(CHAIN_ID, 17))
+    late = asyncio.create_task(loop.finalize(CHAIN_ID, 17))
     await asyncio.sleep(0)  # it is asked for, and nothing has come of it yet
     fence.token = 3
     with pytest.raises(LostLease):
         await late
-    assert await loop.bury(CHAIN_ID, 17) == 0
+    assert await loop.finalize(CHAIN_ID, 17) == 0
 
 
 async def test_turns_that_take_longer_than_the_lease_keep_it(

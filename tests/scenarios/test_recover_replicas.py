@@ -12,8 +12,7 @@ from facilitator.commands.recover import SHOWS_ITSELF
 from facilitator.engine.leader import LEASE_MS
 from facilitator.journal.postgres.leases import COMES_BACK_MS
 from facilitator.journal.postgres.pool import BEGIN_WRITE, Pool
-from facilitator.journal.shared import SharedStore
-from facilitator.journal.store import StoreLocked
+from facilitator.journal.store import SharedStore, StoreLocked
 from tests.support.chain import approve, devnet_payment
 from tests.support.commands import begun, ended, facilitator
 from tests.support.engines import DATABASE, Engine, empty, engine_of
@@ -58,12 +57,12 @@ async def test_nothing_is_marked_while_any_chain_has_a_watcher(engine: Engine) -
     for held_ms in (60_000, 1):  # held, and then ended without a word
         await replica.lead(OTHER_CHAIN_ID, "replica", held_ms)
         await asyncio.sleep(0.01)
-        for refused in (restored.refuse_shared(), restored.mark_all_told(NOW)):
+        for refused in (restored.refuse_shared(), restored.mark_all_replied(NOW)):
             with pytest.raises(StoreLocked, match=f"it watches chain {OTHER_CHAIN_ID}.: stop all"):
                 await refused
     await replica.step_down(OTHER_CHAIN_ID, "replica")
-    assert await restored.mark_all_told(NOW) == 1
-    assert await restored.mark_all_told(NOW) == 0
+    assert await restored.mark_all_replied(NOW) == 1
+    assert await restored.mark_all_replied(NOW) == 0
     await restored.close()
     await replica.close()
 
@@ -79,7 +78,7 @@ async def test_a_replica_that_starts_meanwhile_waits_until_all_is_marked(
     async with somebody._connection() as connection:
         await connection.execute(BEGIN_WRITE)
         await connection.execute("SELECT FROM settlement FOR UPDATE")
-        marking = asyncio.create_task(restored.mark_all_told(NOW))
+        marking = asyncio.create_task(restored.mark_all_replied(NOW))
         await asyncio.sleep(0.5)
         leading = asyncio.create_task(replica.lead(CHAIN_ID, "replica", 60_000))
         assert not (await asyncio.wait({leading, marking}, timeout=1))[0]

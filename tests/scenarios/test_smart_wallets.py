@@ -254,7 +254,7 @@ async def test_a_forged_signature_never_hears_the_true_ones_outcome(
     devnet: Devnet, service: Service
 ) -> None:
     """Only the wallet knows whose signature counts, so another signature is another request: it
-    never becomes the listener, not even of an outcome that nobody has heard.
+    never becomes the waiter, not even of an outcome that nobody has heard.
     """
     owner = devnet.accounts[4]
     wallet = await deploy_wallet(devnet, owner)

@@ -19,8 +19,13 @@ from facilitator.domain.settlement import (
 from facilitator.ethereum.fees import GWEI, Fees
 from facilitator.ethereum.secp256k1 import Signer
 from facilitator.ethereum.transactions import Call, TransactionBuilder
-from facilitator.journal.claims import Claimed, NewSettlement, NewTransaction
-from facilitator.journal.store import SettlementChange, Store
+from facilitator.journal.store import (
+    Claimed,
+    NewSettlement,
+    NewTransaction,
+    SettlementChange,
+    Store,
+)
 
 CHAIN_ID = 420691
 OTHER_CHAIN_ID = 8453
@@ -81,8 +86,8 @@ def settlement_of(
     second_key: str | None = None,
     digest: bytes | None = None,
     available: int = PLENTY,
-    listener: str = "listener",
-    listener_until: int = NOW + LEASE,
+    waiter: str = "waiter",
+    waiter_until: int = NOW + LEASE,
     tenant: str = "",
     idempotency_key: str | None = None,
     body_digest: bytes | None = None,
@@ -96,8 +101,8 @@ def settlement_of(
         dialect="jeju",
         payment=paid,
         available=available,
-        listener=listener,
-        listener_until=listener_until,
+        waiter=waiter,
+        waiter_until=waiter_until,
         tenant=tenant,
         idempotency_key=idempotency_key,
         body_digest=body_digest,

@@ -18,8 +18,16 @@ from facilitator.domain.settlement import (
     TransactionKind,
     TransactionState,
 )
-from facilitator.journal.claims import Claimed, NewSettlement, NewTransaction, Taken
-from facilitator.journal.store import OpenWork, Ride, SettlementChange, TransactionChange
+from facilitator.journal.store import (
+    Claimed,
+    NewSettlement,
+    NewTransaction,
+    OpenWork,
+    SettlementChange,
+    SettlementRecord,
+    Taken,
+    TransactionChange,
+)
 from tests.support.model_chain import Sent
 
 OPEN = (SettlementState.PENDING, SettlementState.REORGED)
@@ -37,7 +45,7 @@ class Journal:
     step: Callable[[], None] = no_step
     settlements: dict[str, Settlement] = field(default_factory=dict)
     transactions: dict[int, Transaction] = field(default_factory=dict)
-    rides: dict[str, list[int]] = field(default_factory=dict)
+    signed_for: dict[str, list[int]] = field(default_factory=dict)
     next_nonce: dict[bytes, int] = field(default_factory=dict)
     # every signature that was ever made, by its bytes, which no real journal keeps in this form
     signed: dict[bytes, tuple[int, Sent]] = field(default_factory=dict)
@@ -69,8 +77,8 @@ class Journal:
             payment=new.payment,
             state=SettlementState.PENDING,
             version=1 if old is None else old.version + 1,
-            listener=None,
-            listener_until=0,
+            waiter=None,
+            waiter_until=0,
             replied_success_at=None,
             proof=None,
             refusal=None,
@@ -79,7 +87,7 @@ class Journal:
         )
         self.settlements[settlement.id] = settlement
         signed = self._sign(transaction, self._hand_out(transaction))
-        self.rides.setdefault(settlement.id, []).append(signed.id)
+        self.signed_for.setdefault(settlement.id, []).append(signed.id)
         self.events["claim" if old is None else "claim after a failure"] += 1
         self.step()
         return Claimed(settlement, signed)
@@ -93,7 +101,7 @@ class Journal:
         self.step()
         self.settlements[settlement_id] = replace(settlement, version=version + 1)
         signed = self._sign(transaction, self._hand_out(transaction))
-        self.rides[settlement_id].append(signed.id)
+        self.signed_for[settlement_id].append(signed.id)
         self.events["another transaction"] += 1
         self.step()
         return signed
@@ -118,7 +126,7 @@ class Journal:
             if ended and (each.signer, each.account_nonce) == (signer, account_nonce):
                 carried = [
                     self.settlements[name].state
-                    for name, ids in self.rides.items()
+                    for name, ids in self.signed_for.items()
                     if each.id in ids
                 ]
                 filler = each.kind is TransactionKind.FILL
@@ -131,7 +139,7 @@ class Journal:
                     return True
         return False
 
-    async def take_over(
+    async def replace_with_filler(
         self,
         transaction: NewTransaction,
         account_nonce: int,
@@ -142,7 +150,7 @@ class Journal:
         for old in self.transactions.values():
             told = any(
                 self.settlements[name].state in (SettlementState.FAILED, SettlementState.LOST)
-                for name, ids in self.rides.items()
+                for name, ids in self.signed_for.items()
                 if old.id in ids
             )
             named = (old.signer, old.account_nonce) == slot
@@ -250,7 +258,7 @@ class Journal:
         self.step()
         return tuple(changed)
 
-    async def bury(self, chain_id: int, block_number: int) -> int:
+    async def finalize(self, chain_id: int, block_number: int) -> int:
         buried = [
             each
             for each in self.transactions.values()
@@ -260,9 +268,9 @@ class Journal:
             self.transactions[each.id] = replace(each, state=TransactionState.FINAL)
         return len(buried)
 
-    async def get(self, settlement_id: str) -> Ride | None:
+    async def get(self, settlement_id: str) -> SettlementRecord | None:
         settlement = self.settlements[settlement_id]
-        return Ride(settlement, self.carriers(settlement))
+        return SettlementRecord(settlement, self.carriers(settlement))
 
     async def open_work(self, chain_id: int) -> OpenWork:
         return self._work(lambda each: each.state in OPEN, TransactionState.PENDING)
@@ -275,14 +283,16 @@ class Journal:
         return self._work(is_watched, TransactionState.MINED)
 
     def _work(self, chosen: Callable[[Settlement], bool], state: TransactionState) -> OpenWork:
-        rides = (Ride(each, self.carriers(each)) for each in self.settlements.values())
-        carried = {number for numbers in self.rides.values() for number in numbers}
+        records = (
+            SettlementRecord(each, self.carriers(each)) for each in self.settlements.values()
+        )
+        carried = {number for numbers in self.signed_for.values() for number in numbers}
         return OpenWork(
-            rides=tuple(
-                ride
-                for ride in rides
-                if chosen(ride.settlement)
-                or any(transaction.state is state for transaction in ride.transactions)
+            records=tuple(
+                record
+                for record in records
+                if chosen(record.settlement)
+                or any(transaction.state is state for transaction in record.transactions)
             ),
             fillers=tuple(
                 each
@@ -296,4 +306,4 @@ class Journal:
         return self.next_nonce[signer]
 
     def carriers(self, settlement: Settlement) -> tuple[Transaction, ...]:
-        return tuple(self.transactions[each] for each in self.rides[settlement.id])
+        return tuple(self.transactions[each] for each in self.signed_for[settlement.id])

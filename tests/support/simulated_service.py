@@ -124,7 +124,7 @@ class Process:
         if known is None or may_open_again(known, digest):
             order = Order(payment=payment, dialect="x402", encode=_no_reply)
             with suppress(ChainUnavailable):  # a 503, and nothing was claimed
-                await self._submitter.submit(order, digest, "listener", anyio.current_time() + 1)
+                await self._submitter.submit(order, digest, "waiter", anyio.current_time() + 1)
 
     async def turn(self) -> None:
         """One turn of the loop, which an outage only delays."""

@@ -12,6 +12,7 @@ from facilitator.chain.rpc import FaultKind
 from facilitator.commands.devnet import Devnet, DevnetOptions
 from facilitator.domain.payment import Reason
 from facilitator.engine.survey import ASK_EVERY
+from facilitator.journal.measured import LABELS
 from facilitator.journal.store import Store
 from facilitator.web.routes import ROUTES
 from tests.support.chain import approve, devnet_authorization, devnet_payment
@@ -261,7 +262,7 @@ async def test_what_clients_write_is_in_no_label(devnet: Devnet, tmp_path: Path)
     assert seen.label_values("dialect") == {"jeju", "x402"}
     assert seen.label_values("reason") <= {*Reason, "", "malformed"}
     assert seen.label_values("kind") == set(FaultKind)
-    assert seen.label_values("operation") <= set(dir(Store))
+    assert seen.label_values("operation") <= {LABELS.get(name, name) for name in dir(Store)}
     assert seen.label_values("outcome") == {"valid", "success", "refused"}
     assert seen.value("http_requests_total", route=OTHER, status="404") == 20
     assert seen.value("http_requests_total", route="/settlements/{id}") == 20

@@ -10,18 +10,9 @@ from hashlib import blake2b
 
 from facilitator.domain.payment import Proof
 from facilitator.domain.settlement import Settlement, SettlementState, Transaction
-from facilitator.journal.claims import (
-    BudgetSpent,
-    Claimed,
-    IdempotencyKeyTaken,
-    NewSettlement,
-    NewTransaction,
-    Overcommitted,
-    Taken,
-)
 from facilitator.journal.postgres.notify import notify
 from facilitator.journal.postgres.pool import Connection, Undo
-from facilitator.journal.postgres.queries import find_transaction, get, ride
+from facilitator.journal.postgres.queries import find_transaction, get, get_record
 from facilitator.journal.postgres.signed import sign
 from facilitator.journal.queries import OPEN
 from facilitator.journal.rows import (
@@ -31,7 +22,18 @@ from facilitator.journal.rows import (
     read_settlement,
     refusal_text,
 )
-from facilitator.journal.store import SettlementChange, StoreError, TransactionChange
+from facilitator.journal.store import (
+    BudgetSpent,
+    Claimed,
+    IdempotencyKeyTaken,
+    NewSettlement,
+    NewTransaction,
+    Overcommitted,
+    SettlementChange,
+    StoreError,
+    Taken,
+    TransactionChange,
+)
 
 ClaimedOrNot = Claimed | Taken | IdempotencyKeyTaken | Overcommitted
 
@@ -62,7 +64,7 @@ async def group_claimed(
     answers: list[ClaimedOrNot] = []
     for new in group:
         settlement, other = await _look(new, db)
-        riding = None if settlement is None else await ride(settlement.id, db)
+        riding = None if settlement is None else await get_record(settlement.id, db)
         carriers = () if riding is None else riding.transactions
         ours = [each for each in carriers if each.attempts[0].hash == signed_hash]
         if settlement is not None and ours:
@@ -178,8 +180,8 @@ async def _insert(
         payment.payer,
         str(payment.amount),
         payment_text(payment),
-        new.listener,
-        new.listener_until,
+        new.waiter,
+        new.waiter_until,
         new.traceparent,
         now,
     )
@@ -205,8 +207,8 @@ async def _reopen(
                body_digest = CASE WHEN $8 IS NULL THEN body_digest ELSE $9 END
            WHERE id = $6 AND version = $7 RETURNING {SETTLEMENT}""",
         payment_text(new.payment),
-        new.listener,
-        new.listener_until,
+        new.waiter,
+        new.waiter_until,
         new.traceparent,
         now,
         found.id,

@@ -9,8 +9,7 @@ from collections.abc import Iterable
 from typing import Protocol, TypeVar
 
 from facilitator.journal.postgres.pool import Connection, Operation
-from facilitator.journal.shared import Fence
-from facilitator.journal.store import LostLease, StoreLocked
+from facilitator.journal.store import Fence, LostLease, StoreLocked
 
 T = TypeVar("T")
 

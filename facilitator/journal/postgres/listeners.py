@@ -42,7 +42,7 @@ async def let_go(settlement_id: str, listener: str, db: Connection) -> None:
     )
 
 
-async def mark_success_told(
+async def mark_success_replied(
     settlement_id: str,
     listener: str,
     now: int,
@@ -72,7 +72,7 @@ async def mark_success_told(
     return told is not None
 
 
-async def mark_all_told(now: int, db: Connection) -> int:
+async def mark_all_replied(now: int, db: Connection) -> int:
     await keep_others_out(db)
     status = await db.execute(
         """UPDATE settlement SET replied_success_at = $1

@@ -6,7 +6,6 @@ The same questions as in `queries`, by the same indexes.
 from collections.abc import Sequence
 
 from facilitator.domain.settlement import Attempt, Settlement, Transaction
-from facilitator.journal.claims import KeptReply
 from facilitator.journal.postgres.pool import Connection
 from facilitator.journal.queries import OPEN
 from facilitator.journal.rows import (
@@ -17,7 +16,7 @@ from facilitator.journal.rows import (
     read_settlement,
     read_transaction,
 )
-from facilitator.journal.store import OpenWork, Ride
+from facilitator.journal.store import KeptReply, OpenWork, SettlementRecord
 
 # $1 is the chain everywhere below.
 _PENDING = """SELECT id FROM "transaction" WHERE chain_id = $1 AND state = 'pending'"""
@@ -41,8 +40,8 @@ async def get(db: Connection, settlement_id: str) -> Settlement:
     return read_settlement(row)
 
 
-async def ride(settlement_id: str, db: Connection) -> Ride | None:
-    found = await _rides(db, "SELECT $1::text", settlement_id)
+async def get_record(settlement_id: str, db: Connection) -> SettlementRecord | None:
+    found = await _records(db, "SELECT $1::text", settlement_id)
     return found[0] if found else None
 
 
@@ -97,8 +96,8 @@ async def _work(
     lone = f"""{mine} AND NOT EXISTS (SELECT FROM settlement_transaction
                                       WHERE transaction_id = "transaction".id)"""
     fillers = await transactions(db, lone, *own_parameters)
-    rides = await _rides(db, chosen, *parameters)
-    return OpenWork(rides=tuple(rides), fillers=tuple(fillers.values()))
+    records = await _records(db, chosen, *parameters)
+    return OpenWork(records=tuple(records), fillers=tuple(fillers.values()))
 
 
 async def outstanding(
@@ -130,7 +129,7 @@ async def in_flight(chain_id: int, db: Connection) -> dict[bytes, int]:
     return {row["signer"]: row["pending"] for row in rows}
 
 
-async def _rides(db: Connection, chosen: str, *parameters: object) -> list[Ride]:
+async def _records(db: Connection, chosen: str, *parameters: object) -> list[SettlementRecord]:
     settlements = await db.fetch(
         f"SELECT {SETTLEMENT} FROM settlement WHERE id IN ({chosen}) ORDER BY created_at, id",
         *parameters,
@@ -149,7 +148,10 @@ async def _rides(db: Connection, chosen: str, *parameters: object) -> list[Ride]
     carriers: dict[str, list[Transaction]] = {}
     for row in joins:
         carriers.setdefault(row["settlement_id"], []).append(riding[row["transaction_id"]])
-    return [Ride(read_settlement(row), tuple(carriers.get(row["id"], ()))) for row in settlements]
+    return [
+        SettlementRecord(read_settlement(row), tuple(carriers.get(row["id"], ())))
+        for row in settlements
+    ]
 
 
 async def transactions(db: Connection, chosen: str, *parameters: object) -> dict[int, Transaction]:

@@ -8,11 +8,11 @@ from collections.abc import Callable, Sequence
 
 from facilitator.domain import budget
 from facilitator.domain.settlement import Attempt, Transaction, TransactionState
-from facilitator.journal.claims import BudgetSpent, NewTransaction
 from facilitator.journal.postgres.pool import Connection, Undo
 from facilitator.journal.postgres.queries import transactions
 from facilitator.journal.rows import Row
-from facilitator.journal.signed import GIVEN_UP, more_committed, taken_over
+from facilitator.journal.signed import GIVEN_UP, more_committed, replaced_with_filler
+from facilitator.journal.store import BudgetSpent, NewTransaction
 
 _NAMED = """SELECT id, chain_id, signer, state, created_at, gas_cost FROM "transaction"
             WHERE chain_id = $1 AND signer = $2 AND account_nonce = $3"""
@@ -49,7 +49,7 @@ async def revive(chain_id: int, signer: bytes, account_nonce: int, db: Connectio
     return True
 
 
-async def take_over(
+async def replace_with_filler(
     new: NewTransaction,
     account_nonce: int,
     outbid: Callable[[Attempt], Attempt],
@@ -80,7 +80,7 @@ async def take_over(
         now,
     )
     await _insert_attempt(old.id, attempt, db)
-    return taken_over(old, new, attempt)
+    return replaced_with_filler(old, new, attempt)
 
 
 async def _set_pending(ended: Row, db: Connection) -> None:
@@ -255,7 +255,7 @@ async def gas_spent(chain_id: int, signer: bytes, now: int, db: Connection) -> i
     )
 
 
-async def bury(chain_id: int, block_number: int, db: Connection) -> int:
+async def finalize(chain_id: int, block_number: int, db: Connection) -> int:
     # In the order of their ids, as `record` takes them.
     buried = await db.fetch(
         """UPDATE "transaction" SET state = 'final' WHERE id IN (

@@ -10,16 +10,6 @@ from msgspec.structs import replace
 
 from facilitator.config.database import PostgreSQL
 from facilitator.domain.settlement import Attempt, Settlement, SettlementCounts, Transaction
-from facilitator.journal.claims import (
-    BudgetSpent,
-    Claimed,
-    IdempotencyKeyTaken,
-    KeptReply,
-    NewSettlement,
-    NewTransaction,
-    Overcommitted,
-    Taken,
-)
 from facilitator.journal.postgres import (
     claims,
     forgetting,
@@ -34,12 +24,20 @@ from facilitator.journal.postgres.leases import FencedPool
 from facilitator.journal.postgres.notify import PostgresNotices
 from facilitator.journal.postgres.pool import CommitUnknown, Operation, Pool, T
 from facilitator.journal.postgres.schema import migrate, refuse_forgetful
-from facilitator.journal.shared import Fence
 from facilitator.journal.store import (
+    BudgetSpent,
+    Claimed,
+    Fence,
+    IdempotencyKeyTaken,
+    KeptReply,
+    NewSettlement,
+    NewTransaction,
     OpenWork,
-    Ride,
+    Overcommitted,
     SettlementChange,
+    SettlementRecord,
     StoreError,
+    Taken,
     TransactionChange,
 )
 
@@ -131,7 +129,7 @@ class PostgresStore:
     async def revive(self, chain_id: int, signer: bytes, account_nonce: int) -> bool:
         return await self._pool.write(partial(signed.revive, chain_id, signer, account_nonce))
 
-    async def take_over(
+    async def replace_with_filler(
         self,
         transaction: NewTransaction,
         account_nonce: int,
@@ -139,7 +137,7 @@ class PostgresStore:
         now: int,
     ) -> Transaction | None:
         return await self._pool.write(
-            partial(signed.take_over, transaction, account_nonce, outbid, now)
+            partial(signed.replace_with_filler, transaction, account_nonce, outbid, now)
         )
 
     async def add_attempt(
@@ -169,8 +167,8 @@ class PostgresStore:
         # Somebody else has recorded the same proof at the same time, and now it can be seen.
         return await self._pool.write(operation)
 
-    async def bury(self, chain_id: int, block_number: int) -> int:
-        return await self._pool.write(partial(signed.bury, chain_id, block_number))
+    async def finalize(self, chain_id: int, block_number: int) -> int:
+        return await self._pool.write(partial(signed.finalize, chain_id, block_number))
 
     async def forget(
         self, chain_id: int, *, horizon: int, before: int, now: int, limit: int
@@ -188,8 +186,8 @@ class PostgresStore:
     async def find(self, key: str) -> Settlement | None:
         return await self._pool.read(partial(queries.find, key))
 
-    async def get(self, settlement_id: str) -> Ride | None:
-        return await self._pool.read(partial(queries.ride, settlement_id))
+    async def get(self, settlement_id: str) -> SettlementRecord | None:
+        return await self._pool.read(partial(queries.get_record, settlement_id))
 
     async def find_transaction(self, transaction_hash: bytes) -> Settlement | None:
         return await self._pool.read(partial(queries.find_transaction, transaction_hash))
@@ -205,7 +203,9 @@ class PostgresStore:
     ) -> tuple[Settlement, ...]:
         return await self._pool.read(partial(queries.outstanding, chain_id, asset, payer))
 
-    async def listen(self, settlement_id: str, listener: str, until: int, now: int) -> Settlement:
+    async def become_waiter(
+        self, settlement_id: str, listener: str, until: int, now: int
+    ) -> Settlement:
         return await self._pool.write(
             partial(listeners.listen, settlement_id, listener, until, now)
         )
@@ -216,18 +216,18 @@ class PostgresStore:
     async def let_go(self, settlement_id: str, listener: str) -> None:
         await self._pool.write(partial(listeners.let_go, settlement_id, listener))
 
-    async def mark_success_told(
+    async def mark_success_replied(
         self, settlement_id: str, listener: str, now: int, reply: bytes | None = None
     ) -> bool:
-        mark = partial(listeners.mark_success_told, settlement_id, listener, now, reply)
+        mark = partial(listeners.mark_success_replied, settlement_id, listener, now, reply)
         try:
             return await self._pool.write(mark)
         except CommitUnknown:
             # Nobody else has this listener's name: if the mark is there, it is ours.
             return await self._once_known(partial(mark, again=True))
 
-    async def mark_all_told(self, now: int) -> int:
-        return await self._pool.write(partial(listeners.mark_all_told, now))
+    async def mark_all_replied(self, now: int) -> int:
+        return await self._pool.write(partial(listeners.mark_all_replied, now))
 
     async def keep_reply(self, settlement_id: str, reply: bytes) -> None:
         await self._pool.write(partial(listeners.keep_reply, settlement_id, reply))
@@ -241,8 +241,8 @@ class PostgresStore:
     async def in_flight(self, chain_id: int) -> dict[bytes, int]:
         return await self._pool.read(partial(queries.in_flight, chain_id))
 
-    async def census(self, chain_id: int) -> SettlementCounts:
-        told, rows = await self._pool.read(partial(tally.census, chain_id))
+    async def settlement_counts(self, chain_id: int) -> SettlementCounts:
+        told, rows = await self._pool.read(partial(tally.counts, chain_id))
         if rows > tally.TALLY_ROWS:
             await self._pool.write(partial(tally.fold, chain_id))
         return told

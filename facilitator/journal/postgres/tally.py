@@ -43,7 +43,7 @@ TALLY = """
 """
 
 
-async def census(chain_id: int, db: Connection) -> tuple[SettlementCounts, int]:
+async def counts(chain_id: int, db: Connection) -> tuple[SettlementCounts, int]:
     """The open ones are counted, of the finished ones the tally tells; and in how many rows."""
     rows = await db.fetch(
         f"""SELECT state, count(*) AS number, min(created_at) AS oldest, 0 AS tallied

@@ -10,26 +10,24 @@ from typing import TypeVar
 from facilitator.domain.settlement import Attempt, Settlement, SettlementCounts, Transaction
 from facilitator.journal import forgetting, queries, signed
 from facilitator.journal import statements as sql
-from facilitator.journal.claims import (
-    BudgetSpent,
-    Claimed,
-    IdempotencyKeyTaken,
-    KeptReply,
-    NewSettlement,
-    NewTransaction,
-    Overcommitted,
-    Taken,
-)
 from facilitator.journal.schema import APPLICATION_ID, MIGRATIONS, refuse_newer
 from facilitator.journal.sqlite.file_lock import lock_file
 from facilitator.journal.sqlite.moved import mark_moved, refuse_moved
 from facilitator.journal.sqlite.writer import Writer, connect, connect_reader
 from facilitator.journal.statements import ClaimedOrNot
 from facilitator.journal.store import (
+    BudgetSpent,
+    Claimed,
+    IdempotencyKeyTaken,
+    KeptReply,
+    NewSettlement,
+    NewTransaction,
     OpenWork,
-    Ride,
+    Overcommitted,
     SettlementChange,
+    SettlementRecord,
     StoreError,
+    Taken,
     TransactionChange,
 )
 
@@ -105,7 +103,7 @@ class SQLiteStore:
     async def revive(self, chain_id: int, signer: bytes, account_nonce: int) -> bool:
         return await self._writer.run(partial(signed.revive, chain_id, signer, account_nonce))
 
-    async def take_over(
+    async def replace_with_filler(
         self,
         transaction: NewTransaction,
         account_nonce: int,
@@ -113,7 +111,7 @@ class SQLiteStore:
         now: int,
     ) -> Transaction | None:
         return await self._writer.run(
-            partial(signed.take_over, transaction, account_nonce, outbid, now)
+            partial(signed.replace_with_filler, transaction, account_nonce, outbid, now)
         )
 
     async def add_attempt(
@@ -136,8 +134,8 @@ class SQLiteStore:
     ) -> tuple[Settlement, ...]:
         return await self._writer.run(partial(sql.record, transactions, settlements, now))
 
-    async def bury(self, chain_id: int, block_number: int) -> int:
-        return await self._writer.run(partial(signed.bury, chain_id, block_number))
+    async def finalize(self, chain_id: int, block_number: int) -> int:
+        return await self._writer.run(partial(signed.finalize, chain_id, block_number))
 
     async def forget(
         self, chain_id: int, *, horizon: int, before: int, now: int, limit: int
@@ -165,10 +163,10 @@ class SQLiteStore:
         except sqlite3.Error as error:
             raise StoreError(f"the journal cannot be read: {error}") from None
 
-    async def get(self, settlement_id: str) -> Ride | None:
-        def read(db: sqlite3.Connection) -> Ride | None:
-            rides = queries.rides(db, "SELECT ?", (settlement_id,))
-            return rides[0] if rides else None
+    async def get(self, settlement_id: str) -> SettlementRecord | None:
+        def read(db: sqlite3.Connection) -> SettlementRecord | None:
+            records = queries.records(db, "SELECT ?", (settlement_id,))
+            return records[0] if records else None
 
         return await self._writer.run(read)
 
@@ -186,7 +184,9 @@ class SQLiteStore:
     ) -> tuple[Settlement, ...]:
         return self._read(partial(queries.outstanding, chain_id, asset, payer))
 
-    async def listen(self, settlement_id: str, listener: str, until: int, now: int) -> Settlement:
+    async def become_waiter(
+        self, settlement_id: str, listener: str, until: int, now: int
+    ) -> Settlement:
         def become(db: sqlite3.Connection) -> Settlement:
             db.execute(
                 """UPDATE settlement SET listener = ?, listener_until = ?
@@ -212,7 +212,7 @@ class SQLiteStore:
     async def let_go(self, settlement_id: str, listener: str) -> None:
         await self._writer.run(partial(sql.let_go, settlement_id, listener))
 
-    async def mark_success_told(
+    async def mark_success_replied(
         self, settlement_id: str, listener: str, now: int, reply: bytes | None = None
     ) -> bool:
         changed = await self._writer.run(
@@ -227,8 +227,8 @@ class SQLiteStore:
         )
         return changed == 1
 
-    async def mark_all_told(self, now: int) -> int:
-        return await self._writer.run(partial(sql.mark_all_told, now))
+    async def mark_all_replied(self, now: int) -> int:
+        return await self._writer.run(partial(sql.mark_all_replied, now))
 
     async def keep_reply(self, settlement_id: str, reply: bytes) -> None:
         await self._writer.run(partial(sql.keep_reply, settlement_id, reply))
@@ -242,8 +242,8 @@ class SQLiteStore:
     async def in_flight(self, chain_id: int) -> dict[bytes, int]:
         return await self._writer.run(partial(queries.in_flight, chain_id))
 
-    async def census(self, chain_id: int) -> SettlementCounts:
-        return self._read(partial(queries.census, chain_id))
+    async def settlement_counts(self, chain_id: int) -> SettlementCounts:
+        return self._read(partial(queries.counts, chain_id))
 
     async def ping(self) -> None:
         # Rewriting the version that is there is a real write, and changes nothing.

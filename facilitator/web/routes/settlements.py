@@ -16,7 +16,7 @@ from facilitator.domain.schemes import eip3009, jeju
 from facilitator.domain.schemes.jeju import JejuPayment
 from facilitator.domain.settlement import Settlement, Transaction
 from facilitator.ethereum.addresses import checksum, parse_address
-from facilitator.journal.store import Ride, StoreError
+from facilitator.journal.store import SettlementRecord, StoreError
 from facilitator.web.routes.replying import RETRY_AFTER, json_reply, service_of
 from facilitator.web.served import Served
 from facilitator.web.service import Service
@@ -28,8 +28,8 @@ async def by_id(request: Request) -> Response:
     """GET /settlements/{id}: by its id, or by the hash of a transaction of it."""
     service, name = service_of(request), str(request.path_params["id"])
     try:
-        ride = await _find(service, name)
-        return _not_found() if ride is None else await _described(service, ride)
+        record = await _find(service, name)
+        return _not_found() if record is None else await _described(service, record)
     except StoreError:
         return _unavailable()
 
@@ -56,15 +56,15 @@ async def by_payment(request: Request) -> Response:
     try:
         for key in keys:
             found = await service.store.find(key)
-            ride = None if found is None else await service.store.get(found.id)
-            if ride is not None:
-                return await _described(service, ride)
+            record = None if found is None else await service.store.get(found.id)
+            if record is not None:
+                return await _described(service, record)
     except StoreError:
         return _unavailable()
     return _not_found()
 
 
-async def _find(service: Service, name: str) -> Ride | None:
+async def _find(service: Service, name: str) -> SettlementRecord | None:
     if _ID.match(name):
         return await service.store.get(name)
     transaction_hash = hex_bytes(name, 32)
@@ -93,8 +93,8 @@ def _keys(served: Served, asset: bytes | None, payer: bytes, nonce: str) -> list
     return keys
 
 
-async def _described(service: Service, ride: Ride) -> Response:
-    settlement, payment = ride.settlement, ride.settlement.payment
+async def _described(service: Service, record: SettlementRecord) -> Response:
+    settlement, payment = record.settlement, record.settlement.payment
     served = next(
         (
             each
@@ -119,7 +119,7 @@ async def _described(service: Service, ride: Ride) -> Response:
         "transaction": None if proof is None else to_hex(proof.transaction_hash),
         "blockNumber": None if proof is None else proof.block_number,
         "confirmations": await _confirmations(served, proof),
-        "transactions": [_transaction(each) for each in ride.transactions],
+        "transactions": [_transaction(each) for each in record.transactions],
         "createdAt": settlement.created_at,
         "updatedAt": settlement.updated_at,
         "successToldAt": settlement.replied_success_at,

@@ -14,8 +14,14 @@ from facilitator.domain.settlement import (
     TransactionState,
 )
 from facilitator.ethereum.fees import GWEI, Fees
-from facilitator.journal.claims import Claimed, NewTransaction
-from facilitator.journal.store import OpenWork, Ride, Store, TransactionChange
+from facilitator.journal.store import (
+    Claimed,
+    NewTransaction,
+    OpenWork,
+    SettlementRecord,
+    Store,
+    TransactionChange,
+)
 from tests.support.journal import (
     ALICE,
     BOB,
@@ -57,11 +63,11 @@ def outbidding(
     return outbid
 
 
-async def taken_over(
+async def replaced_with_filler(
     store: Store, account_nonce: int, new: NewTransaction | None = None, now: int = NOW
 ) -> Transaction | None:
     outbid = outbidding(account_nonce)
-    return await store.take_over(new or filler(), account_nonce, outbid, now)
+    return await store.replace_with_filler(new or filler(), account_nonce, outbid, now)
 
 
 async def ended(
@@ -74,7 +80,7 @@ async def ended(
     )
     await store.record([end], [], NOW)
     if state is TransactionState.FINAL:
-        await store.bury(CHAIN_ID, 9)
+        await store.finalize(CHAIN_ID, 9)
 
 
 async def told(store: Store, state: SettlementState = SettlementState.FAILED) -> Claimed:
@@ -97,7 +103,7 @@ async def test_it_is_what_carries_a_told_failure_and_is_not_mined(
         settlement = await moved(store, settlement, state)
     await ended(store, first.transaction, carrier)
     before = await store.get(settlement.id)
-    filling = await taken_over(store, first.transaction.account_nonce)
+    filling = await replaced_with_filler(store, first.transaction.account_nonce)
     if state not in TOLD or carrier is TransactionState.MINED:
         assert filling is None
         assert await store.get(settlement.id) == before
@@ -111,8 +117,10 @@ async def test_it_is_what_carries_a_told_failure_and_is_not_mined(
         gas_limit=new.gas_limit,
         attempts=(*first.transaction.attempts, attempt),
     )
-    assert await store.get(settlement.id) == Ride(settlement, (filling,))
-    assert await store.open_work(CHAIN_ID) == OpenWork((Ride(settlement, (filling,)),), ())
+    assert await store.get(settlement.id) == SettlementRecord(settlement, (filling,))
+    assert await store.open_work(CHAIN_ID) == OpenWork(
+        (SettlementRecord(settlement, (filling,)),), ()
+    )
     for each in filling.attempts:
         assert await store.find_transaction(each.hash) == settlement
     assert await store.in_flight(CHAIN_ID) == {ALICE: 1}
@@ -123,10 +131,10 @@ async def test_nobody_else_s_and_no_other_nonce(store: Store) -> None:
     nonce = (await told(store)).transaction.account_nonce
     free = await filled(store)
     before = await everything(store)
-    assert await taken_over(store, nonce, filler(signer=SIGNERS[1])) is None
-    assert await taken_over(store, nonce, filler(chain_id=OTHER_CHAIN_ID)) is None
-    assert await taken_over(store, free.account_nonce) is None
-    assert await taken_over(store, free.account_nonce + 1) is None
+    assert await replaced_with_filler(store, nonce, filler(signer=SIGNERS[1])) is None
+    assert await replaced_with_filler(store, nonce, filler(chain_id=OTHER_CHAIN_ID)) is None
+    assert await replaced_with_filler(store, free.account_nonce) is None
+    assert await replaced_with_filler(store, free.account_nonce + 1) is None
     assert await everything(store) == before
     assert not await store.revive(CHAIN_ID, BOB, nonce)
 
@@ -138,7 +146,7 @@ async def test_it_outbids_the_last_attempt(store: Store) -> None:
     await moved(store, first.settlement, SettlementState.LOST)
     seen: list[Attempt] = []
     outbid = outbidding(0, seen)
-    filling = await store.take_over(filler(), 0, outbid, NOW)
+    filling = await store.replace_with_filler(filler(), 0, outbid, NOW)
     assert filling is not None
     assert (seen, filling.attempts[:-1]) == ([dearer], (*first.transaction.attempts, dearer))
     assert filling.attempts[-1].fees == Fees(18 * GWEI, 10 * GWEI)
@@ -153,7 +161,7 @@ async def test_one_that_cannot_be_signed_changes_nothing(store: Store) -> None:
         raise SignerBroke(last.hash)
 
     with pytest.raises(SignerBroke):
-        await store.take_over(filler(), first.transaction.account_nonce, broken, NOW)
+        await store.replace_with_filler(filler(), first.transaction.account_nonce, broken, NOW)
     assert (await store.get(first.settlement.id), await everything(store)) == before
 
 
@@ -162,20 +170,20 @@ async def test_a_filler_that_has_taken_its_place_is_one_from_then_on(store: Stor
     first = await told(store)
     nonce = first.transaction.account_nonce
     assert not await store.revive(CHAIN_ID, ALICE, nonce)
-    filling = await taken_over(store, nonce)
+    filling = await replaced_with_filler(store, nonce)
     assert filling is not None
     assert (await store.open_work(CHAIN_ID)).given_up == ()
-    assert await taken_over(store, nonce) is None
+    assert await replaced_with_filler(store, nonce) is None
     await ended(store, filling, TransactionState.MINED)
-    [ride] = (await store.watched(CHAIN_ID, 100)).rides
+    [record] = (await store.watched(CHAIN_ID, 100)).records
     mined = replace(filling, state=TransactionState.MINED, block_number=9)
-    assert ride == Ride(first.settlement, (mined,))
+    assert record == SettlementRecord(first.settlement, (mined,))
     for state in (TransactionState.FINAL, TransactionState.SUPERSEDED):
         await ended(store, filling, state)
-        assert await taken_over(store, nonce) is None
+        assert await replaced_with_filler(store, nonce) is None
         assert await store.revive(CHAIN_ID, ALICE, nonce)
         assert await store.open_work(CHAIN_ID) == OpenWork(
-            (Ride(first.settlement, (filling,)),), ()
+            (SettlementRecord(first.settlement, (filling,)),), ()
         )
 
 
@@ -184,21 +192,23 @@ async def test_what_must_not_be_sent_again_is_told_apart(store: Store) -> None:
     group = [settlement_of(payment()) for _ in range(3)]
     answers = await store.claim_group(group, lambda _: transaction_of(group[0].payment), NOW)
     assert isinstance(answers, tuple)
-    rides = [each for each in answers if isinstance(each, Claimed)]
+    records = [each for each in answers if isinstance(each, Claimed)]
     other = await claimed(store)
     assert (await store.open_work(CHAIN_ID)).given_up == ()
     states = (SettlementState.FAILED, SettlementState.LOST, SettlementState.CONFIRMED)
-    for each, state in zip(rides, states, strict=True):
+    for each, state in zip(records, states, strict=True):
         await moved(store, each.settlement, state)
     work = await store.open_work(CHAIN_ID)
-    assert work.given_up == (rides[0].transaction,)
-    filling = await taken_over(store, rides[0].transaction.account_nonce)
+    assert work.given_up == (records[0].transaction,)
+    filling = await replaced_with_filler(store, records[0].transaction.account_nonce)
     assert filling is not None
-    for each in rides:
+    for each in records:
         carried = await store.get(each.settlement.id)
         assert carried is not None
         assert carried.transactions == (filling,)
-    assert await store.get(other.settlement.id) == Ride(other.settlement, (other.transaction,))
+    assert await store.get(other.settlement.id) == SettlementRecord(
+        other.settlement, (other.transaction,)
+    )
     assert (await store.open_work(CHAIN_ID)).given_up == ()
 
 
@@ -206,14 +216,14 @@ async def test_a_payment_that_is_asked_for_again_is_settled_beside_the_filler(
     store: Store,
 ) -> None:
     first = await told(store)
-    filling = await taken_over(store, first.transaction.account_nonce)
+    filling = await replaced_with_filler(store, first.transaction.account_nonce)
     again = await store.claim(
         settlement_of(first.settlement.payment), transaction_of(first.settlement.payment), LATER
     )
     assert isinstance(again, Claimed)
-    ride = await store.get(first.settlement.id)
-    assert ride is not None
-    assert ride.transactions == (filling, again.transaction)
+    record = await store.get(first.settlement.id)
+    assert record is not None
+    assert record.transactions == (filling, again.transaction)
 
 
 @pytest.mark.parametrize("later", [NOW, NOW + DAY_MS])
@@ -224,7 +234,7 @@ async def test_what_the_first_one_had_cost_is_not_spent(store: Store, later: int
     await ended(store, first.transaction, TransactionState.FINAL, cost=2**80)
     assert await store.gas_spent(CHAIN_ID, ALICE, NOW) == 2**80
     new = replace(filler(), l1_fee=5, gas_budget=1)
-    filling = await taken_over(store, 0, new, later)
+    filling = await replaced_with_filler(store, 0, new, later)
     assert filling is not None
     assert filling.l1_fee == 5
     assert await store.gas_spent(CHAIN_ID, ALICE, later) == 21_000 * 4 * GWEI + 5
@@ -236,7 +246,7 @@ async def test_what_the_first_one_had_cost_is_not_spent(store: Store, later: int
 async def test_what_had_cost_nothing_gives_nothing_back(store: Store) -> None:
     first, second = await told(store), await claimed(store)
     await ended(store, second.transaction, TransactionState.FINAL, cost=3)
-    assert await taken_over(store, first.transaction.account_nonce) is not None
+    assert await replaced_with_filler(store, first.transaction.account_nonce) is not None
     assert await store.gas_spent(CHAIN_ID, ALICE, NOW) == 21_000 * 4 * GWEI + 3
 
 
@@ -247,7 +257,7 @@ async def forget(store: Store, now: int) -> int:
 
 async def test_it_is_forgotten_with_what_it_carried_and_not_before(store: Store) -> None:
     first = await told(store)
-    filling = await taken_over(store, first.transaction.account_nonce)
+    filling = await replaced_with_filler(store, first.transaction.account_nonce)
     assert filling is not None
     await ended(store, filling, TransactionState.FINAL)
     other = await filled(store)
@@ -263,7 +273,7 @@ async def test_of_what_is_forgotten_the_payment_s_own_transaction_is_told(store:
     first = await claimed(store, replace(payment(), deadline=NOW // 1000 + 10_000))
     await moved(store, first.settlement, SettlementState.LOST)
     await ended(store, first.transaction, TransactionState.SUPERSEDED)
-    filling = await taken_over(store, first.transaction.account_nonce)
+    filling = await replaced_with_filler(store, first.transaction.account_nonce)
     assert filling is not None
     await ended(store, filling, TransactionState.SUPERSEDED)
     assert await forget(store, NOW + LEASE + 1) == 1
