@@ -1,17 +1,15 @@
-"""The shape of the package: ten rooms, what each may import, and which of them are pure.
-
-Also what must be in no file: paths of somebody's machine, and the hosts of package registries,
-which a mirror replaces.
+"""The shape of the package: ten rooms, what each may import, and which of them are pure. Also the
+shape of the tests: what they share is in helpers, and who needs no process is fast.
 """
 
 import ast
-import re
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
 import pytest
+
+from tests.support.fast import reason_to_be_slow
 
 ROOT: Final = Path(__file__).parent.parent
 PACKAGE: Final = ROOT / "facilitator"
@@ -172,44 +170,31 @@ def test_an_impurity_is_found_wherever_it_hides(source: str) -> None:
     assert impurities("from facilitator.ethereum.abi import uint_word\nx = abs(-1)") == []
 
 
-# Written so that this file does not match itself.
-MACHINE_PATH: Final = re.compile(
-    r"(?<![\w.~-])/(?:wor[k]|roo[t]|hom[e]/\w+|User[s]/\w+|opt/pyp[i])/|[A-Z]:\\User[s]"
-)
-REGISTRY_HOST: Final = re.compile(
-    r"pypi\.org|pythonhosted\.org|npmjs\.(?:org|com)|yarnpkg\.com|deb\.debian\.org", re.IGNORECASE
-)
+TESTS: Final = sorted((ROOT / "tests").glob("**/test_*.py"))
+# Folders of tests that no single room is the subject of.
+SUITES: Final = {
+    *("alerts", "bench", "chaos", "demo", "documents", "image", "k8s", "oracle", "replicas"),
+    *("scenarios", "supply"),
+}
 
 
-def test_no_file_names_a_machine_or_a_package_registry() -> None:
-    listed = subprocess.run(
-        ["git", "ls-files", "-z"], cwd=ROOT, check=True, capture_output=True, text=True
-    ).stdout
-    names = [name for name in listed.split("\0") if name and (ROOT / name).is_file()]
-    assert "pyproject.toml" in names
-    found = []
-    for name in names:
-        content = (ROOT / name).read_bytes()
-        if b"\0" in content:
-            continue
-        for number, line in enumerate(content.decode("utf-8").splitlines(), start=1):
-            for pattern in (MACHINE_PATH, REGISTRY_HOST):
-                if match := pattern.search(line):
-                    found.append(f"{name}:{number}: {match[0]}")
-    assert found == []
+def test_no_test_file_imports_another() -> None:
+    """What two of them need is a helper, in tests/support or beside them."""
+    files = {".".join(path.relative_to(ROOT).with_suffix("").parts) for path in TESTS}
+    for path in TESTS:
+        named = {name for _, name in imported(path.read_text("utf-8"))}
+        assert not {name for name in named if {name, name.rpartition(".")[0]} & files}, path
 
 
-@pytest.mark.parametrize(
-    "line",
-    [
-        "cd /" + "work/main",
-        'path = "/' + 'root/.cache"',
-        "/" + "home/alice/facilitator",
-        "/" + "Users/alice/facilitator",
-        "--index-url https://" + "pypi" + ".org/simple",
-        '"resolved": "https://registry.' + "npmjs" + '.org/ws"',
-    ],
-)
-def test_the_patterns_match_what_they_are_for(line: str) -> None:
-    assert MACHINE_PATH.search(line) or REGISTRY_HOST.search(line)
-    assert not MACHINE_PATH.search("https://pay.example/work/report and /var/lib/home/x")
+def test_every_test_file_is_in_the_folder_of_a_room_or_of_a_suite() -> None:
+    assert {path.parent for path in TESTS} == {ROOT / "tests"} | {
+        ROOT / "tests" / name for name in {*ROOMS, *SUITES}
+    }
+    assert [path.name for path in TESTS if path.parent.name == "tests"] == [Path(__file__).name]
+
+
+def test_no_helper_makes_the_tests_of_a_pure_room_slow() -> None:
+    """A file that asks a real chain starts it itself; all others load nothing that could."""
+    for path in TESTS:
+        if path.parent.name in PURE and (reason := reason_to_be_slow(path)):
+            assert reason.startswith(name_of(path)), f"{name_of(path)}: {reason}"

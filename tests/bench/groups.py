@@ -34,7 +34,8 @@ from tests.support.bursts import (
     x402_posts,
     x402_proofs,
 )
-from tests.support.chain import balance, calldata
+from tests.support.chain import balance
+from tests.support.encoding import calldata
 from tests.support.service import Service, serve
 from tests.support.x402_service import TOO_MANY_BLOCKS, resume_mining, send, stop_mining
 

@@ -16,7 +16,8 @@ from facilitator.chain.tokens import KNOWN_LIMIT, READ_TIMEOUT, Tokens, read_dec
 from facilitator.commands.devnet import Devnet
 from facilitator.config.networks import Unit
 from facilitator.ethereum.addresses import ZERO_ADDRESS
-from tests.support.chain import approve, calldata, devnet_payment, load_artifact, settled_logs
+from tests.support.chain import approve, devnet_payment, load_artifact, settled_logs
+from tests.support.encoding import calldata
 from tests.support.faultproxy import Answer, Call, Forward, fault_proxy
 from tests.support.rpcserver import always, reply_json, rpc_server
 from tests.support.service import Service, request, serve

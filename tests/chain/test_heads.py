@@ -13,13 +13,12 @@ from facilitator.chain.client import Chain
 from facilitator.chain.head_tracker import LAG_LIMIT_BLOCKS, LAG_LIMIT_MS, Heads, Sight
 from facilitator.chain.rpc import RPC
 from facilitator.commands.devnet import Devnet, DevnetOptions
-from tests.scenarios.test_reorgs import block_of, mine, stop_mining
+from tests.support.blocks import height_of, mine, stop_mining
 from tests.support.faultproxy import (
-    Fault,
+    HEIGHT,
     FaultProxy,
     fault_proxy,
-    head_ahead,
-    height_ahead,
+    lies,
     lose_request,
     refuse_with,
     stale_by,
@@ -27,8 +26,6 @@ from tests.support.faultproxy import (
 from tests.support.simulated_service import Clock
 
 pytestmark = pytest.mark.anyio
-
-LATEST, HEIGHT = "eth_getBlockByNumber", "eth_blockNumber"
 
 
 @pytest.fixture
@@ -55,22 +52,12 @@ async def heads_of(
         yield Heads(network="jeju", chain=Chain(rpc), clock=clock), proxies, clock
 
 
-async def height_of(devnet: Devnet) -> int:
-    return int((await block_of(devnet))["number"], 16)
-
-
 async def follow(heads: Heads, devnet: Devnet, seconds: int = 1) -> None:
     """So many blocks that machines which lag show known ones, each so many seconds later."""
     await heads.look()
     for _ in range(12):
         await devnet.rpc("anvil_mine", hex(1), hex(seconds))
         assert await heads.look() is Sight.MOVED
-
-
-def lies(by: int, *, everywhere: bool) -> dict[str, Fault]:
-    """A head that is too high, at eth_getBlockByNumber or at eth_blockNumber as well."""
-    told: dict[str, Fault] = {LATEST: head_ahead(by, linked=True)}
-    return {**told, HEIGHT: height_ahead(by)} if everywhere else told
 
 
 @pytest.mark.parametrize("everywhere", [False, True])

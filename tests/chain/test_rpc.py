@@ -3,8 +3,7 @@
 import asyncio
 import gc
 import traceback
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from typing import Any
 
 import aiohttp
@@ -22,8 +21,10 @@ from tests.support.rpcserver import (
     answers,
     calls_in,
     echo,
+    outcomes,
     reply_json,
     rpc_server,
+    rpc_to,
     zipped,
 )
 
@@ -31,18 +32,6 @@ pytestmark = pytest.mark.anyio
 
 SECRET_PATH = "/v3/0123456789abcdef-key?token=fedcba9876543210"
 LIMIT = 64 * 1024
-
-
-@asynccontextmanager
-async def rpc_to(*urls: str, **options: Any) -> AsyncIterator[RPC]:
-    options = {"timeout": 2.0, **options}
-    async with aiohttp.ClientSession() as session:
-        yield RPC(urls, name="jeju", session=session, **options)
-
-
-async def outcomes(rpc: RPC, count: int) -> list[JSON | BaseException]:
-    """`count` calls of one turn; call i has the parameter i."""
-    return await asyncio.gather(*[rpc.call("m", i) for i in range(count)], return_exceptions=True)
 
 
 def altered(change: Callable[[list[JSON]], JSON]) -> Script:

@@ -8,8 +8,7 @@ import pytest
 
 from facilitator.chain.rpc import RPCError, TransportError
 from facilitator.domain.strict_json import JSON
-from tests.chain.test_rpc import rpc_to
-from tests.support.rpcserver import Reply, always, answers, calls_in, reply_json, rpc_server
+from tests.support.rpcserver import Reply, always, answers, calls_in, reply_json, rpc_server, rpc_to
 
 pytestmark = pytest.mark.anyio
 

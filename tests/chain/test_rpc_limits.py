@@ -7,8 +7,17 @@ import pytest
 
 from facilitator.chain.rpc import TransportError
 from facilitator.domain.strict_json import JSON
-from tests.chain.test_rpc import outcomes, rpc_to
-from tests.support.rpcserver import Reply, Script, answers, calls_in, echo, reply_json, rpc_server
+from tests.support.rpcserver import (
+    Reply,
+    Script,
+    answers,
+    calls_in,
+    echo,
+    outcomes,
+    reply_json,
+    rpc_server,
+    rpc_to,
+)
 
 pytestmark = pytest.mark.anyio
 

@@ -32,7 +32,8 @@ from tests.chaos.plan import (
     lives,
     orders,
 )
-from tests.support.chain import MAX_UINT256, approve, balance, calldata
+from tests.support.chain import MAX_UINT256, approve, balance
+from tests.support.encoding import calldata
 from tests.support.faultproxy import FaultProxy, fault_proxy
 from tests.support.service import Service, environment, launch
 

@@ -1,35 +1,19 @@
 """The command `check`, as a real process: each of its lines fails where it should."""
 
-import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from facilitator.commands.devnet import Devnet
-from tests.support.chain import calldata, deploy_legacy
-from tests.support.commands import called, facilitator
+from tests.support.chain import deploy_legacy
+from tests.support.commands import check, failing
+from tests.support.encoding import calldata
 from tests.support.engines import DATABASE, empty
 from tests.support.faultproxy import answer_with, fault_proxy
 from tests.support.postgres import URL_PASSWORD, Server
 from tests.support.service import environment, serve
 
 pytestmark = pytest.mark.anyio
-
-
-async def check(variables: dict[str, str], *options: str) -> tuple[int, str, str]:
-    ended = await facilitator("check", variables, *options)
-    return ended.code, ended.output, ended.errors
-
-
-async def failing(variables: dict[str, str]) -> list[str]:
-    """The subjects of the lines that fail, without addresses."""
-    ended = await called("check", variables, "--json")
-    assert ended.errors == ""
-    findings: list[dict[str, Any]] = json.loads(ended.output)
-    bad = [str(finding["subject"]).split(" 0x")[0] for finding in findings if not finding["ok"]]
-    assert ended.code == (1 if bad else 0)
-    return bad
 
 
 async def test_everything_in_place_exits_0(devnet: Devnet, tmp_path: Path) -> None:

@@ -7,8 +7,8 @@ import pytest
 
 from facilitator.commands.devnet import Devnet
 from facilitator.ethereum.addresses import checksum
-from tests.commands.test_check import check, failing
 from tests.support.chain import load_artifact
+from tests.support.commands import check, failing
 from tests.support.service import environment
 
 pytestmark = pytest.mark.anyio

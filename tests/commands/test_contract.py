@@ -12,10 +12,8 @@ from facilitator.commands.devnet import Devnet
 from tests.support.chain import (
     approve,
     balance,
-    calldata,
     deploy_legacy,
     devnet_payment,
-    error_selector,
     is_nonce_used,
     read,
     revert_data,
@@ -24,6 +22,7 @@ from tests.support.chain import (
     simulate,
     unhex,
 )
+from tests.support.encoding import calldata, error_selector
 from tests.support.signing import payment_message
 
 pytestmark = pytest.mark.anyio

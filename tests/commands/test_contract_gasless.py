@@ -8,11 +8,9 @@ from facilitator.commands.devnet import Devnet
 from tests.support.chain import (
     approve,
     balance,
-    calldata,
     deploy_legacy,
     devnet_authorization,
     devnet_payment,
-    error_selector,
     is_nonce_used,
     read,
     revert_data,
@@ -20,6 +18,7 @@ from tests.support.chain import (
     settled_logs,
     unhex,
 )
+from tests.support.encoding import calldata, error_selector
 
 pytestmark = pytest.mark.anyio
 

@@ -11,9 +11,7 @@ from facilitator.commands.contracts import load
 from facilitator.commands.devnet import Devnet
 from tests.support.chain import (
     approve,
-    calldata,
     devnet_payment,
-    error_selector,
     load_artifact,
     read,
     revert_data,
@@ -21,6 +19,7 @@ from tests.support.chain import (
     settled_logs,
     unhex,
 )
+from tests.support.encoding import calldata, error_selector
 
 pytestmark = pytest.mark.anyio
 

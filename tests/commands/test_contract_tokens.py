@@ -6,9 +6,7 @@ from facilitator.commands.devnet import Devnet
 from tests.support.chain import (
     approve,
     balance,
-    calldata,
     devnet_payment,
-    error_selector,
     is_nonce_used,
     load_artifact,
     read,
@@ -16,6 +14,7 @@ from tests.support.chain import (
     settle_call,
     settled_logs,
 )
+from tests.support.encoding import calldata, error_selector
 
 pytestmark = pytest.mark.anyio
 

@@ -9,16 +9,9 @@ import pytest
 from eth_utils.address import to_checksum_address
 
 from facilitator.commands.devnet import Devnet, DevnetOptions
-from tests.support.chain import (
-    approve,
-    balance,
-    calldata,
-    devnet_payment,
-    read,
-    settled_logs,
-    unhex,
-)
+from tests.support.chain import approve, balance, devnet_payment, read, settled_logs, unhex
 from tests.support.commands import Ended, called, facilitator
+from tests.support.encoding import calldata
 from tests.support.faultproxy import (
     Answer,
     Call,

@@ -12,14 +12,13 @@ from facilitator.config.networks import NETWORKS, Network
 from tests.support.chain import (
     MAX_UINT256,
     balance,
-    calldata,
     devnet_authorization,
-    error_selector,
     load_artifact,
     read,
     revert_data,
     unhex,
 )
+from tests.support.encoding import calldata, error_selector
 from tests.support.signing import sign_typed_data, typed_data
 
 pytestmark = pytest.mark.anyio

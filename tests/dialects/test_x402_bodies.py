@@ -6,6 +6,7 @@ import pytest
 from eth_utils.address import to_checksum_address
 
 from facilitator.commands.devnet import Devnet
+from tests.support.encoding import AUTHORIZATION_USED, SPLIT, TRANSFER, WHOLE, refusal
 from tests.support.signing import unhex
 from tests.support.x402 import (
     AMOUNT,
@@ -18,17 +19,12 @@ from tests.support.x402 import (
     v2_body,
 )
 from tests.support.x402_chain import (
-    AUTHORIZATION_USED,
     INVALID,
-    SPLIT,
-    TRANSFER,
-    WHOLE,
     Transfer,
     Used,
     authorization_used,
     authorizations_used,
     pay,
-    refusal,
     refused,
     transfers,
 )

@@ -4,9 +4,16 @@ import re
 
 from facilitator.dialects.x402.encode import _CODES, _MESSAGES, OUTAGES, code, message
 from facilitator.domain.payment import Reason, Refusal
-from tests.dialects.test_words import LIST, PACKAGE
+from tests.support.paths import ROOT
 
-SECTION = LIST.split("## The standard dialect")[1].split("\n## ")[0]
+PACKAGE = ROOT / "facilitator"
+
+SECTION = (
+    (ROOT / "tests" / "WORDS.md")
+    .read_text("utf-8")
+    .split("## The standard dialect")[1]
+    .split("\n## ")[0]
+)
 ROWS = [line.strip("|").split("|") for line in SECTION.splitlines() if line.startswith("| ")]
 LISTED = {name for row in ROWS for name in re.findall("`([a-z0-9_]+)`", row[0])}
 # What only the other dialect says.

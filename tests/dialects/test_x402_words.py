@@ -11,7 +11,8 @@ import pytest
 from eth_utils.address import to_checksum_address
 
 from facilitator.commands.devnet import Devnet, DevnetOptions
-from tests.support.chain import balance, calldata, load_artifact
+from tests.support.chain import balance, load_artifact
+from tests.support.encoding import calldata
 from tests.support.service import Service, serve
 from tests.support.x402 import Token, high_s, payload_of, usdc, v1_body, v2_body, wrap_6492
 from tests.support.x402_chain import Fault, deploy_token, transfer_call, transfers

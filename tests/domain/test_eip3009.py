@@ -30,9 +30,9 @@ from facilitator.domain.schemes.eip3009 import (
 from facilitator.ethereum.multicall3 import AGGREGATE3, MULTICALL3
 from tests.support import rows
 from tests.support.drawn import addresses, authorizations
+from tests.support.encoding import FIELDS, SPLIT, WHOLE
 from tests.support.signing import AUTHORIZATION_TYPE, sign_typed_data, typed_data
 from tests.support.x402 import compact, high_s, parity_v
-from tests.support.x402_chain import FIELDS, SPLIT, WHOLE
 
 KEY = b"\x42" * 32
 OWNER = bytes.fromhex(Keys.from_key(KEY).address[2:])

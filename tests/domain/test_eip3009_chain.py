@@ -24,7 +24,7 @@ from facilitator.domain.schemes.eip3009_chain import (
 from facilitator.ethereum.receipts import Log
 from tests.support import rows
 from tests.support.drawn import authorizations, uints
-from tests.support.x402_chain import AUTHORIZATION_USED, TRANSFER, refusal
+from tests.support.encoding import AUTHORIZATION_USED, TRANSFER, refusal
 
 PAYMENT = rows.exact()
 OTHER = b"\x0e" * 20

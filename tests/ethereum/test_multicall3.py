@@ -7,7 +7,8 @@ from eth_abi.abi import decode, encode
 
 from facilitator.chain.rpc import RPCError
 from facilitator.commands.devnet import Devnet
-from tests.support.chain import calldata, error_selector, read, revert_data, simulate, unhex
+from tests.support.chain import read, revert_data, simulate, unhex
+from tests.support.encoding import calldata, error_selector
 
 pytestmark = pytest.mark.anyio
 

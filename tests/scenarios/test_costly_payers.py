@@ -10,7 +10,7 @@ from eth_utils.address import to_checksum_address
 from facilitator.commands.devnet import Devnet, DevnetOptions
 from facilitator.domain.schemes.eip3009 import GAS_BY_WALLET
 from facilitator.domain.settlement import Policy
-from tests.support.chain import calldata
+from tests.support.encoding import calldata
 from tests.support.service import Service, serve
 from tests.support.x402 import v2_body
 from tests.support.x402_chain import code_at, counterfactual, deploy_factory, transfers

@@ -11,17 +11,26 @@ from msgspec import Struct
 
 from facilitator.commands.devnet import Devnet, DevnetOptions
 from facilitator.domain.nonces import MAX_IN_FLIGHT
-from tests.scenarios.test_groups import QUEUED, queue_up, saturate, transactions_of
-from tests.scenarios.test_reorgs import (
-    TALL,
+from tests.support.blocks import (
+    DEEP,
     block_of,
     foreign_transfer,
     mine,
     nonce_of_signer,
+    revoke,
     stop_mining,
 )
-from tests.support.bursts import OPTIONS, payers, replies_of
-from tests.support.chain import approve, balance, calldata, devnet_payment, settled_logs
+from tests.support.bursts import (
+    OPTIONS,
+    QUEUED,
+    payers,
+    queue_up,
+    replies_of,
+    saturate,
+    transactions_of,
+)
+from tests.support.chain import approve, balance, devnet_payment, settled_logs
+from tests.support.encoding import calldata
 from tests.support.endpoints import behind_two, settled
 from tests.support.faultproxy import already_known, fault_proxy, lose_request, lying_nonce
 from tests.support.service import Service, serve
@@ -33,7 +42,6 @@ pytestmark = pytest.mark.anyio
 
 SEND, COUNT = "eth_sendRawTransaction", "eth_getTransactionCount"
 RAW = "eth_getRawTransactionByHash"
-DEEP = 12  # of a failure that is told
 FINAL = 70  # deeper than reorgs are watched for
 
 
@@ -50,14 +58,6 @@ class Failed(Struct, frozen=True):
 @pytest.fixture
 def devnet_options() -> DevnetOptions:
     return OPTIONS
-
-
-async def revoke(devnet: Devnet) -> None:
-    """Wanted by the next block before anything else."""
-    spend_nothing = calldata("approve(address,uint256)", devnet.contract, 0)
-    call = {"to": "0x" + devnet.usdc.hex(), "data": "0x" + spend_nothing.hex()}
-    sender = {"from": "0x" + devnet.payer.address.hex(), "gas": hex(100_000), **TALL}
-    await devnet.rpc("eth_sendTransaction", {**sender, **call})
 
 
 async def failed_payment(devnet: Devnet, service: Service) -> Failed:

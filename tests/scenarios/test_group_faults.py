@@ -11,7 +11,8 @@ from facilitator.chain.l1_fee import GAS_PRICE_ORACLE
 from facilitator.commands.devnet import Devnet, DevnetOptions
 from facilitator.domain.nonces import MAX_IN_FLIGHT
 from tests.support.bursts import OPTIONS, payers, post_all, replies_of, x402_posts
-from tests.support.chain import balance, calldata
+from tests.support.chain import balance
+from tests.support.encoding import calldata
 from tests.support.service import Service, serve
 from tests.support.x402 import AMOUNT, v2_body
 from tests.support.x402_chain import Fault, authorizations_used, deploy_token, mint, transfers

@@ -14,25 +14,29 @@ from facilitator.commands.devnet import Devnet, DevnetOptions
 from facilitator.domain.nonces import MAX_IN_FLIGHT
 from tests.support.bursts import (
     OPTIONS,
+    QUEUED,
     approve_all,
     jeju_posts,
     jeju_proofs,
     payers,
     post_all,
+    queue_up,
     replies_of,
+    saturate,
+    transactions_of,
     x402_posts,
     x402_proofs,
 )
-from tests.support.chain import balance, calldata, load_artifact
-from tests.support.service import Service, serve
+from tests.support.chain import balance, load_artifact
+from tests.support.encoding import SPLIT, calldata
+from tests.support.service import serve
 from tests.support.x402 import payload_of, v2_body
-from tests.support.x402_chain import SPLIT, authorizations_used, delegate, transfer_call, transfers
-from tests.support.x402_service import BALANCE, resume_mining, send, stop_mining, verify
+from tests.support.x402_chain import authorizations_used, delegate, transfer_call, transfers
+from tests.support.x402_service import BALANCE, resume_mining, send, verify
 
 pytestmark = pytest.mark.anyio
 
 BURST = 200
-QUEUED = 8
 BOTH = pytest.mark.parametrize(
     ("make", "proofs", "member"),
     [(jeju_posts, jeju_proofs, "txHash"), (x402_posts, x402_proofs, "transaction")],
@@ -45,28 +49,8 @@ def devnet_options() -> DevnetOptions:
     return OPTIONS
 
 
-async def saturate(service: Service, devnet: Devnet) -> list[asyncio.Task[Any]]:
-    """Payments that take all places of the signer, on a chain that stands still."""
-    await stop_mining(devnet)
-    posting = await post_all(service, x402_posts(devnet, MAX_IN_FLIGHT))
-    await service.wait_for("settlement_submitted", MAX_IN_FLIGHT)
-    return posting
-
-
-async def queue_up(service: Service, bodies: list[dict[str, Any]]) -> list[asyncio.Task[Any]]:
-    """Have them wait for a place, in any order."""
-    posting = [asyncio.create_task(service.post("/settle", body)) for body in bodies]
-    await asyncio.sleep(1)  # no event says that one waits
-    return posting
-
-
 async def mine_once(devnet: Devnet) -> None:
     await devnet.rpc("evm_mine")
-
-
-def transactions_of(service: Service) -> Counter[str]:
-    """How many settlements each transaction was signed for."""
-    return Counter(line["transaction"] for line in service.logged("settlement_submitted"))
 
 
 @BOTH

@@ -9,14 +9,15 @@ from typing import Any
 import pytest
 
 from facilitator.commands.devnet import Devnet, DevnetOptions
-from tests.chain.test_heads import height_of, lies
-from tests.scenarios.test_given_up import DEEP, RAW, revoke
-from tests.scenarios.test_reorgs import mine, stop_mining
+from tests.support.blocks import DEEP, height_of, mine, revoke, stop_mining
 from tests.support.chain import approve, devnet_payment, settled_logs
 from tests.support.endpoints import behind
+from tests.support.faultproxy import lies
 from tests.support.service import Service
 
 pytestmark = pytest.mark.anyio
+
+RAW = "eth_getRawTransactionByHash"
 
 LIE = 4.0  # seconds
 SOON = 30.0  # seconds

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from facilitator.commands.devnet import Devnet, DevnetOptions
-from tests.support.chain import approve, calldata, devnet_payment, settle_call, settled_logs
+from tests.support.chain import approve, devnet_payment, settle_call, settled_logs
+from tests.support.encoding import calldata
 from tests.support.faultproxy import Answer, Call, Forward, answer_with, fault_proxy, lose_request
 from tests.support.jeju import refusal
 from tests.support.scraping import scrape

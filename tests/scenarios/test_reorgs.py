@@ -7,6 +7,14 @@ from typing import Any
 import pytest
 
 from facilitator.commands.devnet import Devnet, DevnetOptions
+from tests.support.blocks import (
+    TALL,
+    block_of,
+    foreign_transfer,
+    mine,
+    nonce_of_signer,
+    stop_mining,
+)
 from tests.support.chain import approve, devnet_payment, settle_call, settled_logs
 from tests.support.faultproxy import Answer, Call, FaultProxy, Forward, fault_proxy, lose_request
 from tests.support.scraping import scrape_until
@@ -14,36 +22,10 @@ from tests.support.service import Service, serve
 
 pytestmark = pytest.mark.anyio
 
-TALL = {"maxPriorityFeePerGas": hex(100 * 10**9), "maxFeePerGas": hex(400 * 10**9)}
-
 
 @pytest.fixture
 def devnet_options() -> DevnetOptions:
     return DevnetOptions(port=0, block_time=1)
-
-
-async def mine(devnet: Devnet, blocks: int = 1) -> None:
-    await devnet.rpc("anvil_mine", hex(blocks))
-
-
-async def stop_mining(devnet: Devnet) -> None:
-    await devnet.rpc("evm_setIntervalMining", 0)
-
-
-async def foreign_transfer(devnet: Devnet) -> None:
-    """Another program uses the signer's key."""
-    transfer = {"from": "0x" + devnet.signer.address.hex(), "to": "0x" + "11" * 20}
-    await devnet.rpc("eth_sendTransaction", {**transfer, **TALL, "gas": hex(21_000)})
-
-
-async def nonce_of_signer(devnet: Devnet) -> int:
-    address = "0x" + devnet.signer.address.hex()
-    return int(str(await devnet.rpc("eth_getTransactionCount", address, "latest")), 16)
-
-
-async def block_of(devnet: Devnet, tag: str = "latest") -> dict[str, Any]:
-    block: Any = await devnet.rpc("eth_getBlockByNumber", tag, False)
-    return dict(block)
 
 
 async def test_a_block_that_leaves_before_it_is_deep_enough_was_never_told_of(

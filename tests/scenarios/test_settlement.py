@@ -11,7 +11,6 @@ from facilitator.commands.devnet import Account, Devnet, DevnetOptions
 from tests.support.chain import (
     approve,
     balance,
-    calldata,
     deploy_legacy,
     devnet_authorization,
     devnet_payment,
@@ -20,6 +19,7 @@ from tests.support.chain import (
     settled_logs,
     unhex,
 )
+from tests.support.encoding import calldata
 from tests.support.service import request, serve
 
 pytestmark = pytest.mark.anyio

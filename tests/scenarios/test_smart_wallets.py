@@ -10,7 +10,8 @@ import pytest
 from eth_utils.address import to_checksum_address
 
 from facilitator.commands.devnet import Account, Devnet
-from tests.support.chain import balance, calldata, load_artifact
+from tests.support.chain import balance, load_artifact
+from tests.support.encoding import calldata
 from tests.support.faultproxy import Answer, Call, Forward, fault_proxy
 from tests.support.service import Service, serve
 from tests.support.x402 import AMOUNT, Reshape, long_form, v1_body, v2_body, wrap_6492

@@ -10,13 +10,11 @@ from eth_utils.crypto import keccak
 
 from facilitator.chain.rpc import RPCError
 from facilitator.commands.devnet import Devnet
-from tests.support.chain import balance, calldata, load_artifact, revert_data, simulate, unhex
+from tests.support.chain import balance, load_artifact, revert_data, simulate, unhex
+from tests.support.encoding import SPLIT, TRANSFER, WHOLE, calldata, refusal
 from tests.support.x402 import AMOUNT, long_form, payload_of, v1_body, v2_body
 from tests.support.x402_chain import (
     INVALID,
-    SPLIT,
-    TRANSFER,
-    WHOLE,
     Behaviour,
     Counterfactual,
     Fault,
@@ -33,7 +31,6 @@ from tests.support.x402_chain import (
     deployed_by,
     mint,
     pay,
-    refusal,
     refused,
     transfer_call,
     transfers,

@@ -10,7 +10,8 @@ import aiohttp
 import pytest
 
 from facilitator.commands.devnet import Devnet, DevnetOptions
-from tests.support.chain import balance, calldata
+from tests.support.chain import balance
+from tests.support.encoding import calldata
 from tests.support.service import Service, serve
 from tests.support.x402 import AMOUNT, payload_of, v1_body, v2_body
 from tests.support.x402_chain import Transfer, transfer_call, transfers

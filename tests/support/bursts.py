@@ -1,14 +1,24 @@
 """Many payments of several payers at once, and what they came to on chain."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
 from facilitator.commands.devnet import Account, Devnet, DevnetOptions
-from tests.support.chain import approve, devnet_authorization, devnet_payment, settled_logs
+from facilitator.domain.nonces import MAX_IN_FLIGHT
+from tests.support.chain import (
+    approve,
+    devnet_authorization,
+    devnet_payment,
+    settled_logs,
+)
 from tests.support.service import Service, request
 from tests.support.x402 import v1_body, v2_body
 from tests.support.x402_chain import authorizations_used
+from tests.support.x402_service import stop_mining
+
+QUEUED = 8
 
 PAYERS = 32
 # A payer's money is looked at beside all that he has pending, so a burst comes from several.
@@ -73,3 +83,23 @@ async def gas_used(devnet: Devnet, transactions: set[str]) -> int:
         *(devnet.rpc("eth_getTransactionReceipt", one) for one in transactions)
     )
     return sum(int(receipt["gasUsed"], 16) for receipt in found)
+
+
+async def saturate(service: Service, devnet: Devnet) -> list[asyncio.Task[Any]]:
+    """Payments that take all places of the signer, on a chain that stands still."""
+    await stop_mining(devnet)
+    posting = await post_all(service, x402_posts(devnet, MAX_IN_FLIGHT))
+    await service.wait_for("settlement_submitted", MAX_IN_FLIGHT)
+    return posting
+
+
+async def queue_up(service: Service, bodies: list[dict[str, Any]]) -> list[asyncio.Task[Any]]:
+    """Have them wait for a place, in any order."""
+    posting = [asyncio.create_task(service.post("/settle", body)) for body in bodies]
+    await asyncio.sleep(1)  # no event says that one waits
+    return posting
+
+
+def transactions_of(service: Service) -> Counter[str]:
+    """How many settlements each transaction was signed for."""
+    return Counter(line["transaction"] for line in service.logged("settlement_submitted"))

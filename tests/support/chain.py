@@ -3,13 +3,14 @@
 from typing import Any
 
 import pytest
-from eth_abi.abi import decode, encode
-from eth_utils.abi import event_signature_to_log_topic, function_signature_to_4byte_selector
+from eth_abi.abi import decode
+from eth_utils.abi import event_signature_to_log_topic
 from msgspec import Struct
 
 from facilitator.chain.rpc import RPCError
 from facilitator.commands.contracts import Artifact, parse
 from facilitator.commands.devnet import Account, Devnet
+from tests.support.encoding import calldata
 from tests.support.paths import ROOT
 from tests.support.signing import (
     MAX_UINT256,
@@ -23,12 +24,10 @@ __all__ = [
     "MAX_UINT256",
     "approve",
     "balance",
-    "calldata",
     "deploy_legacy",
     "devnet_authorization",
     "devnet_payment",
     "encode_header",
-    "error_selector",
     "is_nonce_used",
     "load_artifact",
     "read",
@@ -103,18 +102,6 @@ async def deploy_legacy(devnet: Devnet) -> bytes:
     """A facilitator contract as deployed before this project; network name "jeju"."""
     arguments = (devnet.deployer.address, devnet.fee_recipient.address, [devnet.usdc])
     return await devnet.deploy(load_artifact("LegacyX402Facilitator"), *arguments)
-
-
-def calldata(signature: str, *arguments: object) -> bytes:
-    """A call by its canonical signature, encoded by eth-abi."""
-    types = signature[signature.index("(") + 1 : -1]
-    selector = bytes(function_signature_to_4byte_selector(signature))
-    return selector + encode(types.split(",") if types else [], arguments)
-
-
-def error_selector(signature: str) -> bytes:
-    """The first 4 bytes of what a contract reverts with, as `InvalidSignature()`."""
-    return bytes(function_signature_to_4byte_selector(signature))
 
 
 def settle_call(header: dict[str, Any], authorization: dict[str, Any] | None = None) -> bytes:

@@ -3,10 +3,12 @@
 import asyncio
 import contextlib
 import io
+import json
 import os
 import sys
 from asyncio.subprocess import Process
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from msgspec import Struct
 
@@ -81,3 +83,18 @@ def _call(arguments: Sequence[str], variables: Mapping[str, str]) -> Ended:
         os.environ.clear()
         os.environ.update(ours)
     return Ended(code, output.getvalue(), errors.getvalue())
+
+
+async def check(variables: dict[str, str], *options: str) -> tuple[int, str, str]:
+    ended = await facilitator("check", variables, *options)
+    return ended.code, ended.output, ended.errors
+
+
+async def failing(variables: dict[str, str]) -> list[str]:
+    """The subjects of the lines that fail, without addresses."""
+    ended = await called("check", variables, "--json")
+    assert ended.errors == ""
+    findings: list[dict[str, Any]] = json.loads(ended.output)
+    bad = [str(finding["subject"]).split(" 0x")[0] for finding in findings if not finding["ok"]]
+    assert ended.code == (1 if bad else 0)
+    return bad

@@ -16,6 +16,8 @@ from typing import Any
 import aiohttp
 from aiohttp import web
 
+LATEST, HEIGHT = "eth_getBlockByNumber", "eth_blockNumber"
+
 Call = dict[str, Any]
 Answer = dict[str, Any]
 # Forwards one call to the chain.
@@ -301,3 +303,9 @@ def _unless_newer(call: Call, answer: Answer, seen: int) -> Answer:
 
 def _result(call: Call, result: object) -> Answer:
     return {"jsonrpc": "2.0", "id": call["id"], "result": result}
+
+
+def lies(by: int, *, everywhere: bool) -> dict[str, Fault]:
+    """A head that is too high, at eth_getBlockByNumber or at eth_blockNumber as well."""
+    told: dict[str, Fault] = {LATEST: head_ahead(by, linked=True)}
+    return {**told, HEIGHT: height_ahead(by)} if everywhere else told

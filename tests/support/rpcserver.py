@@ -7,9 +7,12 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
+import aiohttp
 from aiohttp import web
 
+from facilitator.chain.rpc import RPC
 from facilitator.domain.strict_json import JSON
 
 Request = dict[str, JSON]
@@ -124,3 +127,15 @@ async def rpc_server(script: Script = echo, path: str = "/") -> AsyncIterator[RP
         yield server
     finally:
         await runner.cleanup()
+
+
+@asynccontextmanager
+async def rpc_to(*urls: str, **options: Any) -> AsyncIterator[RPC]:
+    options = {"timeout": 2.0, **options}
+    async with aiohttp.ClientSession() as session:
+        yield RPC(urls, name="jeju", session=session, **options)
+
+
+async def outcomes(rpc: RPC, count: int) -> list[JSON | BaseException]:
+    """`count` calls of one turn; call i has the parameter i."""
+    return await asyncio.gather(*[rpc.call("m", i) for i in range(count)], return_exceptions=True)

@@ -8,18 +8,22 @@ the authorization once it is signed, `accepted` in the client's copy of what was
 the payload around it all. A changed member is written as the wire has it.
 """
 
+from __future__ import annotations
+
 import secrets
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 from eth_abi.abi import encode
 from eth_utils.address import to_checksum_address
 from msgspec import Struct
 
-from facilitator.commands.devnet import Account, Devnet
 from facilitator.config.networks import NETWORKS
 from tests.support.signing import AUTHORIZATION_TYPE, sign_typed_data, typed_data, unhex
+
+if TYPE_CHECKING:  # so that the tests of pure modules load no chain
+    from facilitator.commands.devnet import Account, Devnet
 
 Changes = Mapping[str, Any]
 Reshape = Callable[[bytes], bytes]

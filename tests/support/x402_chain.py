@@ -9,21 +9,17 @@ from typing import Any
 
 from eth_abi.abi import decode, encode
 from eth_account import Account as Keys
-from eth_utils.abi import event_signature_to_log_topic, function_signature_to_4byte_selector
+from eth_utils.abi import function_signature_to_4byte_selector
 from eth_utils.address import to_checksum_address
 from msgspec import Struct
 
 from facilitator.commands.devnet import Account, Devnet
-from tests.support.chain import calldata, error_selector, load_artifact, read, revert_data
+from tests.support.chain import load_artifact, read, revert_data
+from tests.support.encoding import AUTHORIZATION_USED, SPLIT, TRANSFER, WHOLE, calldata, refusal
 from tests.support.signing import unhex
 from tests.support.x402 import Reshape, Token, wrap_6492
 
 FUNDS = 10_000_000  # atomic units for every payer that is made here
-FIELDS = "address,address,uint256,uint256,uint256,bytes32"
-SPLIT = f"transferWithAuthorization({FIELDS},uint8,bytes32,bytes32)"
-WHOLE = f"transferWithAuthorization({FIELDS},bytes)"
-TRANSFER = event_signature_to_log_topic("Transfer(address,address,uint256)")
-AUTHORIZATION_USED = event_signature_to_log_topic("AuthorizationUsed(address,bytes32)")
 NOBODY = bytes(20)
 RECEIPT_POLL = 0.005  # seconds
 RECEIPT_TIMEOUT = 90.0  # seconds
@@ -236,11 +232,6 @@ async def refused(devnet: Devnet, payload: dict[str, Any], form: str | None = No
     """What the USDC's call reverts with; fails the test if it would pay."""
     call = transfer_call(payload, form)
     return await revert_data(devnet, devnet.signer, devnet.usdc, call)
-
-
-def refusal(words: str) -> bytes:
-    """What a `require` with these words reverts with."""
-    return error_selector("Error(string)") + encode(["string"], [words])
 
 
 INVALID = refusal("FiatTokenV2: invalid signature")

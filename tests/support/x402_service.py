@@ -8,7 +8,7 @@ from eth_utils.address import to_checksum_address
 from msgspec import Struct
 
 from facilitator.commands.devnet import Account, Devnet
-from tests.support.chain import calldata
+from tests.support.encoding import calldata
 from tests.support.service import Service
 from tests.support.x402 import Token, payload_of
 

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from facilitator.commands.devnet import Devnet
-from tests.support.chain import approve, calldata, devnet_authorization, devnet_payment
+from tests.support.chain import approve, devnet_authorization, devnet_payment
+from tests.support.encoding import calldata
 from tests.support.faultproxy import fault_proxy, lose_request
 from tests.support.service import Service, request, serve
 from tests.support.x402 import Token, v1_body, v2_body

@@ -6,7 +6,8 @@ import pytest
 
 from facilitator.commands.devnet import Devnet, DevnetOptions
 from facilitator.ethereum.addresses import checksum
-from tests.support.chain import approve, calldata, devnet_payment
+from tests.support.chain import approve, devnet_payment
+from tests.support.encoding import calldata
 from tests.support.jeju import UNREADABLE, now
 from tests.support.service import Service, environment, launch, serve
 from tests.support.signing import encode_header
