@@ -53,9 +53,17 @@ chaos: setup ## settle while everything fails and the service is killed, and jud
 WORKERS ?= 6
 PYTEST  = pytest --numprocesses $(WORKERS) --dist worksteal
 
+# `make test ONLY=...`: a room's folder, a file, or words of a test's name as pytest's -k takes them:
+# ONLY=journal, ONLY=chain/test_rpc.py, ONLY='reorg and not gap'.
+ONLY =
+CHOSEN = $(if $(ONLY),$(or $(wildcard tests/$(ONLY) $(ONLY)),-k '$(ONLY)'))
 .PHONY: test
-test: setup servers ## run every test, on real chains and real sockets
-	@$(BIN)/python -m $(PYTEST)
+test: setup servers ## run every test, on real chains and real sockets; ONLY=journal, a file or words: only those
+	@$(BIN)/python -m $(PYTEST) $(CHOSEN)
+
+.PHONY: test-fast
+test-fast: $(VENV) ## run every test that needs no chain, service or database: under a minute; takes ONLY too
+	@$(BIN)/python -m pytest --fast --numprocesses auto --dist worksteal $(CHOSEN)
 
 .PHONY: coverage
 coverage: setup servers ## run every test, show what none of them reaches, and hold the gate of 95 %

@@ -10,7 +10,7 @@ import pytest
 
 from facilitator.journal.sqlite.store import SQLiteStore
 from facilitator.journal.store import Claimed, StoreError, StoreLocked
-from tests.journal.test_store import CHAIN, claim, confirm, new_settlement, new_transaction, proof
+from tests.support.claims import CHAIN, claim, confirm, new_settlement, new_transaction, proof
 
 pytestmark = pytest.mark.anyio
 
@@ -18,7 +18,7 @@ CLAIM_FOR_EVER = """
 import asyncio, sys
 from pathlib import Path
 from facilitator.journal.sqlite.store import SQLiteStore
-from tests.journal.test_store import claim
+from tests.support.claims import claim
 
 async def main():
     store = await SQLiteStore.open(Path(sys.argv[1]))
