@@ -7,7 +7,7 @@ import anyio
 
 from facilitator.chain.answers import ChainUnavailable
 from facilitator.chain.client import Chain
-from facilitator.domain.schemes import jeju_chain
+from facilitator.domain.schemes import jeju
 
 READ_FOR = 15.0  # seconds for which an answer counts
 READ_TIMEOUT = 1.0  # seconds that a reply waits for one
@@ -42,10 +42,10 @@ class ProtocolFee:
         if self._contract is None:
             return
         try:
-            [answer] = await self._chain.read([jeju_chain.stats_call(self._contract)])
+            [answer] = await self._chain.read([jeju.stats_call(self._contract)])
         except ChainUnavailable:
             return
-        state = jeju_chain.read_stats(answer)
+        state = jeju.read_stats(answer)
         if state is not None:
             self._read, self._until = state.fee_bps, anyio.current_time() + READ_FOR
 

@@ -19,7 +19,7 @@ from facilitator.commands.checks.factories import check_factories
 from facilitator.commands.checks.tokens import check_token
 from facilitator.config.database import PostgreSQL
 from facilitator.config.settings import Config, ConfigError, NetworkConfig, load_config
-from facilitator.domain.schemes import jeju_chain
+from facilitator.domain.schemes import jeju
 from facilitator.ethereum.abi import address_word, selector
 from facilitator.ethereum.addresses import checksum
 from facilitator.ethereum.fees import initial_fees
@@ -141,8 +141,8 @@ async def _contract(config: Config, network: NetworkConfig, chain: Chain) -> Asy
         said = f"{without}: only the standard dialect is settled" if enough else without
         yield Finding(f"{name} contract", enough, said)
         return
-    [answer] = await chain.read([jeju_chain.stats_call(contract)])
-    state = jeju_chain.read_stats(answer)
+    [answer] = await chain.read([jeju.stats_call(contract)])
+    state = jeju.read_stats(answer)
     where = checksum(contract)
     if state is None:
         yield Finding(f"{name} contract", False, f"no X402Facilitator at {where}")

@@ -24,9 +24,8 @@ from facilitator.engine.observation import Observer
 from facilitator.engine.outcomes import Judge, end_of
 from facilitator.engine.payment_search import Investigator
 from facilitator.engine.pending import PendingTransactions
-from facilitator.engine.record import Recorder
+from facilitator.engine.record import Recorder, Resettler
 from facilitator.engine.reorgs import ReorgWatch
-from facilitator.engine.resettlement import Resettler
 from facilitator.engine.signers import SignerPool
 from facilitator.engine.simulate import Examiner
 from facilitator.engine.waiters import Listeners

@@ -1,29 +1,46 @@
-"""What transactions and settlements have come to: into the journal, and to those who wait."""
+"""Records in the journal what became of transactions and settlements, and wakes who waits for it.
+
+A settlement whose transactions have ended without paying it gets a further one here.
+"""
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 import anyio
 from msgspec import Struct
 
 from facilitator.chain.answers import ChainUnavailable
+from facilitator.chain.client import Reverted
 from facilitator.chain.together import together
+from facilitator.domain.budget import Prepared
+from facilitator.domain.payment import Reason, Refusal
+from facilitator.domain.schemes import scheme_of
 from facilitator.domain.settlement import (
+    Attempt,
     Mined,
     SettleAgain,
     Settlement,
+    Transaction,
     TransactionKind,
     TransactionState,
     Verdict,
 )
 from facilitator.engine.broadcast import Broadcaster
 from facilitator.engine.counters import Tally
-from facilitator.engine.events import paid_after_failure, settlement_changed
+from facilitator.engine.events import paid_after_failure, settled_again, settlement_changed
 from facilitator.engine.outcomes import Judge, Resolved, change_of, end_of
 from facilitator.engine.reorgs import ReorgWatch
-from facilitator.engine.resettlement import Resettler
+from facilitator.engine.signers import SignerPool
 from facilitator.engine.waiters import Listeners
-from facilitator.journal.store import SettlementChange, SettlementRecord, Store, TransactionChange
+from facilitator.ethereum.calls import Call
+from facilitator.journal.store import (
+    BudgetSpent,
+    SettlementChange,
+    SettlementRecord,
+    Store,
+    TransactionChange,
+)
+from facilitator.telemetry import tracing
 from facilitator.telemetry.logs import event
 from facilitator.telemetry.tracing import inside
 
@@ -32,6 +49,70 @@ _log = logging.getLogger(__name__)
 # So many settlements are judged, or settled again, at a time: each takes a few round trips where
 # its own receipts do not tell. A group whose transaction failed has up to 32 of them.
 AT_ONCE = 16
+
+
+class Resettler:
+    """Settles payments of one chain again. `send` broadcasts what the journal holds already."""
+
+    def __init__(
+        self,
+        *,
+        network: str,
+        store: Store,
+        signers: SignerPool,
+        clock: Callable[[], int],
+        send: Callable[[Transaction, Attempt], Awaitable[None]],
+    ) -> None:
+        self._network = network
+        self._store = store
+        self._signers = signers
+        self._clock = clock
+        self._send = send
+
+    async def settle_again(self, settlement: Settlement) -> None:
+        """Sign a further transaction, unless something speaks against it by now: then the next turn
+        finds out what. It may use the most gas that the payment may take; where the signer's money
+        or its budget does not allow for that, what a node estimates. Raises StoreError.
+        """
+        with tracing.inside(settlement.traceparent), tracing.span("settle again"):
+            await self._settle_again(settlement)
+
+    async def _settle_again(self, settlement: Settlement) -> None:
+        scheme = scheme_of(settlement.payment)
+        call = scheme.settlement_call(settlement.payment)
+        gas_cap = scheme.gas_cap(settlement.payment)
+        try:
+            await self._signers.ready()
+            signer = self._signers.least_loaded()
+            if not self._signers.keys.allows(call, signer):
+                self._event(logging.ERROR, "contract_not_configured", settlement)
+                return
+            estimated = await self._signers.prepare(call, signer, gas_cap)
+        except ChainUnavailable:
+            return
+        if isinstance(estimated, Reverted | Refusal):
+            return
+        # What a node estimates has not paid it: the node may lie, or what the call takes may have
+        # changed. Gas that is not used costs nothing.
+        generous = self._signers.with_gas(estimated, signer, gas_cap)
+        transaction = await self._sign(settlement, call, signer, generous)
+        if isinstance(transaction, BudgetSpent):
+            transaction = await self._sign(settlement, call, signer, estimated)
+        if isinstance(transaction, BudgetSpent):
+            self._signers.unfit(signer, Reason.BUDGET_SPENT)
+        elif transaction is not None:
+            attempt = transaction.attempts[-1]
+            settled_again(self._network, settlement, attempt.hash)
+            await self._send(transaction, attempt)
+
+    async def _sign(
+        self, settlement: Settlement, call: Call, signer: bytes, prepared: Prepared
+    ) -> Transaction | BudgetSpent | None:
+        new = self._signers.transaction(TransactionKind.SETTLE, call, signer, prepared)
+        return await self._store.settle_again(settlement.id, settlement.version, new, self._clock())
+
+    def _event(self, level: int, name: str, settlement: Settlement) -> None:
+        event(_log, level, name, network=self._network, settlement=settlement.id)
 
 
 class _Fault(Struct, frozen=True):

@@ -1,4 +1,4 @@
-"""The signers of one chain: which of them takes the next transaction, and under which limits.
+"""The signers of one chain: their keys, and which of them signs the next transaction.
 
 A node's pool keeps only so many transactions of one account, so each signer has a limited number in
 flight; who comes when all are full waits in a bounded queue. Nothing is claimed while waiting.
@@ -6,7 +6,7 @@ flight; who comes when all are full waits in a bounded queue. Nothing is claimed
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -20,18 +20,24 @@ from facilitator.domain import batching
 from facilitator.domain.budget import Prepared
 from facilitator.domain.nonces import nonce_floor
 from facilitator.domain.payment import Reason, Refusal
-from facilitator.domain.settlement import Attempt, Policy, TransactionKind
-from facilitator.engine import accounts
-from facilitator.engine.accounts import UNFIT_FOR_MS, Account
-from facilitator.engine.keys import Keys
-from facilitator.engine.queue import Member, Place, Queue, QueueFull
+from facilitator.domain.settlement import Attempt, Policy, Transaction, TransactionKind
+from facilitator.engine.queue import (
+    UNFIT_FOR_MS,
+    Account,
+    Member,
+    Place,
+    Queue,
+    QueueFull,
+    among,
+    with_room,
+)
 from facilitator.ethereum.addresses import checksum
-from facilitator.ethereum.fees import initial_fees
+from facilitator.ethereum.fees import Fees, initial_fees, outbidding_fees
 from facilitator.ethereum.secp256k1 import Signer
 from facilitator.ethereum.transactions import Call, TransactionBuilder
 from facilitator.journal.store import NewTransaction, Store
 from facilitator.telemetry.logs import event
-from facilitator.telemetry.tracing import current, inside
+from facilitator.telemetry.tracing import current, inside, span
 
 __all__ = ["UNFIT", "QueueFull", "SignerPool"]
 
@@ -41,6 +47,68 @@ _log = logging.getLogger(__name__)
 LOOK_AT_NONCE_MS = 2_000
 # Why one signer cannot pay for gas that another one may pay for.
 UNFIT = frozenset({Reason.OUT_OF_GAS_MONEY, Reason.BUDGET_SPENT})
+
+
+class Keys:
+    """The keys by the address of their account. `clock` is in unix milliseconds. Its methods raise
+    KeyError for an account whose key is not here.
+    """
+
+    def __init__(
+        self,
+        signers: Iterable[Signer],
+        *,
+        builder: TransactionBuilder,
+        chain_id: int,
+        policy: Policy,
+        clock: Callable[[], int],
+    ) -> None:
+        self._signers = {signer.address: signer for signer in signers}
+        self._builder = builder
+        self._chain_id = chain_id
+        self._policy = policy
+        self._clock = clock
+
+    def allows(self, call: Call, address: bytes) -> bool:
+        """Whether this account may sign the call; not where its contract is configured no more, and
+        not where its key is another replica's.
+        """
+        return address in self._signers and self._builder.allows(call, address)
+
+    def sign(
+        self, address: bytes, account_nonce: int, call: Call, gas_limit: int, fees: Fees
+    ) -> Attempt:
+        """The bytes that pay `fees` for the call, and for `gas_limit` gas at most."""
+        with span("sign", chain_id=self._chain_id, account_nonce=account_nonce):
+            signed = self._builder.sign(
+                self._signers[address],
+                account_nonce=account_nonce,
+                call=call,
+                gas_limit=gas_limit,
+                fees=fees,
+            )
+        return Attempt(hash=signed.hash, raw=signed.raw, fees=fees, signed_at=self._clock())
+
+    def replacement(self, transaction: Transaction, fees: Fees) -> Attempt:
+        """The same transaction with other fees."""
+        return self.sign(
+            transaction.signer,
+            transaction.account_nonce,
+            transaction.call,
+            transaction.gas_limit,
+            fees,
+        )
+
+    def outbidding(
+        self, call: Call, address: bytes, account_nonce: int, prepared: Prepared
+    ) -> Callable[[Attempt], Attempt]:
+        """What signs the call so that pools take it for another attempt of that account nonce."""
+
+        def sign(last: Attempt) -> Attempt:
+            fees = outbidding_fees(last.fees, prepared.fees, self._policy.max_fee_per_gas)
+            return self.sign(address, account_nonce, call, prepared.gas_limit, fees)
+
+        return sign
 
 
 class SignerPool:
@@ -165,7 +233,7 @@ class SignerPool:
         """The signer for a transaction that must not wait: one that takes up a payment again.
         ChainUnavailable where no signer's account nonce is certain.
         """
-        chosen = accounts.among(self.accounts, self._clock())
+        chosen = among(self.accounts, self._clock())
         if not chosen:
             raise ChainUnavailable("no signer's account nonce is certain")
         return chosen[0].address
@@ -205,7 +273,7 @@ class SignerPool:
         self._queue.admit()
 
     def _reserve(self) -> Account | None:
-        account = accounts.with_room(self.accounts, self._clock())
+        account = with_room(self.accounts, self._clock())
         if account is not None:
             account.reserved += 1
         return account

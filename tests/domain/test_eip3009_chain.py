@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from facilitator.domain.payment import Reason, Refusal
-from facilitator.domain.schemes.eip3009 import Deployment, Eip3009Payment
-from facilitator.domain.schemes.eip3009_chain import (
+from facilitator.domain.schemes.eip3009 import (
+    Deployment,
+    Eip3009Payment,
     diagnose,
     diagnosis_calls,
     fact_calls,

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from facilitator.domain.payment import Reason, Refusal
-from facilitator.domain.schemes.jeju_chain import JejuFacts, check_facts
+from facilitator.domain.schemes.jeju import JejuFacts, check_facts
 from facilitator.ethereum.abi import MAX_UINT256
 from tests.support import rows
 from tests.support.drawn import uints

@@ -14,9 +14,11 @@ from facilitator.domain.schemes.jeju import (
     JejuPayment,
     TokenAuthorization,
     allowed_calls,
+    explain_revert,
+    fact_calls,
+    read_facts,
     settlement_call,
 )
-from facilitator.domain.schemes.jeju_chain import explain_revert, fact_calls, read_facts
 from facilitator.ethereum.secp256k1 import ORDER, InvalidSignature
 from tests.support import rows
 from tests.support.drawn import payments, uints

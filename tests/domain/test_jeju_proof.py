@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from facilitator.domain.payment import Proof
-from facilitator.domain.schemes.jeju import JejuPayment
-from facilitator.domain.schemes.jeju_chain import find_proof
+from facilitator.domain.schemes.jeju import JejuPayment, find_proof
 from facilitator.ethereum.receipts import Log
 from tests.support import rows
 from tests.support.drawn import payments, uints

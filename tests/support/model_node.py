@@ -13,7 +13,7 @@ from eth_abi.abi import encode
 from facilitator.chain.answers import ChainUnavailable, NodeFault
 from facilitator.chain.client import Chain, Preparation, Reverted
 from facilitator.chain.quorum import AgreedCount, Witnesses
-from facilitator.domain.schemes import eip3009_chain
+from facilitator.domain.schemes import eip3009
 from facilitator.domain.schemes.eip3009 import Eip3009Payment
 from facilitator.ethereum.fees import GWEI, FeeMarket
 from facilitator.ethereum.receipts import Block, Log, LogFilter, Receipt
@@ -46,7 +46,7 @@ class ModelNode(Chain):
         self._used = {
             (call.target, call.calldata): calldata
             for calldata, payment in payments.items()
-            for call in (eip3009_chain.used_call(payment),)
+            for call in (eip3009.used_call(payment),)
         }
         self._by_nonce = {each.authorization_nonce: name for name, each in payments.items()}
         self.step: Callable[[], None] = lambda: None

@@ -11,8 +11,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from facilitator.domain.schemes import scheme_of
-from facilitator.domain.schemes.eip3009 import Eip3009Payment
-from facilitator.domain.schemes.eip3009_chain import AUTHORIZATION_USED, TRANSFER
+from facilitator.domain.schemes.eip3009 import AUTHORIZATION_USED, TRANSFER, Eip3009Payment
 from facilitator.domain.settlement import Policy, SettlementState, TransactionState
 from facilitator.ethereum.abi import address_word, uint_word
 from facilitator.ethereum.fees import GWEI, Fees

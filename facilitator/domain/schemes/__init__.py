@@ -1,4 +1,4 @@
-"""The ways of moving money, two files each: what is signed and executed, what the chain shows.
+"""The ways of moving money, one file each: what is signed and executed, what the chain shows.
 
 What differs between them is in one table, so that everything below asks `scheme_of(payment)` and
 knows none of them.
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from facilitator.domain.payment import Facts, Payment, Proof, Refusal
-from facilitator.domain.schemes import eip3009, eip3009_chain, jeju, jeju_chain
+from facilitator.domain.schemes import eip3009, jeju
 from facilitator.domain.schemes.eip3009 import Eip3009Payment
 from facilitator.domain.schemes.jeju import JejuPayment
 from facilitator.ethereum.receipts import Log, LogFilter
@@ -58,14 +58,14 @@ _JEJU: Scheme[JejuPayment] = Scheme(
     groupable=lambda _: True,  # the contract only recovers keys
     settlement_call=jeju.settlement_call,
     gas_cap=lambda _: jeju.GAS_CAP,
-    fact_calls=jeju_chain.fact_calls,
-    facts=jeju_chain.facts,
-    used_call=jeju_chain.used_call,
+    fact_calls=jeju.fact_calls,
+    facts=jeju.facts,
+    used_call=jeju.used_call,
     wallet_question=lambda _, __: None,  # the contract only recovers keys
-    diagnosis_calls=jeju_chain.fact_calls,
-    diagnose=jeju_chain.diagnose,
-    proof_filter=jeju_chain.proof_filter,
-    find_proof=jeju_chain.find_proof,
+    diagnosis_calls=jeju.fact_calls,
+    diagnose=jeju.diagnose,
+    proof_filter=jeju.proof_filter,
+    find_proof=jeju.find_proof,
 )
 _EIP3009: Scheme[Eip3009Payment] = Scheme(
     payment_keys=eip3009.payment_keys,
@@ -73,14 +73,14 @@ _EIP3009: Scheme[Eip3009Payment] = Scheme(
     groupable=eip3009.groupable,
     settlement_call=eip3009.settlement_call,
     gas_cap=eip3009.gas_cap,
-    fact_calls=eip3009_chain.fact_calls,
-    facts=eip3009_chain.facts,
-    used_call=eip3009_chain.used_call,
-    wallet_question=eip3009_chain.wallet_question,
-    diagnosis_calls=eip3009_chain.diagnosis_calls,
-    diagnose=eip3009_chain.diagnose,
-    proof_filter=eip3009_chain.proof_filter,
-    find_proof=eip3009_chain.find_proof,
+    fact_calls=eip3009.fact_calls,
+    facts=eip3009.facts,
+    used_call=eip3009.used_call,
+    wallet_question=eip3009.wallet_question,
+    diagnosis_calls=eip3009.diagnosis_calls,
+    diagnose=eip3009.diagnose,
+    proof_filter=eip3009.proof_filter,
+    find_proof=eip3009.find_proof,
 )
 _SCHEMES: dict[type, Scheme[Any]] = {JejuPayment: _JEJU, Eip3009Payment: _EIP3009}
 

@@ -8,7 +8,7 @@ from facilitator import __version__
 from facilitator.chain.answers import ChainUnavailable
 from facilitator.config.settings import NetworkConfig
 from facilitator.dialects.jeju.decode import VERSION
-from facilitator.domain.schemes import jeju_chain
+from facilitator.domain.schemes import jeju
 from facilitator.ethereum.addresses import ZERO_ADDRESS, checksum
 from facilitator.telemetry.metrics import CONTENT_TYPE
 from facilitator.web.routes.replying import RETRY_AFTER, json_reply, service_of
@@ -194,15 +194,15 @@ async def stats(request: Request) -> Response:
     )
 
 
-async def _contract_state(served: Served) -> jeju_chain.ContractState | None:
+async def _contract_state(served: Served) -> jeju.ContractState | None:
     """None where no contract is configured. Raises ChainUnavailable, and LookupError where there is
     no such contract at its address: its totals are not nothing, they are not known.
     """
     contract = served.config.contract
     if contract is None:
         return None
-    [answer] = await served.chain.read([jeju_chain.stats_call(contract)])
-    state = jeju_chain.read_stats(answer)
+    [answer] = await served.chain.read([jeju.stats_call(contract)])
+    state = jeju.read_stats(answer)
     if state is None:
         raise LookupError(f"no X402Facilitator at {checksum(contract)}")
     return state
