@@ -1,7 +1,8 @@
 """The vocabulary of payments, one for both dialects.
 
-A `Payment` is what a payer signed, a `Quote` what the seller asks, a `Refusal` why the one does not
-settle the other. The dialects turn JSON into these and back; nothing else knows member names.
+A `Payment` is what a payer signed, `PaymentRequirements` what the seller asks, a `Refusal` why the
+one does not settle the other. The dialects turn JSON into these and back; nothing else knows member
+names.
 """
 
 from enum import StrEnum
@@ -88,7 +89,7 @@ class Refusal(Struct, frozen=True):
     wanted: str = ""
 
 
-class Quote(Struct, frozen=True, kw_only=True):
+class PaymentRequirements(Struct, frozen=True, kw_only=True):
     """What the seller asks for: `amount` is the price (scheme exact) or the most it may be (upto).
 
     An address or amount that the seller misspelt is None: it fits no payment. `domain` is the

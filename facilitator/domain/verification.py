@@ -7,7 +7,7 @@ seconds.
 
 from msgspec import Struct
 
-from facilitator.domain.payment import Payment, Quote, Reason, Refusal
+from facilitator.domain.payment import Payment, PaymentRequirements, Reason, Refusal
 from facilitator.domain.schemes import eip3009
 from facilitator.domain.schemes.eip3009 import Eip3009Payment
 from facilitator.domain.schemes.jeju import SCHEMES, JejuPayment
@@ -54,33 +54,37 @@ def check_time(payment: Payment, now: int, margin: int = 0) -> Refusal | None:
     return late or early if isinstance(payment, Eip3009Payment) else early or late
 
 
-def check_terms(payment: JejuPayment, quote: Quote, terms: Terms) -> Refusal | None:
+def check_terms(
+    payment: JejuPayment, requirements: PaymentRequirements, terms: Terms
+) -> Refusal | None:
     """Refuse a payment that is not what the seller asks for, or not what this service settles."""
-    if payment.network != quote.network:
+    if payment.network != requirements.network:
         return Refusal(Reason.NETWORK_MISMATCH)
-    if payment.pay_to != quote.pay_to:
+    if payment.pay_to != requirements.pay_to:
         return Refusal(Reason.RECIPIENT_MISMATCH)
-    if payment.asset != quote.asset:
+    if payment.asset != requirements.asset:
         return Refusal(Reason.ASSET_MISMATCH)
-    if payment.resource != quote.resource:
+    if payment.resource != requirements.resource:
         return Refusal(Reason.RESOURCE_MISMATCH)
-    return _check_amount(payment, quote, terms) or _check_recipient(
+    return _check_amount(payment, requirements, terms) or _check_recipient(
         payment, terms, payment.contract
     )
 
 
-def _check_amount(payment: JejuPayment, quote: Quote, terms: Terms) -> Refusal | None:
-    amount, asked = str(payment.amount), str(quote.amount)
+def _check_amount(
+    payment: JejuPayment, requirements: PaymentRequirements, terms: Terms
+) -> Refusal | None:
+    amount, asked = str(payment.amount), str(requirements.amount)
     # The seller's scheme decides which amounts are right, but the contract must know the payer's
     # too.
-    for scheme in (quote.scheme, payment.scheme):
+    for scheme in (requirements.scheme, payment.scheme):
         if scheme not in SCHEMES:
             return Refusal(Reason.UNSUPPORTED_SCHEME, scheme)
-    if quote.scheme == "exact" and payment.amount != quote.amount:
+    if requirements.scheme == "exact" and payment.amount != requirements.amount:
         return Refusal(Reason.AMOUNT_NOT_EXACT, amount, asked)
-    if quote.amount is None or payment.amount > quote.amount:
+    if requirements.amount is None or payment.amount > requirements.amount:
         return Refusal(Reason.AMOUNT_ABOVE_MAXIMUM, amount, asked)
-    if quote.scheme == "upto" and payment.amount == 0:
+    if requirements.scheme == "upto" and payment.amount == 0:
         return Refusal(Reason.AMOUNT_ZERO)
     # The contract settles nothing for nothing, however low the configured minimum is.
     return _check_minimum(payment, max(terms.min_amount, 1))
@@ -99,38 +103,40 @@ def _check_recipient(payment: Payment, terms: Terms, *more: bytes) -> Refusal | 
     return None
 
 
-def check_offer(accepted: Quote, quote: Quote, terms: Terms) -> Refusal | None:
+def check_offer(
+    accepted: PaymentRequirements, requirements: PaymentRequirements, terms: Terms
+) -> Refusal | None:
     """Refuse where the payer accepted another offer than the seller's, or one that is not served:
     what of the standard dialect's scheme `exact` comes before the signature.
     """
-    if quote.scheme != eip3009.SCHEME:
-        return Refusal(Reason.UNSUPPORTED_SCHEME, quote.scheme)
-    if accepted.scheme != quote.scheme:
+    if requirements.scheme != eip3009.SCHEME:
+        return Refusal(Reason.UNSUPPORTED_SCHEME, requirements.scheme)
+    if accepted.scheme != requirements.scheme:
         return Refusal(Reason.SCHEME_MISMATCH)
-    if quote.domain is None:
+    if requirements.domain is None:
         return Refusal(Reason.MISSING_DOMAIN)
-    if accepted.network != quote.network:
+    if accepted.network != requirements.network:
         return Refusal(Reason.NETWORK_MISMATCH)
-    if accepted != quote:
+    if accepted != requirements:
         return Refusal(Reason.OFFER_MISMATCH)
-    if quote.asset not in terms.assets:
+    if requirements.asset not in terms.assets:
         return Refusal(Reason.UNLISTED_ASSET)
     return None
 
 
 def check_authorization(
-    payment: Eip3009Payment, quote: Quote, terms: Terms, now: int | None
+    payment: Eip3009Payment, requirements: PaymentRequirements, terms: Terms, now: int | None
 ) -> Refusal | None:
     """Refuse an authorization that is not what the seller asks for, or not what this service
     settles: what comes after the signature. Without `now`, time is left to be checked later.
     """
-    if payment.pay_to != quote.pay_to:
+    if payment.pay_to != requirements.pay_to:
         return Refusal(Reason.RECIPIENT_MISMATCH)
     if payment.payer in terms.signers:
         return Refusal(Reason.INVALID_PAYER)
     late = None if now is None else check_time(payment, now, EXACT_TIME_LEFT - 1)
     if late is not None:
         return late
-    if payment.amount != quote.amount:
-        return Refusal(Reason.AMOUNT_NOT_EXACT, str(payment.amount), str(quote.amount))
+    if payment.amount != requirements.amount:
+        return Refusal(Reason.AMOUNT_NOT_EXACT, str(payment.amount), str(requirements.amount))
     return _check_minimum(payment, terms.min_amount) or _check_recipient(payment, terms)

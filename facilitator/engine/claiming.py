@@ -24,7 +24,7 @@ from facilitator.engine.loop import Watcher
 from facilitator.engine.queue import Member, Place
 from facilitator.engine.requests import SettleReply
 from facilitator.engine.signers import SignerPool
-from facilitator.engine.simulate import Examiner
+from facilitator.engine.simulate import Simulator
 from facilitator.ethereum.calls import Call, CodeOf
 from facilitator.ethereum.multicall3 import MULTICALL3
 from facilitator.journal.store import (
@@ -60,7 +60,7 @@ class Claimer:
         self,
         *,
         chain: Chain,
-        examiner: Examiner,
+        simulator: Simulator,
         store: Store,
         signers: SignerPool,
         watcher: Watcher,
@@ -69,7 +69,7 @@ class Claimer:
         clock: Callable[[], int],
     ) -> None:
         self._chain = chain
-        self._examiner = examiner
+        self._simulator = simulator
         self._store = store
         self._signers = signers
         self._watcher = watcher
@@ -114,14 +114,14 @@ class Claimer:
     ) -> Prepared | SettleReply:
         gas_cap = scheme_of(payment).gas_cap(payment)
         prepared = await self._signers.prepare(call, signer, gas_cap)
-        early = isinstance(prepared, Reverted) and await self._examiner.begins_later(payment)
+        early = isinstance(prepared, Reverted) and await self._simulator.begins_later(payment)
         if early:
             with suppress(ChainUnavailable):  # a node need not have a pending block
                 later = await self._signers.prepare(call, signer, gas_cap, "pending")
                 early, prepared = later == prepared, later
         if isinstance(prepared, Reverted):
             now = self._clock() // 1000
-            refusal = await self._examiner.diagnose(payment, prepared, now, early=early)
+            refusal = await self._simulator.diagnose(payment, prepared, now, early=early)
             return SettleReply(refusal=refusal)
         return SettleReply(refusal=prepared) if isinstance(prepared, Refusal) else prepared
 

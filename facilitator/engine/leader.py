@@ -11,7 +11,7 @@ from contextlib import suppress
 import anyio
 
 from facilitator.engine.signers import SignerPool
-from facilitator.engine.waiters import Listeners
+from facilitator.engine.waiters import Waiters
 from facilitator.journal.store import Fence, LostLease, SharedStore, Store, StoreError
 
 # A process that died is missed for that long at most, and for FOLLOW_EVERY more.
@@ -27,12 +27,12 @@ class Leadership:
     """This process's part in watching one chain. What it watches with is to write to `store`."""
 
     def __init__(
-        self, *, store: SharedStore, chain_id: int, signers: SignerPool, listeners: Listeners
+        self, *, store: SharedStore, chain_id: int, signers: SignerPool, waiters: Waiters
     ) -> None:
         self._shared = store
         self._chain_id = chain_id
         self._signers = signers
-        self._listeners = listeners
+        self._waiters = waiters
         self._holder = secrets.token_hex(8)
         self._fence = Fence(chain_id)
         self._prolong_at = 0.0
@@ -40,7 +40,7 @@ class Leadership:
         self._idle = False
         self._failed = False
         self.store: Store = store.fenced(self._fence)
-        store.notices.subscribe(listeners.wake)
+        store.notices.subscribe(waiters.wake)
 
     @property
     def leads(self) -> bool:
@@ -142,12 +142,12 @@ class Leadership:
 
     async def _wake_who_waits(self) -> None:
         """Requests of this process may wait for what another one has recorded."""
-        waited_for = self._listeners.waited_for
+        waited_for = self._waiters.waited_for
         arrive, now = self._shared.notices.arrive, anyio.current_time()
         if not waited_for or (arrive and now < self._look_at):
             return
         for settlement_id in await self._shared.ended(waited_for):
-            self._listeners.wake(settlement_id)
+            self._waiters.wake(settlement_id)
         # What was recorded before notices began to arrive is found by one more look.
         self._look_at = now + LOOK_ANYWAY_EVERY if arrive else now
 

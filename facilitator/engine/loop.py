@@ -27,8 +27,8 @@ from facilitator.engine.pending import PendingTransactions
 from facilitator.engine.record import Recorder, Resettler
 from facilitator.engine.reorgs import ReorgWatch
 from facilitator.engine.signers import SignerPool
-from facilitator.engine.simulate import Examiner
-from facilitator.engine.waiters import Listeners
+from facilitator.engine.simulate import Simulator
+from facilitator.engine.waiters import Waiters
 from facilitator.journal.store import LostLease, Store, StoreError
 from facilitator.telemetry.logs import event
 
@@ -56,10 +56,10 @@ class Watcher:
         network: str,
         chain_id: int,
         chain: Chain,
-        examiner: Examiner,
+        simulator: Simulator,
         store: Store,
         signers: SignerPool,
-        listeners: Listeners,
+        waiters: Waiters,
         policy: Policy,
         clock: Callable[[], int],
         leadership: Leadership | None = None,
@@ -78,7 +78,7 @@ class Watcher:
         )
         self._broadcaster = Broadcaster(network=network, chain=chain, signers=signers, clock=clock)
         self.investigator = Investigator(
-            chain=chain, examiner=examiner, heads=self._heads, policy=policy, clock=clock
+            chain=chain, simulator=simulator, heads=self._heads, policy=policy, clock=clock
         )
         judge = Judge(
             chain=chain,
@@ -119,7 +119,7 @@ class Watcher:
             ),
             reorgs=self._reorgs,
             broadcaster=self._broadcaster,
-            listeners=listeners,
+            waiters=waiters,
             tally=self.tally,
             clock=clock,
         )

@@ -14,7 +14,7 @@ from facilitator.domain.payment import Proof, Reason, Refusal
 from facilitator.domain.schemes import AnyPayment, scheme_of
 from facilitator.domain.settlement import Findings, Policy, Settlement
 from facilitator.domain.verification import check_time
-from facilitator.engine.simulate import Examiner
+from facilitator.engine.simulate import Simulator
 from facilitator.ethereum.receipts import Receipt
 
 # Blocks a log query: what the strictest common providers allow.
@@ -33,13 +33,13 @@ class Investigator:
         self,
         *,
         chain: Chain,
-        examiner: Examiner,
+        simulator: Simulator,
         heads: Heads,
         policy: Policy,
         clock: Callable[[], int],
     ) -> None:
         self._chain = chain
-        self._examiner = examiner
+        self._simulator = simulator
         self._heads = heads
         self._policy = policy
         self._clock = clock
@@ -62,8 +62,8 @@ class Investigator:
         # log that says by what.
         deep = max(head.number - self._policy.confirmations + 1, 0)
         examined, reverted, receipts = await asyncio.gather(
-            self._examiner.look(payment, deep),
-            self._examiner.simulate(payment),
+            self._simulator.look(payment, deep),
+            self._simulator.simulate(payment),
             self._chain.receipts(sent),
         )
         refusal = None
@@ -86,7 +86,7 @@ class Investigator:
         now = self._clock() // 1000
         refusal = refusal or check_time(payment, now, margin) or examined.facts.refusal
         if refusal is None and reverted is not None:
-            refusal = await self._examiner.diagnose(payment, reverted, now)
+            refusal = await self._simulator.diagnose(payment, reverted, now)
             if refusal.reason in _USED:
                 return None  # used above `deep`
         return Findings(
@@ -102,7 +102,7 @@ class Investigator:
         whom, if there is one.
         """
         buried = max(head - self._policy.superseded_depth + 1, 0)
-        examined = await self._examiner.look(payment, buried)
+        examined = await self._simulator.look(payment, buried)
         return examined.facts.authorization_used
 
     async def find_proof(

@@ -31,7 +31,7 @@ from facilitator.engine.events import paid_after_failure, settled_again, settlem
 from facilitator.engine.outcomes import Judge, Resolved, change_of, end_of
 from facilitator.engine.reorgs import ReorgWatch
 from facilitator.engine.signers import SignerPool
-from facilitator.engine.waiters import Listeners
+from facilitator.engine.waiters import Waiters
 from facilitator.ethereum.calls import Call
 from facilitator.journal.store import (
     BudgetSpent,
@@ -133,7 +133,7 @@ class Recorder:
         resettler: Resettler,
         reorgs: ReorgWatch,
         broadcaster: Broadcaster,
-        listeners: Listeners,
+        waiters: Waiters,
         tally: Tally,
         clock: Callable[[], int],
     ) -> None:
@@ -143,7 +143,7 @@ class Recorder:
         self._resettler = resettler
         self._reorgs = reorgs
         self._broadcaster = broadcaster
-        self._listeners = listeners
+        self._waiters = waiters
         self._tally = tally
         self._clock = clock
 
@@ -226,7 +226,7 @@ class Recorder:
                 paid_after_failure(self._network, settlement)
             if settlement.proof is not None:
                 self._reorgs.mined(settlement.proof.block_number)
-            self._listeners.wake(settlement.id)
+            self._waiters.wake(settlement.id)
 
     async def _settle_again(self, settlement: Settlement) -> None:
         self._tally.step()

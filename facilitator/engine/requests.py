@@ -1,6 +1,4 @@
-"""What is asked to be settled, and what is told about it: plain values, and pure functions."""
-
-from collections.abc import Awaitable, Callable
+"""What POST /settle asks of the engine, and what it gets back: plain values and pure functions."""
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -12,11 +10,10 @@ from facilitator.journal.store import SettlementRecord
 
 
 class SettleReply(Struct, frozen=True):
-    """What a request is told: a proof of payment, or why there is none (yet).
+    """The reply to one request: a proof of payment, or why there is none (yet).
 
     `transaction_hash` is set as soon as there is a transaction, whatever became of it, and with it
-    the settlement's id and state; `retry_after` is seconds, for refusals that pass. `body` is the
-    reply as the journal keeps it, where the request has an idempotency key of its own.
+    the settlement's id and state; `retry_after` is seconds, for refusals that pass.
     """
 
     proof: Proof | None = None
@@ -25,42 +22,40 @@ class SettleReply(Struct, frozen=True):
     settlement_id: str | None = None
     state: SettlementState | None = None
     retry_after: float | None = None
-    body: bytes | None = None
 
 
-class Repetition(Struct, frozen=True):
-    """A request's idempotency key, and the digest of what came with it."""
+class IdempotencyKey(Struct, frozen=True):
+    """The `Idempotency-Key` that a seller gave a request, and the digest of its path and body."""
 
     key: str
     body_digest: bytes
 
 
-class Order(Struct, frozen=True):
-    """A request to settle a payment whose signature and terms are checked.
-
-    `dialect` names who asks in the journal; `encode` writes a final reply as the request will get
-    it, to be kept where it may be repeated.
+class SettleRequest(Struct, frozen=True):
+    """A request to settle a payment whose signature and terms are checked. `dialect` is the
+    journal's name for how it was asked.
     """
 
     payment: AnyPayment
     dialect: str
-    encode: Callable[[SettleReply], Awaitable[bytes]]
-    repetition: Repetition | None = None
+    idempotency_key: IdempotencyKey | None = None
 
 
 def may_open_again(settlement: Settlement, request_digest: bytes) -> bool:
-    """Whether this request may settle a payment that has failed."""
+    """Return whether an identical request may settle this payment, which has failed, once more."""
     failed = settlement.state is SettlementState.FAILED
     return failed and settlement.request_digest == request_digest
 
 
 def duplicate(record: SettlementRecord, *, over: bool) -> SettleReply:
-    """What a request is told that is not the one to hear the outcome."""
+    """Return the reply to a request that is not the one to hear the outcome. `over`: another one
+    was told of success, or there is none to hear.
+    """
     return about(record, Refusal(Reason.AUTHORIZATION_USED if over else Reason.BEING_SETTLED))
 
 
 def reply_of(record: SettlementRecord) -> SettleReply:
-    """What the one who hears the outcome is told."""
+    """Return the reply to the one request that hears the outcome."""
     settlement = record.settlement
     if settlement.state is SettlementState.CONFIRMED:
         return replace(about(record, None), proof=settlement.proof)
@@ -68,8 +63,8 @@ def reply_of(record: SettlementRecord) -> SettleReply:
 
 
 def about(record: SettlementRecord, refusal: Refusal | None) -> SettleReply:
-    """A refusal, with what there is of the settlement: the transaction that paid, or else the last
-    one that was signed to.
+    """Return a reply with this refusal, and what there is of the settlement: the transaction that
+    paid, or else the last one that was signed to.
     """
     settlement = record.settlement
     proof = settlement.proof

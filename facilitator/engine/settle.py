@@ -1,13 +1,14 @@
-"""Settle this payment, and say what became of it: the part that a request sees.
+"""Settle a payment and reply with what became of it: the part that a request sees.
 
 Submitting claims the payment, signs and stores its transaction in one database transaction, and
-only then sends it (`submission`). From there on the settlement belongs to the loop (`watcher`); the
-request merely waits for it, and may go away. Who waits is in the journal: at most one request is
-told of success.
+only then sends it (`submit`). From there on the settlement belongs to the loop (`loop`); the
+request merely waits for it, and may go away. Who waits is in the journal: at most one request
+without an idempotency key is told of success.
 """
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 
 import anyio
 from msgspec.structs import replace
@@ -17,24 +18,74 @@ from facilitator.domain.schemes import AnyPayment, scheme_of
 from facilitator.domain.schemes.eip3009 import Eip3009Payment
 from facilitator.domain.settlement import ENDED, Settlement, SettlementState
 from facilitator.engine.requests import (
-    Order,
-    Repetition,
+    IdempotencyKey,
     SettleReply,
+    SettleRequest,
     about,
     duplicate,
     may_open_again,
     reply_of,
 )
-from facilitator.engine.submit import LISTENER_LEASE_MS, Submitter
-from facilitator.engine.waiters import Listener, Listeners
+from facilitator.engine.submit import WAITER_LEASE_MS, Submitter
+from facilitator.engine.waiters import Waiter, Waiters
 from facilitator.journal.store import SettlementRecord, Store, StoreError
 from facilitator.telemetry.tracing import span
 
-__all__ = ["Order", "Repetition", "SettleReply", "Settler"]
+__all__ = ["IdempotencyKey", "SettleReply", "SettleRequest", "Settler", "Settling"]
 
-# Seconds after which a listener says that it still waits: often enough that a journal that is out
-# of reach once or twice does not end its lease.
+# Seconds after which a waiter renews its lease: often enough that a journal that is out of reach
+# once or twice does not end it.
 RENEW_EVERY = 4.0
+
+
+class Settling:
+    """One request's settlement, until its reply is given. `reply` is what the request is to get,
+    unless `deliver` says otherwise.
+
+    `record` is there where this request hears the outcome; `keeps_body` where its reply is kept,
+    to be repeated to requests with the same idempotency key.
+    """
+
+    def __init__(
+        self,
+        reply: SettleReply,
+        waiter: Waiter,
+        store: Store,
+        clock: Callable[[], int],
+        record: SettlementRecord | None = None,
+        *,
+        keeps_body: bool = False,
+    ) -> None:
+        self.reply = reply
+        self.replied_success = False
+        self._waiter = waiter
+        self._store = store
+        self._clock = clock
+        self._record = record
+        self._keeps_body = keeps_body
+
+    async def deliver(self, body: bytes) -> SettleReply:
+        """Record that the reply is given: `body` is `reply` as it will be sent. This comes directly
+        before the reply's first byte.
+
+        Returns the reply that may be sent: `reply`, or another one where success may not be told,
+        as the client is gone, somebody else was told of it, or the journal is out of reach.
+        """
+        if self._record is None:
+            return self.reply
+        settlement, kept = self._record.settlement, body if self._keeps_body else None
+        try:
+            if self.reply.proof is None:
+                if settlement.state in ENDED and kept is not None:
+                    await self._store.keep_reply(settlement.id, kept)
+                return self.reply
+            if not self._waiter.gone:
+                self.replied_success = await self._store.mark_success_replied(
+                    settlement.id, self._waiter.id, self._clock(), kept
+                )
+        except StoreError:
+            return about(self._record, Refusal(Reason.SETTLEMENT_PENDING))
+        return self.reply if self.replied_success else duplicate(self._record, over=True)
 
 
 class Settler:
@@ -45,52 +96,68 @@ class Settler:
         *,
         submitter: Submitter,
         store: Store,
-        listeners: Listeners,
+        waiters: Waiters,
         timeout: int,
         clock: Callable[[], int],
     ) -> None:
         self._submitter = submitter
         self._store = store
-        self._listeners = listeners
+        self._waiters = waiters
         self._timeout = timeout
         self._clock = clock
         self._turns: dict[str, _Turn] = {}
 
-    async def settle(self, order: Order, listener: Listener) -> SettleReply:
-        """Settle a payment; wait for the outcome until `timeout` seconds have passed. Raises
-        ChainUnavailable and StoreError only while this request has sent nothing.
+    @asynccontextmanager
+    async def settle(self, request: SettleRequest, waiter: Waiter) -> AsyncIterator[Settling]:
+        """Settle a payment, and wait for the outcome until `timeout` seconds have passed. The block
+        encodes the reply and delivers it: until its end no other request can hear the outcome.
+        Raises ChainUnavailable and StoreError only while this request has sent nothing.
         """
         until = anyio.current_time() + self._timeout
-        scheme = scheme_of(order.payment)
-        keys = tuple(key for key in scheme.payment_keys(order.payment) if key is not None)
-        key = keys[0]
-        request_digest: bytes = scheme.request_digest(order.payment)
-        async with self._turn(key):
-            known = await self._store.find(key)
+        request_digest: bytes = scheme_of(request.payment).request_digest(request.payment)
+        found = await self._take_on(request, request_digest, waiter, until)
+        if isinstance(found, SettlementRecord):
+            if found.settlement.request_digest != request_digest:
+                found = await self._told_beside(request.payment, found)
+            else:
+                found = await self._become_waiter(found, waiter)
+        if isinstance(found, SettleReply):
+            yield Settling(found, waiter, self._store, self._clock)
+            return
+        async with self._follow(request, found, waiter, until) as settling:
+            yield settling
+
+    async def _take_on(
+        self, request: SettleRequest, request_digest: bytes, waiter: Waiter, until: float
+    ) -> SettlementRecord | SettleReply:
+        """Submit the payment where the journal has none with its nonce, or one that may be opened
+        again. Returns the settlement that has the nonce, or the reply where there is none.
+        """
+        scheme = scheme_of(request.payment)
+        keys = tuple(key for key in scheme.payment_keys(request.payment) if key is not None)
+        async with self._turn(keys[0]):
+            known = await self._store.find(keys[0])
             used_by = None if known is not None else await self._store.used_by(keys)
             if used_by is not None:
-                forged = await self._submitter.forged(order.payment)
+                forged = await self._submitter.forged(request.payment)
                 if forged is not None:
                     return forged
                 refusal = Refusal(Reason.AUTHORIZATION_USED)
                 return SettleReply(refusal=refusal, transaction_hash=used_by)
             found: SettlementRecord | Settlement
             if known is None or may_open_again(known, request_digest):
-                submitted = await self._submitter.submit(order, request_digest, listener.id, until)
+                submitted = await self._submitter.submit(request, request_digest, waiter.id, until)
                 if isinstance(submitted, SettleReply):
                     # What failed before keeps its hash, whatever speaks against it by now.
                     return submitted if known is None else await self._still(known, submitted)
                 found = submitted
             else:
                 found = known
-        record = found if isinstance(found, SettlementRecord) else await self._record(found.id)
-        if record.settlement.request_digest != request_digest:
-            return await self._told_beside(order.payment, record)
-        return await self._follow(order, record, listener, until)
+        return found if isinstance(found, SettlementRecord) else await self._record(found.id)
 
     @asynccontextmanager
     async def _turn(self, key: str) -> AsyncIterator[None]:
-        """One request at a time looks at one payment: a thousand identical ones cost one look at
+        """Let one request at a time look at one payment: a thousand identical ones cost one look at
         the chain. Between processes the journal's unique keys keep them apart.
         """
         turn = self._turns.setdefault(key, _Turn())
@@ -103,47 +170,45 @@ class Settler:
             if turn.holders == 0:
                 del self._turns[key]
 
-    async def _follow(
-        self, order: Order, record: SettlementRecord, listener: Listener, until: float
-    ) -> SettleReply:
-        """Be the one to hear the outcome, if nobody else is."""
-        settlement = record.settlement
-        if settlement.waiter != listener.id:
-            now = self._clock()
+    async def _become_waiter(
+        self, record: SettlementRecord, waiter: Waiter
+    ) -> SettlementRecord | SettleReply:
+        """Become the one request that hears the outcome; the reply where another one is it."""
+        settlement, now = record.settlement, self._clock()
+        if settlement.waiter != waiter.id:
             try:
                 settlement = await self._store.become_waiter(
-                    settlement.id, listener.id, now + LISTENER_LEASE_MS, now
+                    settlement.id, waiter.id, now + WAITER_LEASE_MS, now
                 )
             except LookupError:
                 raise StoreError("a settlement has just left the journal") from None
-        if settlement.waiter != listener.id:
+        if settlement.waiter != waiter.id:
             return duplicate(record, over=settlement.replied_success_at is not None)
-        self._listeners.add(settlement.id, listener)
-        told = False
+        return record
+
+    @asynccontextmanager
+    async def _follow(
+        self, request: SettleRequest, record: SettlementRecord, waiter: Waiter, until: float
+    ) -> AsyncIterator[Settling]:
+        """Wait for the outcome, and let go of it at the end of the block, unless that told of
+        success.
+        """
+        settlement, key = record.settlement, request.idempotency_key
+        self._waiters.add(settlement.id, waiter)
+        hearing = partial(Settling, waiter=waiter, store=self._store, clock=self._clock)
+        settling = hearing(about(record, Refusal(Reason.SETTLEMENT_PENDING)))
         try:
-            with span("wait", settlement=settlement.id):
-                record = await self._outcome(settlement.id, listener, until)
-            reply = reply_of(record)
-            if order.repetition and order.repetition.key == settlement.idempotency_key:
-                reply = replace(reply, body=await order.encode(reply))
-            if reply.proof is None:
-                if record.settlement.state in ENDED and reply.body is not None:
-                    await self._store.keep_reply(settlement.id, reply.body)
-                return reply
-            if not listener.gone:
-                now = self._clock()
-                told = await self._store.mark_success_replied(
-                    settlement.id, listener.id, now, reply.body
-                )
-            return reply if told else duplicate(record, over=True)
-        except StoreError:
             # What was sent stays sent: that the journal is out of reach fails no payment.
-            return about(record, Refusal(Reason.SETTLEMENT_PENDING))
+            with suppress(StoreError), span("wait", settlement=settlement.id):
+                record = await self._ended(settlement.id, waiter, until)
+                keeps_body = key is not None and key.key == settlement.idempotency_key
+                settling = hearing(reply_of(record), record=record, keeps_body=keeps_body)
+            yield settling
         finally:
-            self._listeners.remove(settlement.id, listener)
-            if not told:
+            self._waiters.remove(settlement.id, waiter)
+            if not settling.replied_success:
                 with anyio.CancelScope(shield=True), suppress(StoreError):
-                    await self._store.let_go(settlement.id, listener.id)
+                    await self._store.let_go(settlement.id, waiter.id)
 
     async def _told_beside(self, payment: AnyPayment, record: SettlementRecord) -> SettleReply:
         """What a payment is told whose nonce another payment has."""
@@ -156,31 +221,30 @@ class Settler:
                 return about(record, Refusal(Reason.NONCE_TAKEN))
         return duplicate(record, over=state in ENDED)
 
-    async def _outcome(
-        self, settlement_id: str, listener: Listener, until: float
-    ) -> SettlementRecord:
+    async def _ended(self, settlement_id: str, waiter: Waiter, until: float) -> SettlementRecord:
+        """Return the settlement once it has ended, the time is up, or nobody waits any more."""
         record = await self._record(settlement_id)
         with anyio.move_on_at(until):
-            while record.settlement.state not in ENDED and not listener.gone:
+            while record.settlement.state not in ENDED and not waiter.gone:
                 with anyio.move_on_after(RENEW_EVERY) as pause:
-                    await listener.wait()
-                if pause.cancelled_caught and not await self._renew(settlement_id, listener):
+                    await waiter.wait()
+                if pause.cancelled_caught and not await self._renew(settlement_id, waiter):
                     break
                 record = await self._record(settlement_id)
         return record
 
-    async def _still(self, failed: Settlement, told: SettleReply) -> SettleReply:
-        assert told.refusal is not None
-        used = told.refusal.reason is Reason.AUTHORIZATION_USED
+    async def _still(self, failed: Settlement, reply: SettleReply) -> SettleReply:
+        assert reply.refusal is not None
+        used = reply.refusal.reason is Reason.AUTHORIZATION_USED
         # Used in vain: what it failed for says more.
-        still = about(await self._record(failed.id), failed.refusal if used else told.refusal)
-        return replace(still, retry_after=told.retry_after)
+        still = about(await self._record(failed.id), failed.refusal if used else reply.refusal)
+        return replace(still, retry_after=reply.retry_after)
 
-    async def _renew(self, settlement_id: str, listener: Listener) -> bool:
-        """Whether this request still is the one to hear the outcome."""
-        until = self._clock() + LISTENER_LEASE_MS
+    async def _renew(self, settlement_id: str, waiter: Waiter) -> bool:
+        """Return whether this request still is the one to hear the outcome."""
+        until = self._clock() + WAITER_LEASE_MS
         with suppress(StoreError):  # the lease outlasts a journal that is out of reach for a while
-            return await self._store.renew(settlement_id, listener.id, until)
+            return await self._store.renew(settlement_id, waiter.id, until)
         return True
 
     async def _record(self, settlement_id: str) -> SettlementRecord:

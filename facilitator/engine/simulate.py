@@ -27,7 +27,7 @@ class Examined(Struct, frozen=True):
     facts: Facts
 
 
-class Examiner:
+class Simulator:
     """Examines payments on one chain. `sender` is whom simulations come from. Its methods raise
     ChainUnavailable.
     """

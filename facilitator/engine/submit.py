@@ -15,17 +15,17 @@ from facilitator.domain.verification import check_time
 from facilitator.engine.claiming import Claimer, Submitted
 from facilitator.engine.history import History
 from facilitator.engine.loop import Watcher
-from facilitator.engine.requests import Order, SettleReply
+from facilitator.engine.requests import SettleReply, SettleRequest
 from facilitator.engine.signers import UNFIT, QueueFull, SignerPool
-from facilitator.engine.simulate import Examiner
+from facilitator.engine.simulate import Simulator
 from facilitator.journal.store import NewSettlement, Store
 from facilitator.telemetry.logs import event, get_logger
 from facilitator.telemetry.tracing import current_traceparent, span
 
 _log = get_logger(__name__)
 
-# Milliseconds that a listener counts for, unless it says that it still waits.
-LISTENER_LEASE_MS = 15_000
+# Milliseconds that a waiter counts for, unless it says that it still waits.
+WAITER_LEASE_MS = 15_000
 
 
 class Submitter:
@@ -35,7 +35,7 @@ class Submitter:
         self,
         *,
         chain: Chain,
-        examiner: Examiner,
+        simulator: Simulator,
         store: Store,
         signers: SignerPool,
         watcher: Watcher,
@@ -45,7 +45,7 @@ class Submitter:
     ) -> None:
         self._claimer = Claimer(
             chain=chain,
-            examiner=examiner,
+            simulator=simulator,
             store=store,
             signers=signers,
             watcher=watcher,
@@ -53,7 +53,7 @@ class Submitter:
             batch_max=batch_max,
             clock=clock,
         )
-        self._examiner = examiner
+        self._simulator = simulator
         self._store = store
         self._signers = signers
         self._watcher = watcher
@@ -61,16 +61,16 @@ class Submitter:
         self._clock = clock
 
     async def submit(
-        self, order: Order, request_digest: bytes, listener: str, until: float
+        self, request: SettleRequest, request_digest: bytes, waiter: str, until: float
     ) -> Submitted:
         """A reply where nothing was claimed, the settlement that was there already where somebody
         else was faster. It waits for a place until `until` on the event loop's clock. Raises
         ChainUnavailable and StoreError.
         """
-        late = self._too_late(order.payment)
+        late = self._too_late(request.payment)
         if late is not None:
-            return await self.refused_before_nonce(order.payment) or late
-        looked = await self._look(order, request_digest, listener)
+            return await self.refused_before_nonce(request.payment) or late
+        looked = await self._look(request, request_digest, waiter)
         if isinstance(looked, SettleReply):
             return looked
         await self._signers.ready()
@@ -81,13 +81,13 @@ class Submitter:
                 return await self._claim_with_any(*looked, until)
         except (QueueFull, TimeoutError):
             refused = SettleReply(refusal=Refusal(Reason.OVERLOADED))
-            return self._too_late(order.payment) or refused
+            return self._too_late(request.payment) or refused
 
     async def forged(self, payment: AnyPayment) -> SettleReply | None:
         """What is told about a signature that the payer's contract does not take, and about nothing
         else. Raises ChainUnavailable.
         """
-        refusal = await self._examiner.forged(payment)
+        refusal = await self._simulator.forged(payment)
         return None if refusal is None else SettleReply(refusal=refusal)
 
     async def refused_before_nonce(self, payment: AnyPayment) -> SettleReply | None:
@@ -98,36 +98,37 @@ class Submitter:
 
     async def is_used(self, payment: AnyPayment) -> bool:
         """Whether the chain shows its nonce as used. Raises ChainUnavailable."""
-        return (await self._examiner.look(payment)).facts.authorization_used
+        return (await self._simulator.look(payment)).facts.authorization_used
 
     async def _look(
-        self, order: Order, request_digest: bytes, listener: str
+        self, request: SettleRequest, request_digest: bytes, waiter: str
     ) -> tuple[NewSettlement, Reason] | SettleReply:
         """What is to be claimed, and what to say where other payments have taken the money."""
-        paid = order.payment
+        paid = request.payment
         with span("verify"):
             others = await self._store.outstanding(paid.chain_id, paid.asset, paid.payer)
             beside = [each.payment for each in others]
-            examined, used = await self._examiner.look_beside(paid, beside)
+            examined, used = await self._simulator.look_beside(paid, beside)
         payment, facts = examined.payment, examined.facts
         if facts.refusal is not None:
             return await self._refused(payment, facts.refusal)
-        key, second_key = scheme_of(payment).payment_keys(payment)
+        key = request.idempotency_key
+        payment_key, second_key = scheme_of(payment).payment_keys(payment)
         new = NewSettlement(
-            key=key,
+            key=payment_key,
             second_key=second_key,
             request_digest=request_digest,
-            dialect=order.dialect,
+            dialect=request.dialect,
             payment=payment,
             available=facts.spendable,
             outstanding={
                 other.id: 0 if was_used else other.payment.amount
                 for other, was_used in zip(others, used, strict=True)
             },
-            waiter=listener,
-            waiter_until=self._clock() + LISTENER_LEASE_MS,
-            idempotency_key=None if order.repetition is None else order.repetition.key,
-            body_digest=None if order.repetition is None else order.repetition.body_digest,
+            waiter=waiter,
+            waiter_until=self._clock() + WAITER_LEASE_MS,
+            idempotency_key=None if key is None else key.key,
+            body_digest=None if key is None else key.body_digest,
             traceparent=current_traceparent(),
         )
         return new, facts.limit

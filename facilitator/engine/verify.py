@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from msgspec.structs import replace
 
-from facilitator.domain.payment import Quote, Reason, Refusal
+from facilitator.domain.payment import PaymentRequirements, Reason, Refusal
 from facilitator.domain.schemes import AnyPayment, eip3009, jeju, scheme_of
 from facilitator.domain.schemes.eip3009 import Eip3009Payment
 from facilitator.domain.schemes.jeju import JejuPayment
@@ -17,7 +17,7 @@ from facilitator.domain.verification import (
     check_terms,
     check_time,
 )
-from facilitator.engine.simulate import Examiner
+from facilitator.engine.simulate import Simulator
 from facilitator.journal.store import Store
 from facilitator.telemetry.tracing import span
 
@@ -34,14 +34,14 @@ class Verifier:
     def __init__(
         self,
         *,
-        examiner: Examiner,
+        simulator: Simulator,
         store: Store,
         terms: Terms,
         contract: bytes | None,
         production: bool,
         clock: Callable[[], int],
     ) -> None:
-        self._examiner = examiner
+        self._simulator = simulator
         self._store = store
         self._terms = terms
         self._contract = contract
@@ -49,7 +49,7 @@ class Verifier:
         self._clock = clock
 
     def check_jeju(
-        self, payment: JejuPayment, claimed_payer: bytes | None, quote: Quote
+        self, payment: JejuPayment, claimed_payer: bytes | None, requirements: PaymentRequirements
     ) -> JejuPayment | Refusal:
         """The checks that need nothing but the request, time excepted. The payment with its payer,
         who signed it.
@@ -60,10 +60,13 @@ class Verifier:
         if isinstance(payer, Refusal):
             return payer
         signed = replace(payment, payer=payer)
-        return check_terms(signed, quote, self._terms) or signed
+        return check_terms(signed, requirements, self._terms) or signed
 
     async def check_exact(
-        self, payment: Eip3009Payment, accepted: Quote, quote: Quote
+        self,
+        payment: Eip3009Payment,
+        accepted: PaymentRequirements,
+        requirements: PaymentRequirements,
     ) -> Eip3009Payment | Refusal:
         """The same for the standard dialect. Time comes before the amount there, but against a
         payment that is right in all else it does not count: that may be settled already.
@@ -71,7 +74,7 @@ class Verifier:
         The chain is asked only where the payer's contract may have signed, since its refusal comes
         before others. Raises ChainUnavailable.
         """
-        refusal = check_offer(accepted, quote, self._terms)
+        refusal = check_offer(accepted, requirements, self._terms)
         if refusal is not None:
             return refusal
         deployment = payment.deployment
@@ -82,34 +85,37 @@ class Verifier:
         if signed.signed_by_key and signed.deployment is not None and signed.deployment.listed:
             # A key needs no contract: nobody has us deploy one with it.
             signed = replace(signed, deployment=None)
-        if check_authorization(signed, quote, self._terms, None) is None:
+        if check_authorization(signed, requirements, self._terms, None) is None:
             return signed
-        refusal = check_authorization(signed, quote, self._terms, self._clock() // 1000)
+        refusal = check_authorization(signed, requirements, self._terms, self._clock() // 1000)
         assert refusal is not None
-        return await self._examiner.forged(signed) or refusal
+        return await self._simulator.forged(signed) or refusal
 
     async def verify_jeju(
-        self, payment: JejuPayment, claimed_payer: bytes | None, quote: Quote
+        self, payment: JejuPayment, claimed_payer: bytes | None, requirements: PaymentRequirements
     ) -> AnyPayment | Refusal:
         """All checks, in the order of their words. Raises ChainUnavailable and StoreError."""
         with span("verify"):
             late = check_time(payment, self._clock() // 1000)
             if late is not None:
                 return late
-            signed = self.check_jeju(payment, claimed_payer, quote)
+            signed = self.check_jeju(payment, claimed_payer, requirements)
             return signed if isinstance(signed, Refusal) else await self._verify(signed)
 
     async def verify_exact(
-        self, payment: Eip3009Payment, accepted: Quote, quote: Quote
+        self,
+        payment: Eip3009Payment,
+        accepted: PaymentRequirements,
+        requirements: PaymentRequirements,
     ) -> AnyPayment | Refusal:
         """All checks, in the order of their words. Raises ChainUnavailable and StoreError."""
         with span("verify"):
-            signed = await self.check_exact(payment, accepted, quote)
+            signed = await self.check_exact(payment, accepted, requirements)
             if isinstance(signed, Refusal):
                 return signed
             late = check_time(signed, self._clock() // 1000, EXACT_TIME_LEFT - 1)
             if late is not None:
-                return await self._examiner.forged(signed) or late
+                return await self._simulator.forged(signed) or late
             return await self._verify(signed)
 
     async def _verify(self, payment: AnyPayment) -> AnyPayment | Refusal:
@@ -121,10 +127,10 @@ class Verifier:
             return Refusal(Reason.AUTHORIZATION_USED)
         keys = scheme_of(payment).payment_keys(payment)
         if await self._store.used_by([key for key in keys if key is not None]) is not None:
-            return await self._examiner.forged(payment) or Refusal(Reason.AUTHORIZATION_USED)
+            return await self._simulator.forged(payment) or Refusal(Reason.AUTHORIZATION_USED)
         if isinstance(payment, JejuPayment) and self._contract is None:
             return payment
-        return await self._examiner.examine(payment, self._clock() // 1000)
+        return await self._simulator.examine(payment, self._clock() // 1000)
 
     async def _known(self, payment: AnyPayment) -> Settlement | None:
         """The settlement in the journal that uses up one of this payment's nonces, unless it is one
@@ -148,11 +154,11 @@ class Verifier:
         """
         state = settlement.state
         if settlement.request_digest != eip3009.request_digest(payment):
-            forged = await self._examiner.forged(payment)
+            forged = await self._simulator.forged(payment)
             if forged is not None:
                 return forged
             if state is SettlementState.FAILED:
-                used = (await self._examiner.look(payment)).facts.authorization_used
+                used = (await self._simulator.look(payment)).facts.authorization_used
                 return Refusal(Reason.AUTHORIZATION_USED if used else Reason.NONCE_TAKEN)
             over = state in ENDED
         else:

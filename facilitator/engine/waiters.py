@@ -1,7 +1,7 @@
 """The requests of this process that wait for a settlement.
 
 At most one request may be told of success, and only while somebody is there to hear it, so a
-listener also learns when its client hangs up.
+waiter also learns when its client hangs up.
 """
 
 import secrets
@@ -9,8 +9,8 @@ import secrets
 import anyio
 
 
-class Listener:
-    """One request. `id` names it in the journal; `gone` is set once its client has hung up."""
+class Waiter:
+    """One waiting request. `id` names it in the journal; `gone` is set once its client hung up."""
 
     def __init__(self) -> None:
         self.id = secrets.token_hex(8)
@@ -18,43 +18,43 @@ class Listener:
         self._woken = anyio.Event()
 
     def wake(self) -> None:
-        """Something may have changed: `wait` returns, now or the next time it is called."""
+        """Have `wait` return, now or the next time it is called: something may have changed."""
         self._woken.set()
 
     def hang_up(self) -> None:
-        """The client is not there any more."""
+        """Note that the client is gone, and wake."""
         self.gone = True
         self.wake()
 
     async def wait(self) -> None:
-        """Until `wake` was called, since the last time that this returned."""
+        """Return once `wake` was called since this returned before."""
         await self._woken.wait()
         self._woken = anyio.Event()
 
 
-class Listeners:
+class Waiters:
     """Who waits for which settlement in this process."""
 
     def __init__(self) -> None:
-        self._waiting: dict[str, set[Listener]] = {}
+        self._waiting: dict[str, set[Waiter]] = {}
 
-    def add(self, settlement_id: str, listener: Listener) -> None:
-        """From now on, `listener` is woken when the settlement changes."""
-        self._waiting.setdefault(settlement_id, set()).add(listener)
+    def add(self, settlement_id: str, waiter: Waiter) -> None:
+        """Wake `waiter` from now on whenever the settlement changes."""
+        self._waiting.setdefault(settlement_id, set()).add(waiter)
 
-    def remove(self, settlement_id: str, listener: Listener) -> None:
-        """The end of `add`."""
+    def remove(self, settlement_id: str, waiter: Waiter) -> None:
+        """Undo `add`."""
         waiting = self._waiting[settlement_id]
-        waiting.discard(listener)
+        waiting.discard(waiter)
         if not waiting:
             del self._waiting[settlement_id]
 
     @property
     def waited_for(self) -> list[str]:
-        """The settlements that somebody waits for."""
+        """Return the ids of the settlements that somebody waits for."""
         return list(self._waiting)
 
     def wake(self, settlement_id: str) -> None:
-        """The settlement has changed."""
-        for listener in self._waiting.get(settlement_id, ()):
-            listener.wake()
+        """Wake all who wait for this settlement: it has changed."""
+        for waiter in self._waiting.get(settlement_id, ()):
+            waiter.wake()

@@ -28,10 +28,10 @@ from facilitator.engine.loop import Watcher
 from facilitator.engine.retention import Retention
 from facilitator.engine.settle import Settler
 from facilitator.engine.signers import SignerPool
-from facilitator.engine.simulate import Examiner
+from facilitator.engine.simulate import Simulator
 from facilitator.engine.submit import Submitter
 from facilitator.engine.verify import Verifier
-from facilitator.engine.waiters import Listeners
+from facilitator.engine.waiters import Waiters
 from facilitator.ethereum.addresses import ZERO_ADDRESS
 from facilitator.ethereum.multicall3 import AGGREGATE3, MULTICALL3
 from facilitator.ethereum.secp256k1 import Signer
@@ -105,7 +105,7 @@ def serve_network(common: Common, network: NetworkConfig) -> Served:
     chain = Chain(rpc)
     takes_x402 = _takes_x402(config, network)
     assets = tuple(token.address for token in network.tokens) if takes_x402 else ()
-    examiner = Examiner(chain=chain, sender=signers[0].address if signers else ZERO_ADDRESS)
+    simulator = Simulator(chain=chain, sender=signers[0].address if signers else ZERO_ADDRESS)
     served = Served(
         network,
         takes_x402,
@@ -113,16 +113,16 @@ def serve_network(common: Common, network: NetworkConfig) -> Served:
         reachable=Recent(partial(_is_reachable, chain, network.network.chain_id), REACHABLE_FOR),
         tokens=Tokens(chain, _known_units(network)),
         protocol_fee=ProtocolFee(chain, network.contract, config.protocol_fee_bps),
-        verifier=_verifier(common, network, assets, examiner),
+        verifier=_verifier(common, network, assets, simulator),
         settler=None,
         watcher=None,
     )
     allowed = _allowed_calls(config, network, assets)
-    return _settling(common, served, examiner, allowed) if allowed and signers else served
+    return _settling(common, served, simulator, allowed) if allowed and signers else served
 
 
 def _verifier(
-    common: Common, network: NetworkConfig, assets: tuple[bytes, ...], examiner: Examiner
+    common: Common, network: NetworkConfig, assets: tuple[bytes, ...], simulator: Simulator
 ) -> Verifier:
     contract = network.contract
     addresses = frozenset(signer.address for signer in common.signers)
@@ -134,7 +134,7 @@ def _verifier(
         factories=frozenset(common.config.allowed_factories),
     )
     return Verifier(
-        examiner=examiner,
+        simulator=simulator,
         store=common.store,
         terms=terms,
         contract=contract,
@@ -157,7 +157,7 @@ def _allowed_calls(
 
 
 def _settling(
-    common: Common, served: Served, examiner: Examiner, allowed: frozenset[tuple[bytes, bytes]]
+    common: Common, served: Served, simulator: Simulator, allowed: frozenset[tuple[bytes, bytes]]
 ) -> Served:
     """The same network, with what settles on it."""
     config, network = common.config, served.config
@@ -169,21 +169,21 @@ def _settling(
         batch_max=config.settle_batch_max,
     )
     pool = _signer_pool(common, served, policy, allowed)
-    listeners = Listeners()
+    waiters = Waiters()
     leadership = None
     if isinstance(common.opened, SharedStore):
         leadership = Leadership(
-            store=common.opened, chain_id=chain_id, signers=pool, listeners=listeners
+            store=common.opened, chain_id=chain_id, signers=pool, waiters=waiters
         )
     store = common.measured(common.opened if leadership is None else leadership.store)
     watcher = Watcher(
         network=name,
         chain_id=chain_id,
         chain=served.chain,
-        examiner=examiner,
+        simulator=simulator,
         store=store,
         signers=pool,
-        listeners=listeners,
+        waiters=waiters,
         policy=policy,
         clock=unix_ms,
         leadership=leadership,
@@ -200,7 +200,7 @@ def _settling(
         )
     settler = None
     if len(common.retiring) < len(common.signers):
-        settler = _settler(common, served.chain, examiner, pool, watcher, listeners, policy)
+        settler = _settler(common, served.chain, simulator, pool, watcher, waiters, policy)
     return replace(served, settler=settler, watcher=watcher, signers=pool, retention=retention)
 
 
@@ -225,16 +225,16 @@ def _signer_pool(
 def _settler(
     common: Common,
     chain: Chain,
-    examiner: Examiner,
+    simulator: Simulator,
     pool: SignerPool,
     watcher: Watcher,
-    listeners: Listeners,
+    waiters: Waiters,
     policy: Policy,
 ) -> Settler:
     store = common.store
     submitter = Submitter(
         chain=chain,
-        examiner=examiner,
+        simulator=simulator,
         store=store,
         signers=pool,
         watcher=watcher,
@@ -245,7 +245,7 @@ def _settler(
     return Settler(
         submitter=submitter,
         store=store,
-        listeners=listeners,
+        waiters=waiters,
         timeout=common.config.settle_timeout,
         clock=unix_ms,
     )

@@ -94,14 +94,14 @@ def test_what_was_signed_is_read_to_its_last_unit(
     assert speaks_x402(members)
     decoded = read(members)
     assert decoded.payment == payment
-    quote = decoded.quote
-    assert decoded.accepted == quote
-    assert (quote.amount, quote.asset, quote.pay_to) == (
+    asked = decoded.requirements
+    assert decoded.accepted == asked
+    assert (asked.amount, asked.asset, asked.pay_to) == (
         payment.amount,
         payment.asset,
         payment.pay_to,
     )
-    assert quote.domain == (payment.domain_name, payment.domain_version)
+    assert asked.domain == (payment.domain_name, payment.domain_version)
     assert decoded.version == version
     assert decoded.payer == members["paymentPayload"]["payload"]["authorization"]["from"]
 

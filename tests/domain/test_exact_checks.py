@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from facilitator.domain.payment import Quote, Reason
+from facilitator.domain.payment import PaymentRequirements, Reason
 from facilitator.domain.schemes.eip3009 import Eip3009Payment
 from facilitator.domain.verification import (
     EXACT_TIME_LEFT,
@@ -23,7 +23,7 @@ from tests.support.drawn import addresses, uints
 
 NOW = 1_700_000_010
 OTHER = b"\x0e" * 20
-QUOTE = Quote(
+REQUIREMENTS = PaymentRequirements(
     scheme="exact",
     network="eip155:420691",
     asset=rows.ASSET,
@@ -40,15 +40,20 @@ TERMS = Terms(
 Wrong = tuple[Reason, dict[str, Any]]
 
 
-def offer(accepted: Quote, quote: Quote, terms: Terms = TERMS) -> Reason | None:
-    refusal = check_offer(accepted, quote, terms)
+def offer(
+    accepted: PaymentRequirements, requirements: PaymentRequirements, terms: Terms = TERMS
+) -> Reason | None:
+    refusal = check_offer(accepted, requirements, terms)
     return None if refusal is None else refusal.reason
 
 
 def judge(
-    payment: Eip3009Payment, quote: Quote = QUOTE, now: int | None = NOW, terms: Terms = TERMS
+    payment: Eip3009Payment,
+    requirements: PaymentRequirements = REQUIREMENTS,
+    now: int | None = NOW,
+    terms: Terms = TERMS,
 ) -> Reason | None:
-    refusal = check_authorization(payment, quote, terms, now)
+    refusal = check_authorization(payment, requirements, terms, now)
     return None if refusal is None else refusal.reason
 
 
@@ -78,17 +83,17 @@ ORDER = [
 
 
 def test_what_is_asked_must_be_served_and_what_was_accepted_be_the_same() -> None:
-    assert offer(QUOTE, QUOTE) is None
+    assert offer(REQUIREMENTS, REQUIREMENTS) is None
     for reason, changes in ASKED:
-        asked = replace(QUOTE, **changes)
+        asked = replace(REQUIREMENTS, **changes)
         assert offer(asked, asked) is reason
     for reason, changes in ACCEPTED:
-        assert offer(replace(QUOTE, **changes), QUOTE) is reason
+        assert offer(replace(REQUIREMENTS, **changes), REQUIREMENTS) is reason
 
 
 def test_the_first_thing_wrong_with_an_offer_is_told() -> None:
     for reason, changes in ASKED:
-        asked = replace(QUOTE, **changes)
+        asked = replace(REQUIREMENTS, **changes)
         for other, more in ACCEPTED:
             expected = min(reason, other, key=ORDER.index)
             assert offer(replace(asked, **more), asked) in {expected, reason}
@@ -146,8 +151,8 @@ def test_the_amount_is_exactly_the_price(amount: int, price: int, least: int) ->
         expected = Reason.AMOUNT_BELOW_MINIMUM
     if amount != price:
         expected = Reason.AMOUNT_NOT_EXACT
-    payment, quote = rows.exact(amount=amount), replace(QUOTE, amount=price)
-    assert judge(payment, quote, terms=replace(TERMS, min_amount=least)) is expected
+    payment, requirements = rows.exact(amount=amount), replace(REQUIREMENTS, amount=price)
+    assert judge(payment, requirements, terms=replace(TERMS, min_amount=least)) is expected
 
 
 LOST = [
@@ -164,7 +169,7 @@ LOST = [
 
 @pytest.mark.parametrize("pay_to", LOST)
 def test_nothing_is_paid_where_it_is_lost(pay_to: bytes) -> None:
-    assert judge(rows.exact(pay_to=pay_to), replace(QUOTE, pay_to=pay_to)) is (
+    assert judge(rows.exact(pay_to=pay_to), replace(REQUIREMENTS, pay_to=pay_to)) is (
         Reason.INVALID_RECIPIENT
     )
 
@@ -172,6 +177,6 @@ def test_nothing_is_paid_where_it_is_lost(pay_to: bytes) -> None:
 @given(addresses.filter(lambda address: address not in LOST))
 def test_anybody_else_may_be_paid(pay_to: bytes) -> None:
     """The payer included, who then pays nobody but the token's own books."""
-    assert judge(rows.exact(pay_to=pay_to), replace(QUOTE, pay_to=pay_to)) is None
-    payer = replace(QUOTE, pay_to=rows.PAYER)
+    assert judge(rows.exact(pay_to=pay_to), replace(REQUIREMENTS, pay_to=pay_to)) is None
+    payer = replace(REQUIREMENTS, pay_to=rows.PAYER)
     assert judge(rows.exact(pay_to=rows.PAYER), payer) is None

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from facilitator.domain.payment import Quote, Reason, Refusal
+from facilitator.domain.payment import PaymentRequirements, Reason, Refusal
 from facilitator.domain.schemes.jeju import JejuPayment
 from facilitator.domain.verification import Terms, check_terms, check_time
 from facilitator.ethereum.abi import MAX_UINT256
@@ -19,7 +19,7 @@ from tests.support.drawn import addresses, uints
 
 SIGNED_AT = 1_700_000_000
 PAYMENT = rows.payment()
-QUOTE = Quote(
+REQUIREMENTS = PaymentRequirements(
     scheme="exact",
     network="jeju",
     asset=rows.ASSET,
@@ -27,15 +27,17 @@ QUOTE = Quote(
     amount=1_000_000,
     resource="/api/report",
 )
-UPTO = replace(QUOTE, scheme="upto")
+UPTO = replace(REQUIREMENTS, scheme="upto")
 TERMS = Terms(min_amount=1, own_addresses=frozenset({rows.SIGNER, rows.CONTRACT}))
 
 
 def judge(
-    payment: JejuPayment = PAYMENT, quote: Quote = QUOTE, terms: Terms = TERMS
+    payment: JejuPayment = PAYMENT,
+    requirements: PaymentRequirements = REQUIREMENTS,
+    terms: Terms = TERMS,
 ) -> Reason | None:
     """The reason of `check_terms`, None where it has none."""
-    refusal = check_terms(payment, quote, terms)
+    refusal = check_terms(payment, requirements, terms)
     return None if refusal is None else refusal.reason
 
 
@@ -113,7 +115,7 @@ def test_a_seller_who_asks_for_something_else_is_not_paid(
     changes: dict[str, Any], reason: Reason
 ) -> None:
     """What the seller misspelt is None, and fits no payment."""
-    assert judge(quote=replace(QUOTE, **changes)) == reason
+    assert judge(requirements=replace(REQUIREMENTS, **changes)) == reason
 
 
 # --- terms: amounts
@@ -121,21 +123,21 @@ def test_a_seller_who_asks_for_something_else_is_not_paid(
 
 @given(uints, st.none() | uints)
 def test_exact_takes_the_very_amount(amount: int, asked: int | None) -> None:
-    payment, quote = rows.payment(amount=amount), replace(QUOTE, amount=asked)
+    payment, requirements = rows.payment(amount=amount), replace(REQUIREMENTS, amount=asked)
     expected = None if amount == asked else Reason.AMOUNT_NOT_EXACT
     if amount == asked == 0:
         expected = Reason.AMOUNT_BELOW_MINIMUM
-    assert judge(payment, quote) == expected
+    assert judge(payment, requirements) == expected
 
 
 @given(uints, st.none() | uints)
 def test_upto_takes_all_from_one_unit_to_the_most(amount: int, most: int | None) -> None:
     """The payer picks the amount; the seller must read it."""
-    payment, quote = rows.payment(amount=amount), replace(UPTO, amount=most)
+    payment, requirements = rows.payment(amount=amount), replace(UPTO, amount=most)
     expected = Reason.AMOUNT_ZERO if amount == 0 else None
     if most is None or amount > most:
         expected = Reason.AMOUNT_ABOVE_MAXIMUM
-    assert judge(payment, quote) == expected
+    assert judge(payment, requirements) == expected
 
 
 @pytest.mark.parametrize("payers", ["exact", "upto"])
@@ -153,51 +155,59 @@ def test_the_sellers_scheme_decides_about_the_amount(
     payers: str, sellers: str, amount: int, reason: Reason | None
 ) -> None:
     payment = rows.payment(scheme=payers, amount=amount)
-    assert judge(payment, replace(QUOTE, scheme=sellers)) == reason
+    assert judge(payment, replace(REQUIREMENTS, scheme=sellers)) == reason
 
 
-@pytest.mark.parametrize("quote", [QUOTE, UPTO])
+@pytest.mark.parametrize("requirements", [REQUIREMENTS, UPTO])
 @pytest.mark.parametrize("scheme", ["", "EXACT", "exact ", "permit", "upto\0"])
-def test_the_payers_scheme_must_be_one_that_the_contract_knows(quote: Quote, scheme: str) -> None:
+def test_the_payers_scheme_must_be_one_that_the_contract_knows(
+    requirements: PaymentRequirements, scheme: str
+) -> None:
     """And it is the scheme that is not known that is told."""
-    refusal = check_terms(rows.payment(scheme=scheme), quote, TERMS)
+    refusal = check_terms(rows.payment(scheme=scheme), requirements, TERMS)
     assert refusal == Refusal(Reason.UNSUPPORTED_SCHEME, scheme)
-    asked = replace(quote, scheme="barter")
+    asked = replace(requirements, scheme="barter")
     sellers = check_terms(rows.payment(scheme=scheme), asked, TERMS)
     assert sellers == Refusal(Reason.UNSUPPORTED_SCHEME, "barter")
 
 
-@pytest.mark.parametrize("quote", [QUOTE, UPTO])
+@pytest.mark.parametrize("requirements", [REQUIREMENTS, UPTO])
 @pytest.mark.parametrize("least", [0, 1, 2, 1_000, 2**255])
-def test_the_least_amount_is_still_enough(quote: Quote, least: int) -> None:
+def test_the_least_amount_is_still_enough(requirements: PaymentRequirements, least: int) -> None:
     """A configured minimum of nothing is a minimum of one: the contract settles nothing for
     nothing.
     """
     terms, floor = replace(TERMS, min_amount=least), max(least, 1)
     enough = rows.payment(amount=floor)
-    assert check_terms(enough, replace(quote, amount=floor), terms) is None
+    assert check_terms(enough, replace(requirements, amount=floor), terms) is None
     if floor > 1:
         short = rows.payment(amount=floor - 1)
         expected = Refusal(Reason.AMOUNT_BELOW_MINIMUM, str(floor - 1), str(floor))
-        assert check_terms(short, replace(quote, amount=floor - 1), terms) == expected
+        assert check_terms(short, replace(requirements, amount=floor - 1), terms) == expected
 
 
 @given(uints, uints, uints, st.sampled_from(["exact", "upto"]))
 def test_no_amount_passes_that_the_seller_or_the_contract_would_not_take(
     amount: int, asked: int, least: int, scheme: str
 ) -> None:
-    quote, terms = replace(QUOTE, amount=asked, scheme=scheme), replace(TERMS, min_amount=least)
-    if judge(rows.payment(amount=amount), quote, terms) is None:
+    requirements, terms = (
+        replace(REQUIREMENTS, amount=asked, scheme=scheme),
+        replace(TERMS, min_amount=least),
+    )
+    if judge(rows.payment(amount=amount), requirements, terms) is None:
         assert max(least, 1) <= amount <= asked
         assert scheme == "upto" or amount == asked
 
 
 def test_amounts_are_told_whole() -> None:
     """As integers of any size: no float, no exponent."""
-    payment, quote = rows.payment(amount=MAX_UINT256), replace(QUOTE, amount=MAX_UINT256 - 1)
+    payment, requirements = (
+        rows.payment(amount=MAX_UINT256),
+        replace(REQUIREMENTS, amount=MAX_UINT256 - 1),
+    )
     told = (str(MAX_UINT256), str(MAX_UINT256 - 1))
-    assert check_terms(payment, quote, TERMS) == Refusal(Reason.AMOUNT_NOT_EXACT, *told)
-    above = check_terms(payment, replace(quote, scheme="upto"), TERMS)
+    assert check_terms(payment, requirements, TERMS) == Refusal(Reason.AMOUNT_NOT_EXACT, *told)
+    above = check_terms(payment, replace(requirements, scheme="upto"), TERMS)
     assert above == Refusal(Reason.AMOUNT_ABOVE_MAXIMUM, *told)
 
 
@@ -212,17 +222,20 @@ def test_money_is_never_sent_where_it_is_lost(pay_to: bytes) -> None:
     one is a contract of ours that this payment does not name.
     """
     terms = replace(TERMS, own_addresses=frozenset({rows.SIGNER, b"\xc1" * 20}))
-    payment, quote = rows.payment(pay_to=pay_to), replace(QUOTE, pay_to=pay_to)
-    assert judge(payment, quote, terms) == Reason.INVALID_RECIPIENT
+    payment, requirements = rows.payment(pay_to=pay_to), replace(REQUIREMENTS, pay_to=pay_to)
+    assert judge(payment, requirements, terms) == Reason.INVALID_RECIPIENT
 
 
 @given(addresses)
 def test_any_other_recipient_will_do_the_payer_included(pay_to: bytes) -> None:
     for recipient in (pay_to, rows.PAYER):
-        payment, quote = rows.payment(pay_to=recipient), replace(QUOTE, pay_to=recipient)
+        payment, requirements = (
+            rows.payment(pay_to=recipient),
+            replace(REQUIREMENTS, pay_to=recipient),
+        )
         forbidden = {bytes(20), rows.ASSET, *TERMS.own_addresses}
         expected = Reason.INVALID_RECIPIENT if recipient in forbidden else None
-        assert judge(payment, quote) == expected
+        assert judge(payment, requirements) == expected
 
 
 # --- terms: several things wrong at once
@@ -249,10 +262,10 @@ def test_the_first_thing_wrong_is_the_one_reported(below: bool, ours: bool) -> N
         last = Reason.AMOUNT_BELOW_MINIMUM
     for choice in product([False, True], repeat=len(TERM_FAULTS)):
         wrong = list(compress(TERM_FAULTS, choice))
-        quote = QUOTE
+        requirements = REQUIREMENTS
         for _, changes in wrong:
-            quote = replace(quote, **changes)
-        assert judge(PAYMENT, quote, terms) == (wrong[0][0] if wrong else last)
+            requirements = replace(requirements, **changes)
+        assert judge(PAYMENT, requirements, terms) == (wrong[0][0] if wrong else last)
 
 
 def test_in_upto_too_much_comes_before_nothing_and_nothing_before_too_little() -> None:

@@ -18,11 +18,11 @@ from facilitator.domain.schemes.eip3009 import Eip3009Payment
 from facilitator.domain.settlement import Policy
 from facilitator.engine.history import History
 from facilitator.engine.loop import Watcher
-from facilitator.engine.requests import Order, SettleReply, may_open_again
+from facilitator.engine.requests import SettleRequest, may_open_again
 from facilitator.engine.signers import SignerPool
-from facilitator.engine.simulate import Examiner
+from facilitator.engine.simulate import Simulator
 from facilitator.engine.submit import Submitter
-from facilitator.engine.waiters import Listeners
+from facilitator.engine.waiters import Waiters
 from facilitator.ethereum.secp256k1 import Signer
 from facilitator.ethereum.transactions import TransactionBuilder
 from facilitator.journal.store import Store, StoreError
@@ -81,7 +81,7 @@ class Process:
         self._in_turn = False
         journal.step = node.step = step
         store = cast(Store, journal)
-        examiner = Examiner(chain=node, sender=signers[0].address)
+        simulator = Simulator(chain=node, sender=signers[0].address)
         pool = SignerPool(
             signers,
             retiring=frozenset(),
@@ -98,16 +98,16 @@ class Process:
             network="model",
             chain_id=CHAIN_ID,
             chain=node,
-            examiner=examiner,
+            simulator=simulator,
             store=store,
             signers=pool,
-            listeners=Listeners(),
+            waiters=Waiters(),
             policy=policy,
             clock=clock,
         )
         self._submitter = Submitter(
             chain=node,
-            examiner=examiner,
+            simulator=simulator,
             store=store,
             signers=pool,
             watcher=self._watcher,
@@ -122,9 +122,9 @@ class Process:
         digest = scheme.request_digest(payment)
         known = await self._journal.find(scheme.payment_keys(payment)[0])
         if known is None or may_open_again(known, digest):
-            order = Order(payment=payment, dialect="x402", encode=_no_reply)
+            request = SettleRequest(payment=payment, dialect="x402")
             with suppress(ChainUnavailable):  # a 503, and nothing was claimed
-                await self._submitter.submit(order, digest, "waiter", anyio.current_time() + 1)
+                await self._submitter.submit(request, digest, "waiter", anyio.current_time() + 1)
 
     async def turn(self) -> None:
         """One turn of the loop, which an outage only delays."""
@@ -136,7 +136,3 @@ class Process:
             self._watcher._take_over()
         finally:
             self._in_turn = False
-
-
-async def _no_reply(_: SettleReply) -> bytes:
-    raise AssertionError("nothing here is kept to be repeated")

@@ -15,7 +15,7 @@ from msgspec import Struct
 
 from facilitator.config.settings import NetworkConfig
 from facilitator.dialects.fields import address, address_in_any_case, hex_bytes, uint256
-from facilitator.domain.payment import Quote
+from facilitator.domain.payment import PaymentRequirements
 from facilitator.domain.schemes.jeju import MAX_SECONDS_AHEAD, JejuPayment, TokenAuthorization
 from facilitator.domain.strict_json import JSON, StrictJSONError, decode
 from facilitator.ethereum.addresses import ZERO_ADDRESS
@@ -54,7 +54,7 @@ class JejuRequest(Struct, frozen=True, kw_only=True):
 
     payment: JejuPayment
     claimed_payer: bytes | None
-    quote: Quote
+    requirements: PaymentRequirements
     served: NetworkConfig | None
     max_age: int
     header: dict[str, JSON]
@@ -143,7 +143,7 @@ class Decoder:
         return JejuRequest(
             payment=payment,
             claimed_payer=_address(payer) if payer else None,
-            quote=_quote(asked, network),
+            requirements=_quote(asked, network),
             served=served,
             max_age=self._max_payment_age,
             header=header,
@@ -238,7 +238,7 @@ def _unbase64(text: str) -> bytes:
     return base64.b64decode(bare + "=" * (-len(bare) % 4))
 
 
-def _quote(asked: dict[str, JSON], network: str) -> Quote:
+def _quote(asked: dict[str, JSON], network: str) -> PaymentRequirements:
     """What the seller asks for. A price that is there must be a number: nothing true could be said
     of a payment beside one that is none. A JSON integer is as good as its digits in a string.
     """
@@ -247,7 +247,7 @@ def _quote(asked: dict[str, JSON], network: str) -> Quote:
     amount = uint256(str(most) if type(most) is int else most)
     if amount is None and most is not None:
         raise _Unreadable(INVALID_HEADER)
-    return Quote(
+    return PaymentRequirements(
         scheme=scheme if isinstance(scheme, str) else "",
         network=network,
         asset=address_in_any_case(asked.get("asset")),

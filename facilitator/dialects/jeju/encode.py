@@ -71,7 +71,7 @@ def words(refusal: Refusal, request: JejuRequest) -> str:
     return _WORDS[refusal.reason].format(
         found=refusal.found,
         wanted=refusal.wanted,
-        network=request.quote.network,
+        network=request.requirements.network,
         scheme=refusal.found or as_text(asked_scheme),
         header=_Given(request.header),
         asked=_Given(request.asked),
@@ -201,7 +201,7 @@ def not_settled(
     """
     reply = _SettleReply(
         success=False,
-        network_id=request.quote.network,
+        network_id=request.requirements.network,
         error=words(refusal, request),
         tx_hash=None if transaction_hash is None else "0x" + transaction_hash.hex(),
         timestamp=now,
@@ -227,7 +227,7 @@ def settled(
     net = payment.amount - proof.fee
     reply = _SettleReply(
         success=True,
-        network_id=request.quote.network,
+        network_id=request.requirements.network,
         tx_hash="0x" + proof.transaction_hash.hex(),
         settlement_id="0x" + proof.reference.hex(),
         fee=_Amount(human=human(proof.fee, unit.decimals), base=str(proof.fee), bps=fee_bps),

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from facilitator.config.settings import NetworkConfig
 from facilitator.dialects import fields as values
 from facilitator.dialects.x402 import payment_identifier
-from facilitator.domain.payment import Quote, Reason, Refusal
+from facilitator.domain.payment import PaymentRequirements, Reason, Refusal
 from facilitator.domain.schemes.eip3009 import SCHEME, Deployment, Eip3009Payment
 from facilitator.domain.strict_json import JSON
 from facilitator.ethereum.smart_wallets import unwrap
@@ -56,8 +56,8 @@ class X402Request(Struct, frozen=True, kw_only=True):
 
     version: int
     payment: Eip3009Payment
-    accepted: Quote
-    quote: Quote
+    accepted: PaymentRequirements
+    requirements: PaymentRequirements
     network: str
     payer: str
     served: NetworkConfig
@@ -103,14 +103,14 @@ class Decoder:
         served = self._networks.get((version, network))
         if served is None:
             return Refusal(Reason.UNSUPPORTED_NETWORK, network)
-        quote = _quote(asked, version, "paymentRequirements")
+        requirements = _quote(asked, version, "paymentRequirements")
         inner = _object(payload, "payload", "paymentPayload.")
         if _is_of_another_method(inner):
             return Refusal(Reason.UNSUPPORTED_PAYLOAD)
         if version == 1:
             where = "paymentPayload."
             accepted = replace(
-                quote,
+                requirements,
                 scheme=_text(payload, "scheme", where),
                 network=_text(payload, "network", where),
             )
@@ -119,12 +119,12 @@ class Decoder:
             accepted = _quote(
                 _object(payload, "accepted", "paymentPayload."), version, "paymentPayload.accepted"
             )
-        payment = _payment(inner, quote, served)
+        payment = _payment(inner, requirements, served)
         return X402Request(
             version=version,
             payment=payment,
             accepted=accepted,
-            quote=quote,
+            requirements=requirements,
             network=network,
             payer=_payer_of(members),
             served=served,
@@ -181,7 +181,7 @@ def _check_extensions(extensions: JSON) -> None:
         raise _Wrong(f"{where}: {wrong}", code) from None
 
 
-def _quote(members: dict[str, JSON], version: int, where: str) -> Quote:
+def _quote(members: dict[str, JSON], version: int, where: str) -> PaymentRequirements:
     """An offer; without a whole EIP-712 domain in `extra` it has none."""
     amount = "amount" if version == 2 else "maxAmountRequired"
     seconds = _given(members, "maxTimeoutSeconds", where + ".")
@@ -194,7 +194,7 @@ def _quote(members: dict[str, JSON], version: int, where: str) -> Quote:
         (extra or {}).get("name"),
         (extra or {}).get("version"),
     )
-    return Quote(
+    return PaymentRequirements(
         scheme=_text(members, "scheme", where + "."),
         network=_text(members, "network", where + "."),
         asset=_address(members, "asset", where + "."),
@@ -215,7 +215,9 @@ def _domain(name: JSON, version: JSON, where: str) -> tuple[str, str] | None:
     return name, version
 
 
-def _payment(inner: dict[str, JSON], quote: Quote, served: NetworkConfig) -> Eip3009Payment:
+def _payment(
+    inner: dict[str, JSON], requirements: PaymentRequirements, served: NetworkConfig
+) -> Eip3009Payment:
     where = "paymentPayload.payload."
     signature = values.hex_bytes(_text(inner, "signature", where))
     if signature is None:
@@ -227,13 +229,13 @@ def _payment(inner: dict[str, JSON], quote: Quote, served: NetworkConfig) -> Eip
         raise _Wrong(f"{where}nonce must be 32 bytes of 0x hex")
     valid_after = _uint256(signed, "validAfter", where)
     valid_before = _uint256(signed, "validBefore", where)
-    assert quote.asset is not None
-    name, version = quote.domain or ("", "")
+    assert requirements.asset is not None
+    name, version = requirements.domain or ("", "")
     bare, deployment = _unwrap(signature)
     return Eip3009Payment(
         chain_id=served.network.chain_id,
         payer=_address(signed, "from", where),
-        asset=quote.asset,
+        asset=requirements.asset,
         pay_to=_address(signed, "to", where),
         amount=_uint256(signed, "value", where),
         # The token wants it strictly later; the next block is.

@@ -34,5 +34,5 @@ def _asked(decoded: object) -> tuple[str, str]:
     """The network and the scheme, as far as they were understood and are ours."""
     if isinstance(decoded, JejuRequest | X402Request):
         network = OTHER if decoded.served is None else decoded.served.network.name
-        return network, decoded.quote.scheme
+        return network, decoded.requirements.scheme
     return OTHER, OTHER

@@ -17,7 +17,7 @@ def describe_request(dialect: str, decoded: object) -> None:
     """Who asks, and for what, as far as it was understood."""
     describe(dialect=dialect)
     if isinstance(decoded, JejuRequest | X402Request):
-        scheme, served = decoded.quote.scheme, decoded.served
+        scheme, served = decoded.requirements.scheme, decoded.served
         describe(
             network=None if served is None else served.network.name,
             scheme=scheme if scheme in SCHEMES else None,

@@ -1,6 +1,7 @@
 """Verify and settle in the Jeju dialect: decode, call, encode."""
 
 import time
+from functools import partial
 
 from starlette.responses import Response
 from starlette.types import Receive
@@ -14,7 +15,7 @@ from facilitator.domain.schemes import AnyPayment
 from facilitator.domain.schemes.jeju import JejuPayment, recover_payer
 from facilitator.domain.strict_json import JSON
 from facilitator.domain.verification import check_time
-from facilitator.engine.settle import Order, Repetition, SettleReply
+from facilitator.engine.settle import IdempotencyKey, SettleReply, SettleRequest
 from facilitator.journal.store import StoreError
 from facilitator.web.routes.counting import (
     MALFORMED,
@@ -25,9 +26,11 @@ from facilitator.web.routes.counting import (
 from facilitator.web.routes.describing import describe_outcome, describe_request, describe_verdict
 from facilitator.web.routes.replying import reply
 from facilitator.web.routes.settling import (
+    Asked,
     earlier_reply,
+    give_reply,
     outage,
-    outcome,
+    outage_reply,
     refuse,
     replayed,
 )
@@ -60,7 +63,7 @@ async def verify(service: Service, members: Members) -> Response:
 async def settle(
     service: Service,
     members: Members,
-    repeated: Repetition | Refusal | None,
+    idempotency_key: IdempotencyKey | Refusal | None,
     receive: Receive,
     *,
     gasless: bool,
@@ -71,18 +74,20 @@ async def settle(
     if isinstance(decoded, Malformed):
         count_settlement(service, "jeju", decoded, MALFORMED, started)
         return reply(replies.not_understood(decoded, service.clock()), decoded.status)
-    earlier = await earlier_reply(service, repeated)
+    earlier = await earlier_reply(service, idempotency_key)
     if isinstance(earlier, bytes):
         count_settlement(service, "jeju", decoded, REPLAYED, started)
         return replayed(earlier)
+    payment: JejuPayment | None = None
+    asked: Asked | SettleReply
     if isinstance(earlier, Refusal):
-        payment, told = None, SettleReply(refusal=earlier)
+        asked = SettleReply(refusal=earlier)
     else:
-        assert not isinstance(repeated, Refusal)
-        payment, told = await _outcome(service, decoded, repeated, receive)
+        assert not isinstance(idempotency_key, Refusal)
+        payment, asked = await _asked(service, decoded, idempotency_key)
+    told, body = await give_reply(asked, partial(_encode, service, decoded, payment), receive)
     describe_outcome(told)
     count_settlement(service, "jeju", decoded, told, started)
-    body = told.body or await _encode(service, decoded, payment, told)
     if told.proof is not None:
         return reply(body)
     return refuse(body, told.refusal or _PENDING, told.retry_after)
@@ -121,47 +126,38 @@ async def _verdict(service: Service, decoded: JejuRequest) -> AnyPayment | Refus
     served = _served(service, decoded)
     if isinstance(served, Refusal):
         return check_time(decoded.payment, service.clock() // 1000) or served
-    return await served.verifier.verify_jeju(decoded.payment, decoded.claimed_payer, decoded.quote)
+    return await served.verifier.verify_jeju(
+        decoded.payment, decoded.claimed_payer, decoded.requirements
+    )
 
 
 def _served(service: Service, decoded: JejuRequest) -> Served | Refusal:
     """The payment's network; the one that is asked for must be served as well."""
-    for network in (decoded.payment.network, decoded.quote.network):
+    for network in (decoded.payment.network, decoded.requirements.network):
         if network not in service.networks:
             return Refusal(Reason.UNSUPPORTED_NETWORK, network)
     return service.networks[decoded.payment.network]
 
 
-async def _outcome(
-    service: Service,
-    decoded: JejuRequest,
-    repeated: Repetition | None,
-    receive: Receive,
-) -> tuple[JejuPayment | None, SettleReply]:
-    """What the request is told, with the payment from the point at which it is verified."""
+async def _asked(
+    service: Service, decoded: JejuRequest, idempotency_key: IdempotencyKey | None
+) -> tuple[JejuPayment | None, Asked | SettleReply]:
+    """What is to be settled, or why nothing is; with the payment once it is verified."""
     late = check_time(decoded.payment, service.clock() // 1000)
     served = _served(service, decoded)
     if isinstance(served, Refusal):
         return None, SettleReply(refusal=late or served)
-    payment = served.verifier.check_jeju(decoded.payment, decoded.claimed_payer, decoded.quote)
+    payment = served.verifier.check_jeju(
+        decoded.payment, decoded.claimed_payer, decoded.requirements
+    )
     if isinstance(payment, Refusal):
         return None, SettleReply(refusal=late or payment)
     if not service.signers:
-        told = await _without_a_key(service, decoded)
-    elif served.settler is None or served.config.contract is None:
-        told = SettleReply(refusal=late or Refusal(Reason.CONTRACT_NOT_CONFIGURED))
-    else:
-        order = Order(
-            payment=payment,
-            dialect="jeju",
-            encode=lambda told: _encode(service, decoded, payment, told),
-            repetition=repeated,
-        )
-        # Late or not: what was taken on in time has an outcome to be told.
-        told = await outcome(served.settler, order, receive)
-    reason = None if told.refusal is None else told.refusal.reason
-    untimely = reason in _OUT_OF_TIME and told.transaction_hash is None
-    return None if untimely else payment, told
+        return payment, await _without_a_key(service, decoded)
+    if served.settler is None or served.config.contract is None:
+        return payment, SettleReply(refusal=late or Refusal(Reason.CONTRACT_NOT_CONFIGURED))
+    # Late or not: what was taken on in time has an outcome to be told.
+    return payment, (served.settler, SettleRequest(payment, "jeju", idempotency_key))
 
 
 # The first of the checks: who fails it is not verified.
@@ -175,8 +171,7 @@ async def _without_a_key(service: Service, decoded: JejuRequest) -> SettleReply:
     try:
         verdict = await _verdict(service, decoded)
     except (ChainUnavailable, StoreError) as fault:
-        refusal, retry_after = outage(fault)
-        return SettleReply(refusal=refusal, retry_after=retry_after)
+        return outage_reply(fault)
     unable = Refusal(Reason.SIGNER_NOT_CONFIGURED)
     return SettleReply(refusal=verdict if isinstance(verdict, Refusal) else unable)
 
@@ -184,6 +179,9 @@ async def _without_a_key(service: Service, decoded: JejuRequest) -> SettleReply:
 async def _encode(
     service: Service, decoded: JejuRequest, payment: JejuPayment | None, told: SettleReply
 ) -> bytes:
+    reason = None if told.refusal is None else told.refusal.reason
+    if reason in _OUT_OF_TIME and told.transaction_hash is None:
+        payment = None
     unit = None if payment is None else await _unit(service, decoded, payment, told)
     now = service.clock()
     if told.proof is not None and payment is not None:
@@ -210,7 +208,7 @@ async def _unit(
     """What the payment's amount is written in. Tokens that the contract does not take are not
     asked: they would be asked by whoever likes.
     """
-    tokens = service.networks[decoded.quote.network].tokens
+    tokens = service.networks[decoded.requirements.network].tokens
     taken = told.refusal is not None and told.refusal.reason in _ASSET_TAKEN
     if taken or told.transaction_hash is not None:
         return await tokens.unit(payment.asset)

@@ -9,7 +9,7 @@ from facilitator.domain.strict_json import JSON, StrictJSONError, decode
 from facilitator.web.middleware import BodyError, read_body
 from facilitator.web.routes import jeju, x402
 from facilitator.web.routes.replying import service_of
-from facilitator.web.routes.settling import repetition
+from facilitator.web.routes.settling import read_idempotency_key
 
 
 async def verify(request: Request) -> Response:
@@ -26,11 +26,11 @@ async def settle(request: Request) -> Response:
     payer's allowance.
     """
     body, members = await _read(request)
-    service, repeated = service_of(request), repetition(request, body)
+    service, key = service_of(request), read_idempotency_key(request, body)
     standard = _standard(body, members)
     if standard is not None:
-        return await x402.settle(service, standard, repeated, request.receive)
-    return await jeju.settle(service, members, repeated, request.receive, gasless=False)
+        return await x402.settle(service, standard, key, request.receive)
+    return await jeju.settle(service, members, key, request.receive, gasless=False)
 
 
 async def settle_gasless(request: Request) -> Response:
@@ -38,8 +38,8 @@ async def settle_gasless(request: Request) -> Response:
     allowance's stead.
     """
     body, members = await _read(request)
-    service, repeated = service_of(request), repetition(request, body)
-    return await jeju.settle(service, members, repeated, request.receive, gasless=True)
+    service, key = service_of(request), read_idempotency_key(request, body)
+    return await jeju.settle(service, members, key, request.receive, gasless=True)
 
 
 async def verify_signature(request: Request) -> Response:

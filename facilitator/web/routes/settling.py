@@ -1,7 +1,8 @@
-"""What POST /settle does in both dialects: wait for an outcome, and answer a repetition."""
+"""What POST /settle does in both dialects: wait for an outcome, and repeat an earlier reply."""
 
 import hashlib
 import re
+from collections.abc import Awaitable, Callable
 
 import anyio
 from starlette.requests import Request
@@ -10,13 +11,17 @@ from starlette.types import Receive
 
 from facilitator.chain.answers import ChainUnavailable
 from facilitator.domain.payment import TEMPORARY, Reason, Refusal
-from facilitator.engine.settle import Order, Repetition, Settler, SettleReply
-from facilitator.engine.waiters import Listener
+from facilitator.engine.settle import IdempotencyKey, Settler, SettleReply, SettleRequest
+from facilitator.engine.waiters import Waiter
 from facilitator.journal.store import StoreError
 from facilitator.telemetry.logs import describe
 from facilitator.web.routes.replying import RETRY_AFTER, reply
 from facilitator.web.service import Service
 
+# Who settles, and what.
+Asked = tuple[Settler, SettleRequest]
+Encode = Callable[[SettleReply], Awaitable[bytes]]
+Given = tuple[SettleReply, bytes]
 IDEMPOTENCY_KEY = "Idempotency-Key"
 # As long as any key that clients make up, of nothing that a header or a log stumbles over.
 _KEY = re.compile(r"\A[\x21-\x7e]{1,255}\Z")
@@ -28,7 +33,7 @@ _STATUS = {
 }
 
 
-def repetition(request: Request, body: bytes) -> Repetition | Refusal | None:
+def read_idempotency_key(request: Request, body: bytes) -> IdempotencyKey | Refusal | None:
     """The key that the seller gives this request; None without one."""
     keys = request.headers.getlist(IDEMPOTENCY_KEY)
     if not keys:
@@ -36,24 +41,24 @@ def repetition(request: Request, body: bytes) -> Repetition | Refusal | None:
     if len(keys) > 1 or not _KEY.match(keys[0]):
         return Refusal(Reason.INVALID_IDEMPOTENCY_KEY)
     sent = request.scope["path"].encode() + b"\0" + body
-    return Repetition(keys[0], hashlib.sha256(sent).digest())
+    return IdempotencyKey(keys[0], hashlib.sha256(sent).digest())
 
 
 async def earlier_reply(
-    service: Service, repeated: Repetition | Refusal | None
+    service: Service, idempotency_key: IdempotencyKey | Refusal | None
 ) -> bytes | Refusal | None:
     """The final reply that this key had before, or why the key cannot be taken; None where the
     request has still to be answered.
     """
-    if not isinstance(repeated, Repetition):
-        return repeated
+    if not isinstance(idempotency_key, IdempotencyKey):
+        return idempotency_key
     try:
-        kept = await service.store.find_reply("", repeated.key)
+        kept = await service.store.find_reply("", idempotency_key.key)
     except StoreError:
         return Refusal(Reason.STORE_UNAVAILABLE)
     if kept is None:
         return None
-    if kept.body_digest != repeated.body_digest:
+    if kept.body_digest != idempotency_key.body_digest:
         return Refusal(Reason.IDEMPOTENCY_CONFLICT)
     return kept.reply
 
@@ -66,25 +71,33 @@ def replayed(body: bytes) -> Response:
     return response
 
 
-async def outcome(settler: Settler, order: Order, receive: Receive) -> SettleReply:
-    """Settle and wait, as long as the client does. An outage is a refusal like any other."""
-    listener = Listener()
+async def give_reply(asked: Asked | SettleReply, encode: Encode, receive: Receive) -> Given:
+    """Settle what is asked, and wait as long as the client does; `encode` writes a reply as it will
+    be sent. Returns the reply and its body, to be sent at once. An outage is a refusal like any
+    other; what is a reply already is only written.
+    """
+    if isinstance(asked, SettleReply):
+        return asked, await encode(asked)
+    settler, request = asked
+    waiter = Waiter()
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(_hang_up_with_client, receive, listener)
+        tasks.start_soon(_hang_up_with_client, receive, waiter)
         try:
-            told = await settler.settle(order, listener)
+            async with settler.settle(request, waiter) as settling:
+                told, body = settling.reply, await encode(settling.reply)
+                given = await settling.deliver(body)
         except (ChainUnavailable, StoreError) as fault:
-            refusal, retry_after = outage(fault)
-            told = SettleReply(refusal=refusal, retry_after=retry_after)
+            told = given = outage_reply(fault)
+            body = await encode(given)
         tasks.cancel_scope.cancel()
-    return told
+    return given, body if given is told else await encode(given)
 
 
-async def _hang_up_with_client(receive: Receive, listener: Listener) -> None:
+async def _hang_up_with_client(receive: Receive, waiter: Waiter) -> None:
     """Once the request's body is read, all that can come is that the client goes away."""
     while (await receive())["type"] != "http.disconnect":
         pass
-    listener.hang_up()
+    waiter.hang_up()
 
 
 def outage(fault: Exception) -> tuple[Refusal, float]:
@@ -92,6 +105,12 @@ def outage(fault: Exception) -> tuple[Refusal, float]:
     if isinstance(fault, ChainUnavailable):
         return Refusal(Reason.CHAIN_UNAVAILABLE), fault.retry_after or RETRY_AFTER
     return Refusal(Reason.STORE_UNAVAILABLE), RETRY_AFTER
+
+
+def outage_reply(fault: Exception) -> SettleReply:
+    """The same as a reply to POST /settle."""
+    refusal, retry_after = outage(fault)
+    return SettleReply(refusal=refusal, retry_after=retry_after)
 
 
 def refuse(body: bytes, refusal: Refusal, retry_after: float | None = None) -> Response:

@@ -1,6 +1,7 @@
 """Verify and settle in the standard dialect: decode, call, encode."""
 
 import time
+from functools import partial
 
 from starlette.responses import Response
 from starlette.types import Receive
@@ -11,7 +12,7 @@ from facilitator.dialects.x402.decode import Unreadable, Unserved, X402Request
 from facilitator.domain.payment import Reason, Refusal
 from facilitator.domain.schemes import AnyPayment
 from facilitator.domain.strict_json import JSON
-from facilitator.engine.settle import Order, Repetition, SettleReply
+from facilitator.engine.settle import IdempotencyKey, SettleReply, SettleRequest
 from facilitator.journal.store import StoreError
 from facilitator.web.routes.counting import (
     MALFORMED,
@@ -22,9 +23,11 @@ from facilitator.web.routes.counting import (
 from facilitator.web.routes.describing import describe_outcome, describe_request, describe_verdict
 from facilitator.web.routes.replying import reply
 from facilitator.web.routes.settling import (
+    Asked,
     earlier_reply,
+    give_reply,
     outage,
-    outcome,
+    outage_reply,
     refuse,
     replayed,
 )
@@ -45,7 +48,7 @@ async def verify(service: Service, members: dict[str, JSON] | Unreadable) -> Res
     try:
         result: AnyPayment | Refusal = await service.networks[
             decoded.served.network.name
-        ].verifier.verify_exact(decoded.payment, decoded.accepted, decoded.quote)
+        ].verifier.verify_exact(decoded.payment, decoded.accepted, decoded.requirements)
     except (ChainUnavailable, StoreError) as fault:
         result, retry_after = outage(fault)
     refusal = result if isinstance(result, Refusal) else None
@@ -59,7 +62,7 @@ async def verify(service: Service, members: dict[str, JSON] | Unreadable) -> Res
 async def settle(
     service: Service,
     members: dict[str, JSON] | Unreadable,
-    repeated: Repetition | Refusal | None,
+    idempotency_key: IdempotencyKey | Refusal | None,
     receive: Receive,
 ) -> Response:
     """Settle this payment, and say what became of it."""
@@ -68,20 +71,20 @@ async def settle(
     if isinstance(decoded, Unreadable):
         count_settlement(service, "x402", decoded, MALFORMED, started)
         return reply(replies.settle_unreadable(decoded), 400)
-    earlier = await earlier_reply(service, repeated)
+    earlier = await earlier_reply(service, idempotency_key)
     if isinstance(earlier, bytes):
         count_settlement(service, "x402", decoded, REPLAYED, started)
         return replayed(earlier)
     if isinstance(earlier, Refusal):
-        told = SettleReply(refusal=earlier)
+        asked: Asked | SettleReply = SettleReply(refusal=earlier)
     elif isinstance(decoded, Unserved):
-        told = SettleReply(refusal=decoded.refusal)
+        asked = SettleReply(refusal=decoded.refusal)
     else:
-        assert not isinstance(repeated, Refusal)
-        told = await _outcome(service, decoded, repeated, receive)
+        assert not isinstance(idempotency_key, Refusal)
+        asked = await _asked(service, decoded, idempotency_key)
+    told, body = await give_reply(asked, partial(_encode, decoded), receive)
     describe_outcome(told)
     count_settlement(service, "x402", decoded, told, started)
-    body = told.body or await _encode(decoded, told)
     if told.proof is not None:
         return reply(body)
     return refuse(body, told.refusal or _PENDING, told.retry_after)
@@ -98,31 +101,22 @@ def _decode(
     return decoded
 
 
-async def _outcome(
-    service: Service,
-    decoded: X402Request,
-    repeated: Repetition | None,
-    receive: Receive,
-) -> SettleReply:
+async def _asked(
+    service: Service, decoded: X402Request, idempotency_key: IdempotencyKey | None
+) -> Asked | SettleReply:
+    """What is to be settled, or why nothing is."""
     served = service.networks[decoded.served.network.name]
     try:
         payment = await served.verifier.check_exact(
-            decoded.payment, decoded.accepted, decoded.quote
+            decoded.payment, decoded.accepted, decoded.requirements
         )
     except ChainUnavailable as fault:
-        refusal, retry_after = outage(fault)
-        return SettleReply(refusal=refusal, retry_after=retry_after)
+        return outage_reply(fault)
     if isinstance(payment, Refusal):
         return SettleReply(refusal=payment)
     if served.settler is None:
         return SettleReply(refusal=Refusal(Reason.SIGNER_NOT_CONFIGURED))
-    order = Order(
-        payment=payment,
-        dialect="x402",
-        encode=lambda told: _encode(decoded, told),
-        repetition=repeated,
-    )
-    return await outcome(served.settler, order, receive)
+    return served.settler, SettleRequest(payment, "x402", idempotency_key)
 
 
 async def _encode(decoded: X402Request | Unserved, told: SettleReply) -> bytes:
