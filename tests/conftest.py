@@ -6,6 +6,7 @@ pure module loads none of it.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import AsyncIterator, Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -41,6 +42,12 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     if not config.getoption("fast") or collection_path.suffix != ".py":
         return None
     return True if not is_fast(collection_path) else None
+
+
+def pytest_unconfigure() -> None:
+    """End what was kept ready for all tests of this process."""
+    if forks := sys.modules.get("tests.support.forks"):
+        forks.stop()
 
 
 @pytest.hookimpl(wrapper=True)

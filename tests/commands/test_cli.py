@@ -71,7 +71,7 @@ def test_a_signal_while_the_program_loads_ends_it(
 import os, sys
 class Signaller:
     def find_spec(self, name, *_):
-        if name == "facilitator.service":
+        if name == "facilitator.web.service":
             os.kill(os.getpid(), {int(number)})
 sys.meta_path.insert(0, Signaller())
 from facilitator.commands.main import main

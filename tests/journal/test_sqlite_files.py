@@ -129,8 +129,8 @@ async def test_a_place_that_does_not_do_is_named_in_one_line(
 
 OPEN_AS_NOBODY = """
 import asyncio, os, sys
-from facilitator.journal.schema import MIGRATIONS
 from facilitator.journal.sqlite.store import SQLiteStore
+from facilitator.journal.store import StoreError
 
 if os.geteuid() == 0:
     os.setuid(65534)

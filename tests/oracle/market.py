@@ -51,7 +51,7 @@ class Market(Struct, frozen=True):
 
     def good(self, version: int, **changes: Any) -> Body:
         """A payment by any payer of any amount from 1000 to 10^7, but for `changes` (which
-        `tests.x402` explains).
+        `tests.support.x402` explains).
         """
         payer = changes.pop("payer", None) or self.rng.choice(self.payers)
         asked = {

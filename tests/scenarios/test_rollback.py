@@ -55,7 +55,7 @@ def next_version(folder: Path, version: str, steps: int) -> Path:
     shutil.copytree(
         ROOT / "facilitator", folder / "facilitator", ignore=shutil.ignore_patterns("__pycache__")
     )
-    schema, about = (folder / "facilitator" / name for name in ("store/schema.py", "__init__.py"))
+    schema, about = (folder / "facilitator" / name for name in ("journal/schema.py", "__init__.py"))
     before, end = schema.read_text().split("\n)\n\n\ndef refuse_newer")
     added = "".join(STEP.replace("version_2", f"step_{number}") for number in range(steps))
     schema.write_text(f"{before}{added}\n)\n\n\ndef refuse_newer{end}")

@@ -1,4 +1,4 @@
-"""What tests ask of a real chain. `tests.signing` makes the payments."""
+"""What tests ask of a real chain. `tests.support.signing` makes the payments."""
 
 from typing import Any
 

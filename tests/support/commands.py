@@ -13,6 +13,7 @@ from typing import Any
 from msgspec import Struct
 
 from facilitator.commands.main import main
+from tests.support.forks import Forked, can_fork, fork_with_pipes
 
 TIMEOUT = 180.0  # seconds
 
@@ -36,9 +37,12 @@ async def facilitator(command: str, variables: Mapping[str, str], *options: str)
     return await ended(await begun(command, variables, *options))
 
 
-async def begun(command: str, variables: Mapping[str, str], *options: str) -> Process:
+async def begun(command: str, variables: Mapping[str, str], *options: str) -> Process | Forked:
     """The same, begun: to be given to `ended`."""
     coverage = {name: value for name, value in os.environ.items() if name.startswith("COVERAGE")}
+    if can_fork(variables):
+        told = {"PATH": os.environ["PATH"], **coverage, **variables}
+        return await fork_with_pipes((command, *options), told)
     return await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "facilitator", command, *options),
         env={"PATH": os.environ["PATH"], **coverage, **variables},
@@ -48,7 +52,7 @@ async def begun(command: str, variables: Mapping[str, str], *options: str) -> Pr
     )
 
 
-async def ended(process: Process) -> Ended:
+async def ended(process: Process | Forked) -> Ended:
     """What it leaves behind, and has not been read yet."""
     try:
         async with asyncio.timeout(TIMEOUT):

@@ -14,6 +14,7 @@ from typing import Any
 import aiohttp
 
 from facilitator.commands.devnet import Devnet
+from tests.support.forks import Forked, can_fork, fork
 from tests.support.signing import encode_header
 
 START_TIMEOUT = 90.0  # seconds
@@ -27,7 +28,10 @@ class Service:
     """
 
     def __init__(
-        self, process: asyncio.subprocess.Process, session: aiohttp.ClientSession, log: int
+        self,
+        process: asyncio.subprocess.Process | Forked,
+        session: aiohttp.ClientSession,
+        log: int,
     ) -> None:
         self.process = process
         self.session = session
@@ -156,12 +160,17 @@ async def launch(
     that is tested.
     """
     log, its_end = os.pipe()
-    process = await asyncio.create_subprocess_exec(
-        *(command or (sys.executable, "-m", "facilitator", "serve")),
-        env={"PATH": os.environ["PATH"], **environment, **({} if tree else _coverage())},
-        cwd=tree,
-        stderr=its_end,
-    )
+    variables = {"PATH": os.environ["PATH"], **environment, **({} if tree else _coverage())}
+    process: asyncio.subprocess.Process | Forked
+    if tree is None and not command and can_fork(environment):
+        process = fork(("serve",), variables, stdout=1, stderr=its_end)
+    else:
+        process = await asyncio.create_subprocess_exec(
+            *(command or (sys.executable, "-m", "facilitator", "serve")),
+            env=variables,
+            cwd=tree,
+            stderr=its_end,
+        )
     os.close(its_end)
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
         service = Service(process, session, log)

@@ -1,6 +1,6 @@
 """What payments of the standard dialect meet on a chain: smart wallets, their factory, accounts
-that delegate by EIP-7702, tokens that do wrong; and how to see there what moved. `tests.x402` makes
-the payments.
+that delegate by EIP-7702, tokens that do wrong; and how to see there what moved.
+`tests.support.x402` makes the payments.
 """
 
 import asyncio

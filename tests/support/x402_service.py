@@ -1,4 +1,6 @@
-"""What tests ask of the service in the standard dialect. `tests.x402` makes the payments."""
+"""What tests ask of the service in the standard dialect. `tests.support.x402` makes the
+payments.
+"""
 
 import json
 from collections.abc import Mapping

@@ -63,7 +63,8 @@ async def test_a_dead_collector_costs_nothing(chain: Devnet, tmp_path: Path, how
             # The exporter's thread is asleep, or waits for its socket.
             assert len(service.logged("traces_not_exported")) <= 1
             strange = {line["logger"] for line in service.lines} - {
-                *("facilitator.app", "facilitator.http", "facilitator.otlp", "hypercorn.error"),
+                *("facilitator.web.app", "facilitator.http", "facilitator.telemetry.otlp"),
+                "hypercorn.error",
             }
             assert strange == set()
             await stopped_within(service, DRAIN_SECONDS + 3)

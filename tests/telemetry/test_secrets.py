@@ -144,7 +144,7 @@ async def test_no_secret_is_shown_wherever_it_stands(
             "OTEL_EXPORTER_OTLP_HEADERS": f"x-team={COLLECTOR_TOKEN},x-key=a%20{COLLECTOR_TOKEN}",
         }
         # Both of its outputs.
-        command = ("sh", "-c", f"exec {sys.executable} -m tests.leaky 1>&2")
+        command = ("sh", "-c", f"exec {sys.executable} -m tests.support.leaky 1>&2")
         async with launch(variables, *command) as service:
             await listening(service)
             await ask_for_all(service, proxy, header, shown)
