@@ -1,9 +1,9 @@
 """Logs: one line an event, fixed keys first, on standard error; secrets are blanked at the end.
 
-`event(log, logging.INFO, "settled", network="jeju", transaction=...)` is the one way to log. Other
-people's loggers (hypercorn, aiohttp, asyncio, warnings) leave through the same formatter. Nothing
-here decides what may be logged: callers do not log keys, signatures or RPC URLs; `redaction` looks
-at every line all the same, whole as it is written, with the traceback in it.
+`event(log, logging.INFO, "settled", network="jeju", transaction=...)` is the one way to log. The
+loggers of dependencies (hypercorn, aiohttp, asyncio, warnings) go through the same formatter.
+Callers never log keys, signatures or RPC URLs; as a second line of defence `redaction` is applied
+to every finished line, traceback included.
 """
 
 import logging
@@ -30,7 +30,7 @@ _PLAIN_WORD = re.compile(r'[^\s"=\\\x00-\x1f\x7f]+')
 
 
 def get_logger(name: str) -> logging.Logger:
-    """The logger `name`, such as "facilitator.settler"."""
+    """Return the logger `name`, such as "facilitator.engine.settle"."""
     return logging.getLogger(name)
 
 
@@ -68,8 +68,8 @@ def configure_logging(format: Literal["text", "json"], level: str) -> None:
 
 
 def log_uncaught() -> None:
-    """Have what nobody catches, in whichever thread, leave as one line of the log as well. What
-    ends a task of asyncio, it tells its own logger.
+    """Log every exception that nobody catches, in any thread, as one line. An asyncio task that
+    fails is logged by asyncio itself.
     """
 
     def uncaught(
@@ -80,20 +80,20 @@ def log_uncaught() -> None:
         event(_log, logging.CRITICAL, "uncaught", exc_info=error, error=kind.__name__)
 
     sys.excepthook = uncaught
-    threading.excepthook = lambda told: uncaught(told.exc_type, told.exc_value, told.exc_traceback)
-    sys.unraisablehook = lambda told: uncaught(told.exc_type, told.exc_value, told.exc_traceback)
+    threading.excepthook = lambda args: uncaught(args.exc_type, args.exc_value, args.exc_traceback)
+    sys.unraisablehook = lambda args: uncaught(args.exc_type, args.exc_value, args.exc_traceback)
 
 
 def begin_request() -> dict[str, object]:
-    """What is said of the request that is answered in this context: `describe` adds to it."""
+    """Start the description of the request that this context answers; `describe` adds to it."""
     fields: dict[str, object] = {}
     _request.set(fields)  # never reset: a request has a task, and so a context, of its own
     return fields
 
 
 def describe(**fields: object) -> None:
-    """Say more of the request that is being answered, for its line in the log and its span. What is
-    None is left out.
+    """Add fields to the log line and the span of the request that is being answered. Fields that
+    are None are left out; outside of a request it does nothing.
     """
     known = _request.get()
     if known is not None:
@@ -101,8 +101,8 @@ def describe(**fields: object) -> None:
 
 
 class _Handler(logging.StreamHandler[TextIO]):
-    """A record that cannot be written is told of without what it says: `logging` would print its
-    arguments as they are.
+    """Writes records. For one that cannot be formatted it names the place and the error only:
+    `logging` itself would print the arguments, unredacted.
     """
 
     def format(self, record: logging.LogRecord) -> str:
@@ -110,12 +110,12 @@ class _Handler(logging.StreamHandler[TextIO]):
             return super().format(record)
         except Exception as error:
             where = {"source": f"{record.name}:{record.lineno}", "error": type(error).__name__}
-            told = _log.makeRecord(_log.name, logging.ERROR, "", 0, "unloggable", (), None)
-            told.fields = where
-            return super().format(told)
+            instead = _log.makeRecord(_log.name, logging.ERROR, "", 0, "unloggable", (), None)
+            instead.fields = where
+            return super().format(instead)
 
     def handleError(self, record: logging.LogRecord) -> None:
-        """Nobody reads the stream any more."""
+        """Do nothing: the stream is closed, so there is nowhere to report it."""
 
 
 class JSONFormatter(logging.Formatter):
@@ -128,7 +128,7 @@ class JSONFormatter(logging.Formatter):
         return redact(line.decode())
 
     def entry(self, record: logging.LogRecord) -> dict[str, object]:
-        """The line's keys in their order. A field never replaces a fixed key."""
+        """Return the line's members in order. A field never replaces a fixed key."""
         time = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
         entry: dict[str, object] = {
             "time": f"{time[:-6]}Z",
@@ -138,8 +138,8 @@ class JSONFormatter(logging.Formatter):
         }
         if identity := request_id.get():
             entry["request_id"] = identity
-        if place := current():
-            entry["trace_id"] = place.trace_id
+        if context := current():
+            entry["trace_id"] = context.trace_id
         for key, value in getattr(record, "fields", {}).items():
             entry[f"{key}_" if key in entry else key] = _plain(value)
         if record.exc_info:
@@ -177,7 +177,7 @@ def _plain(value: object) -> object:
 
 
 def _word(value: object) -> str:
-    """A value that cannot be taken for another field, or for another line."""
+    """Quote a value, so that it cannot be read as another field or another line."""
     if value is None:
         return "-"
     if isinstance(value, str) and _PLAIN_WORD.fullmatch(value) and value.isprintable():

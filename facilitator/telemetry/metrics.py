@@ -1,8 +1,8 @@
-"""What /metrics tells: every metric is declared here, under the names that existing dashboards use.
+"""The metrics of the service, under the names that existing dashboards use.
 
-Whoever does something counts it in plain numbers or through this module; `chain_metrics` reads what
-is known of the chains. A scrape reads memory and asks nobody. Every label comes from a closed set:
-of words, of configured names, of route templates. What is none of them is "other".
+Every metric is declared here, but for those of the chains (`engine.metrics`). A scrape reads memory
+and sends no request. Every label comes from a closed set: fixed words, configured names, route
+templates. Any other value becomes "other".
 """
 
 from collections.abc import Iterable
@@ -40,9 +40,9 @@ LAG_BUCKETS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5)
 
 
 class Metrics:
-    """One registry a service: several may live in one process, as in tests. `networks` are the
-    chain ids of those that existing dashboards are told about, by name: the primary one and all
-    that have a contract. `routes` are the templates of all paths.
+    """The metrics of one service; several services may live in one process, as in tests.
+    `networks` maps names to chain ids of those that existing dashboards show: the primary one and
+    all that have a contract. `routes` are the templates of all paths.
     """
 
     def __init__(self, config: Config, routes: Iterable[str] = ()) -> None:
@@ -98,8 +98,8 @@ class Metrics:
             buckets=SETTLEMENT_BUCKETS,
             registry=self._registry,
         )
-        # An increase from nothing is one that Prometheus cannot see: what alerts watch is there
-        # from the start.
+        # Prometheus sees no increase in a series' first value: those that alerts watch exist from
+        # the start.
         for dialect in DIALECTS:
             for network in self._names:
                 self._verifications.labels(dialect, network, "exact", "valid", "")
@@ -166,11 +166,11 @@ class Metrics:
         return Gauge(name, help_text, ("network",), registry=self._registry)
 
     def add(self, collector: Collector) -> None:
-        """Show what this one knows as well."""
+        """Register a further collector."""
         self._registry.register(collector)
 
     def count_request(self, method: str, route: str, status: int) -> None:
-        """A request was answered with this status. `route` is a template, or a path."""
+        """Count a request that was answered with `status`. `route` is a template or a path."""
         key = (
             method if method in METHODS else OTHER,
             route if route in self._routes else OTHER,
@@ -183,7 +183,7 @@ class Metrics:
         counter.inc()
 
     def time_request(self, route: str, status: int, seconds: float) -> None:
-        """A reply was sent, or broken off."""
+        """Record the seconds until a reply was sent, or broken off."""
         key = (route if route in self._routes else OTHER, status)
         timer = self._request_timers.get(key)
         if timer is None:
@@ -193,7 +193,7 @@ class Metrics:
     def verified(
         self, dialect: str, network: str, scheme: str, refusal: Refusal | str | None
     ) -> None:
-        """What POST /verify said; None: valid; a word: what was wrong with the request."""
+        """Count a POST /verify: valid with None, malformed with a word, else refused or failed."""
         outcome = "valid" if refusal is None else "refused"
         if isinstance(refusal, Refusal) and refusal.reason in TEMPORARY:
             outcome = "failed"
@@ -205,11 +205,11 @@ class Metrics:
         dialect: str,
         network: str,
         scheme: str,
-        told: Proof | Refusal | str | None,
+        result: Proof | Refusal | str | None,
         seconds: float,
     ) -> None:
-        """What POST /settle said: a proof, a refusal, or a word for what came of the request."""
-        outcome, reason = _outcome(told), "" if isinstance(told, Proof) else _reason(told)
+        """Count a POST /settle by its result, or MALFORMED or REPLAYED, and the `seconds` taken."""
+        outcome, reason = _outcome(result), "" if isinstance(result, Proof) else _reason(result)
         network = self._network(network)
         self._settlements.labels(dialect, network, _scheme(scheme), outcome, reason).inc()
         self._settlement_seconds.labels(dialect, network, outcome).observe(seconds)
@@ -218,21 +218,21 @@ class Metrics:
         return name if name in self._names else OTHER
 
     def store_timers(self, operation: str) -> tuple[Histogram, Counter]:
-        """Of one of the journal's operations: its seconds, its errors."""
+        """Return the timer and the error counter of one of the journal's operations."""
         return self._store_seconds.labels(operation), self._store_errors.labels(operation)
 
     def rpc_timer(self, network: str, endpoint: str) -> Histogram:
-        """Of one endpoint: the seconds of its POSTs."""
+        """Return the timer of the POSTs to one endpoint."""
         return self._rpc_seconds.labels(network, endpoint)
 
     def count_rows(self, network: str, counts: SettlementCounts) -> None:
-        """What the journal holds of one of `networks`."""
+        """Set how many settlements of a network the journal holds, in each state."""
         self._total.labels(network).set(counts.total)
         self._pending.labels(network).set(counts.pending)
         self._used.labels(network).set(counts.states.get("confirmed", 0))
 
     def render(self, uptime_seconds: int) -> bytes:
-        """The text of /metrics."""
+        """Return the text of /metrics, in Prometheus' format."""
         for name in self.networks:
             self._uptime.labels(name).set(uptime_seconds)
         return generate_latest(self._registry)
@@ -241,22 +241,22 @@ class Metrics:
 REPLAYED = "replayed"
 
 
-def _outcome(told: Proof | Refusal | str | None) -> str:
-    if isinstance(told, Proof):
+def _outcome(result: Proof | Refusal | str | None) -> str:
+    if isinstance(result, Proof):
         return "success"
-    if told is None:
+    if result is None:
         return "pending"
-    if isinstance(told, str):
-        return told if told == REPLAYED else "refused"
-    if told.reason is Reason.SETTLEMENT_PENDING:
+    if isinstance(result, str):
+        return result if result == REPLAYED else "refused"
+    if result.reason is Reason.SETTLEMENT_PENDING:
         return "pending"
-    return "failed" if told.reason in TEMPORARY else "refused"
+    return "failed" if result.reason in TEMPORARY else "refused"
 
 
-def _reason(told: Refusal | str | None) -> str:
-    if isinstance(told, Refusal):
-        return str(told.reason)
-    return told if told == MALFORMED else ""
+def _reason(result: Refusal | str | None) -> str:
+    if isinstance(result, Refusal):
+        return str(result.reason)
+    return result if result == MALFORMED else ""
 
 
 def _scheme(scheme: str) -> str:

@@ -1,10 +1,10 @@
 """Spans to an OpenTelemetry collector over OTLP/HTTP: the one module that imports OpenTelemetry.
 
-Where to and how is what OpenTelemetry's own variables say (OTEL_EXPORTER_OTLP_*, OTEL_SERVICE_NAME,
-OTEL_RESOURCE_ATTRIBUTES). A span that has ended goes into a bounded queue, from which a thread
-sends; where the collector takes nothing the queue is full, and what ends then is thrown away.
-Nothing that serves a request waits for it. Recording is done here and not by OpenTelemetry's SDK,
-whose spans cost six times as much.
+OpenTelemetry's own variables configure the export (OTEL_EXPORTER_OTLP_*, OTEL_SERVICE_NAME,
+OTEL_RESOURCE_ATTRIBUTES). A span that has ended goes into a bounded queue, which a thread sends.
+While the collector accepts nothing the queue fills up, and further spans are dropped: no request
+ever waits for the collector. Spans are recorded here and not by OpenTelemetry's SDK, whose spans
+cost six times as much.
 """
 
 import logging
@@ -40,13 +40,14 @@ from opentelemetry.trace import (
 from facilitator import __version__
 from facilitator.config.opentelemetry import Tracing
 from facilitator.telemetry.logs import event, get_logger
-from facilitator.telemetry.tracing import Attribute, Place
+from facilitator.telemetry.tracing import Attribute
+from facilitator.telemetry.tracing import SpanContext as ParentContext
 
 _log = get_logger(__name__)
 
-DRAIN_SECONDS = 3.0  # at the end, for what is still in the queue
-TROUBLE_EVERY = 60.0  # seconds between two lines about a collector that takes nothing
-MESSAGE_LIMIT = 300  # characters of what OpenTelemetry says about it
+DRAIN_SECONDS = 3.0  # at the end, to send what is still queued
+TROUBLE_EVERY = 60.0  # seconds between two log lines about a failing collector
+MESSAGE_LIMIT = 300  # characters of OpenTelemetry's message in such a line
 
 _SAMPLED = TraceFlags(TraceFlags.SAMPLED)
 _FAILED = Status(StatusCode.ERROR)
@@ -54,7 +55,7 @@ _DONE = Status(StatusCode.UNSET)
 
 
 class OTLPSpan:
-    """See `tracing.Span` and `tracing.Place`: it is both. Ids are integers, times nanoseconds."""
+    """Both a `tracing.Span` and its own `tracing.SpanContext`. Times are in nanoseconds."""
 
     __slots__ = (
         *("_queue", "attributes", "ended", "failed", "name", "number", "parent", "recorded"),
@@ -85,7 +86,7 @@ class OTLPSpan:
         self._queue = queue
 
     @property
-    def place(self) -> Place:
+    def context(self) -> ParentContext:
         return self
 
     @property
@@ -116,7 +117,7 @@ class OTLPSpan:
 
 
 class OTLPTracer:
-    """See `tracing.Tracer`. `close` sends what it holds, for DRAIN_SECONDS at most."""
+    """A `tracing.Tracer` that exports. `close` sends what is queued, for DRAIN_SECONDS at most."""
 
     def __init__(self, settings: Tracing) -> None:
         self._sampler = _sampler(settings)
@@ -125,14 +126,14 @@ class OTLPTracer:
     def start(
         self,
         name: str,
-        parent: Place | None,
+        parent: ParentContext | None,
         attributes: Mapping[str, Attribute | None],
         *,
         serves: bool = False,
         started_ms: int | None = None,
     ) -> OTLPSpan:
         if isinstance(parent, OTLPSpan):
-            # As its parent: every sampler decides alike for all of a trace here.
+            # Like its parent: a sampler decides once a trace.
             trace, recorded = parent.trace, parent.recorded
             above: int | None = parent.number
         else:
@@ -149,28 +150,28 @@ class OTLPTracer:
         span.set(attributes)
         return span
 
-    def _begin(self, name: str, parent: Place | None) -> tuple[int, int | None, bool]:
-        """The trace id, the parent's and whether to record, where no span of ours is above."""
+    def _begin(self, name: str, parent: ParentContext | None) -> tuple[int, int | None, bool]:
+        """Return (trace id, parent's id, recorded) of a span without a parent of ours."""
         if parent is None:
             context, trace, above = None, random.getrandbits(128) or 1, None
         else:
             _, trace_id, parent_id, flags = parent.traceparent.split("-")
             trace, above = int(trace_id, 16), int(parent_id, 16)
-            told = SpanContext(trace, above, True, TraceFlags(int(flags, 16)))
-            context = set_span_in_context(NonRecordingSpan(told))
+            remote = SpanContext(trace, above, True, TraceFlags(int(flags, 16)))
+            context = set_span_in_context(NonRecordingSpan(remote))
         decided = self._sampler.should_sample(context, trace, name)
         return trace, above, decided.decision is Decision.RECORD_AND_SAMPLE
 
     def close(self) -> None:
-        """Blocks for DRAIN_SECONDS at most; what was not sent by then is lost."""
+        """Block until the queue is sent, DRAIN_SECONDS at most; the rest is lost."""
         self._queue.close()
 
 
 class _Queue:
-    """Spans that have ended, and the thread that sends them."""
+    """The spans that have ended, and the thread that sends them."""
 
     def __init__(self, settings: Tracing) -> None:
-        _tell_trouble_once()
+        _log_trouble_rarely()
         self._limit, self._batch = settings.queue_size, settings.batch_size
         self._delay = settings.delay_ms / 1000
         self._spans: deque[OTLPSpan] = deque()
@@ -183,7 +184,7 @@ class _Queue:
         self._thread.start()
 
     def put(self, span: OTLPSpan) -> None:
-        """Have it sent some time, or forget it where too many wait."""
+        """Queue a span, or drop it where the queue is full."""
         waiting = len(self._spans)
         if waiting < self._limit:
             self._spans.append(span)
@@ -204,7 +205,7 @@ class _Queue:
                 pass
 
     def _send(self) -> bool:
-        """Whether the collector took some."""
+        """Send one batch; return whether the collector accepted it."""
         count = min(len(self._spans), self._batch)
         some = [self._spans.popleft() for _ in range(count)]
         result = self._exporter.export([self._readable(span) for span in some])
@@ -239,41 +240,41 @@ def _sampler(settings: Tracing) -> Sampler:
 
 
 def _resource() -> Resource:
-    """What the environment says of the service, its name where that says none."""
-    told = Resource.create({SERVICE_VERSION: __version__})
-    if str(told.attributes[SERVICE_NAME]).startswith("unknown_service"):
-        return told.merge(Resource({SERVICE_NAME: "facilitator"}))
-    return told
+    """Return the resource that the environment describes, named "facilitator" by default."""
+    resource = Resource.create({SERVICE_VERSION: __version__})
+    if str(resource.attributes[SERVICE_NAME]).startswith("unknown_service"):
+        return resource.merge(Resource({SERVICE_NAME: "facilitator"}))
+    return resource
 
 
 class _Trouble(logging.Handler):
-    """What OpenTelemetry has to say, in our log, a line in TROUBLE_EVERY at most: it tells of every
-    attempt to reach a collector that is not there.
+    """Writes OpenTelemetry's warnings into our log, one line in TROUBLE_EVERY seconds at most:
+    OpenTelemetry logs every failed attempt to reach the collector.
     """
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
-        self._told_at = -TROUBLE_EVERY
-        self._untold = 0
+        self._logged_at = -TROUBLE_EVERY
+        self._dropped = 0
 
     def emit(self, record: logging.LogRecord) -> None:
         now = time.monotonic()
-        if now - self._told_at < TROUBLE_EVERY:
-            self._untold += 1
+        if now - self._logged_at < TROUBLE_EVERY:
+            self._dropped += 1
             return
         event(
             _log,
             logging.WARNING,
             "traces_not_exported",
             why=record.getMessage()[:MESSAGE_LIMIT],
-            untold=self._untold,
+            untold=self._dropped,
         )
-        self._told_at, self._untold = now, 0
+        self._logged_at, self._dropped = now, 0
 
 
-def _tell_trouble_once() -> None:
+def _log_trouble_rarely() -> None:
     log = logging.getLogger("opentelemetry")
     log.handlers[:] = [_Trouble()]
     log.propagate = False
-    # At DEBUG it tells of each POST, and where to.
+    # At DEBUG it logs each POST with its URL, which may hold a key.
     logging.getLogger("urllib3").setLevel(logging.INFO)

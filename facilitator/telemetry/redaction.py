@@ -1,7 +1,7 @@
-"""Taking secrets out of text: what was given as one, and what looks like one.
+"""Removes secrets from text: those that were registered, and whatever looks like one.
 
-It is for the day on which somebody else's exception quotes one. Callers do not log keys, signatures
-or RPC URLs in the first place.
+Callers never log keys, signatures or RPC URLs; this is for exceptions of dependencies that quote
+one.
 """
 
 import ipaddress
@@ -12,9 +12,9 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 import msgspec
 
 REDACTED = "[redacted]"
-SECRET_MIN_LENGTH = 8  # of what was given as a secret; redacting less would redact the language
+SECRET_MIN_LENGTH = 8  # of a registered secret; anything shorter would redact plain words
 URL_KEY_MIN_LENGTH = 16  # of an API key in a path or query; "ethereum" and "v3" are no keys
-CHANGING_LIMIT = 32  # secrets that replace each other while the process runs: the last ones
+CHANGING_LIMIT = 32  # changing secrets that are kept: the last ones
 OPAQUE_MIN_LENGTH = 200  # of base64: half a signed payment as its header carries it
 
 # 64-byte (EIP-2098) and 65-byte signatures, and the calldata and raw transactions that carry one.
@@ -43,13 +43,13 @@ _changing: deque[tuple[str, dict[str, re.Pattern[str]]]] = deque(maxlen=CHANGING
 
 
 def add_secret(text: str) -> None:
-    """Never show `text` (a configured key, password or URL), nor the telling parts of a URL."""
+    """Register a configured key, password or URL, and the secret parts of a URL, for redaction."""
     _secrets.update(_forms(text))
 
 
 def add_changing_secret(text: str) -> None:
-    """The same for a secret that is read anew while the process runs. However often one is given,
-    it takes one place; those before the last CHANGING_LIMIT are forgotten.
+    """Register a secret that may change while the process runs. One that is registered again takes
+    no second place; of different ones the last CHANGING_LIMIT are kept.
     """
     if _changing and _changing[-1][0] == text:
         return
@@ -70,11 +70,11 @@ def _forms(text: str) -> dict[str, re.Pattern[str]]:
 
 
 def url_secrets(url: str) -> list[str]:
-    """The URL itself and the parts of it that open a door, the longest first; [] for no URL.
+    """Return the URL itself and the secret parts of it, the longest first; [] for no URL.
 
-    These are user, password, the name of the host (providers hide an API key there, and aiohttp
-    and asyncpg tell it in their errors), and every path segment and query value that looks like an
-    API key: a long one with a digit in it.
+    Secret are user, password, the host's name (some providers put an API key there, and errors of
+    aiohttp and asyncpg quote it), and every path segment and query value that looks like an API
+    key: a long one with a digit in it.
     """
     if "://" not in url:
         return []
@@ -94,7 +94,7 @@ def url_secrets(url: str) -> list[str]:
 
 
 def _is_name(host: str) -> bool:
-    """Whether a host is told apart by its name: not an address, and no single word."""
+    """Return whether a host is a domain name: neither an IP address nor a single word."""
     try:
         ipaddress.ip_address(host)
     except ValueError:
@@ -103,14 +103,14 @@ def _is_name(host: str) -> bool:
 
 
 def redact(text: str) -> str:
-    """`text` without known secrets, signatures, named keys, Authorization headers and the
-    credentials in URLs.
+    """Return `text` with registered secrets, signatures, named keys, Authorization headers and the
+    credentials in URLs replaced by REDACTED.
     """
     lower = text.lower()
     # Copied, since other threads log while one may be added.
     for known in (_secrets, *(forms for _, forms in tuple(_changing))):
         for secret, pattern in known.items():
-            if secret in lower:  # much faster than the pattern, and almost always the end of it
+            if secret in lower:  # far cheaper than the pattern, and nearly always false
                 text = pattern.sub(REDACTED, text)
     text = _SIGNATURE.sub(REDACTED, text)
     if len(text) > OPAQUE_MIN_LENGTH:

@@ -1,12 +1,12 @@
 """Traces: which request a piece of work belongs to, and how long each part of it took.
 
-`with span("verify", network="base"):` is the one way to record. Without a tracer (`otlp` has the
-only one) it does nothing and costs next to nothing; what stays is the place in the trace that a
-request came with (W3C traceparent): it is named in the log, and stored with its settlement, so that
-what happens after a restart belongs to the same trace.
+`with span("verify", network="base"):` is the one way to record. Without a tracer (only `otlp` has
+one) it records nothing and costs next to nothing. The context that a request came with (W3C
+traceparent) is kept in either case: the log names it, and it is stored with the settlement, so that
+work after a restart belongs to the same trace.
 
-Only a request begins a trace. Work without one, as that of a loop, is not recorded. A span holds
-names, hashes and numbers; of an exception it holds the class, since its text may quote anything.
+Only a request begins a trace; a loop's own work is not recorded. A span holds names, hashes and
+numbers; of an exception it holds the class, since its text may quote anything.
 """
 
 import re
@@ -23,12 +23,12 @@ Attribute = str | int | bool
 _TRACEPARENT = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
 
 
-class Place(Protocol):
-    """A place in a trace: somebody else's span, or one of ours."""
+class SpanContext(Protocol):
+    """What identifies a span, in this process or in another: the parent of further spans."""
 
     @property
     def traceparent(self) -> str:
-        """As W3C's header writes it."""
+        """The context as W3C's header writes it."""
 
     @property
     def trace_id(self) -> str:
@@ -36,11 +36,11 @@ class Place(Protocol):
 
     @property
     def recorded(self) -> bool:
-        """Whether what happens there may be: not inside a span of ours that is not."""
+        """Whether spans below this one may be recorded: not below one of ours that is not."""
 
 
-class Told:
-    """A place that we were told of, by a header or by the journal."""
+class RemoteContext:
+    """The context of a span that another process recorded, from a header or from the journal."""
 
     __slots__ = ("traceparent",)
     recorded = True
@@ -55,23 +55,23 @@ class Told:
 
 
 class Span(Protocol):
-    """A part of a trace, which is recorded where the sampler says so."""
+    """A timed part of a trace, recorded where the sampler says so."""
 
     @property
-    def place(self) -> Place:
-        """What spans inside it are children of."""
+    def context(self) -> SpanContext:
+        """The parent of the spans inside this one."""
 
     def set(self, attributes: Mapping[str, Attribute | None]) -> None:
-        """Note attributes; what is None is left out."""
+        """Set attributes; those that are None are left out."""
 
     def rename(self, name: str) -> None:
-        """What it was is known only now."""
+        """Replace the name: a route is known only after the request began."""
 
     def fail(self, error: str) -> None:
-        """It did not do what it should: the name of what went wrong, no text."""
+        """Mark the span as failed. `error` is the name of an exception's class, never its text."""
 
     def end(self) -> None:
-        """It is over now."""
+        """End the span now."""
 
 
 class Tracer(Protocol):
@@ -80,19 +80,19 @@ class Tracer(Protocol):
     def start(
         self,
         name: str,
-        parent: Place | None,
+        parent: SpanContext | None,
         attributes: Mapping[str, Attribute | None],
         *,
         serves: bool = False,
         started_ms: int | None = None,
     ) -> Span:
-        """A span that begins now, or began at `started_ms` (unix milliseconds); without a parent it
-        begins a trace. `serves` marks the answer to somebody else's request.
+        """Start a span, now or at `started_ms` (unix milliseconds). Without a parent it begins a
+        trace. `serves` marks a span that answers another program's request.
         """
 
 
 class _Off:
-    """What `span` gives where nothing is recorded: one object for all."""
+    """What `span` returns where nothing is recorded: one object for all callers."""
 
     def __enter__(self) -> None:
         return None
@@ -102,7 +102,7 @@ class _Off:
 
 
 class _Recording:
-    """Makes a span the current one, and ends it."""
+    """Makes a span the current one inside a block, and ends it with the block."""
 
     __slots__ = ("_span", "_token")
 
@@ -110,7 +110,7 @@ class _Recording:
         self._span = span
 
     def __enter__(self) -> Span:
-        self._token: Token[Place | None] = _current.set(self._span.place)
+        self._token: Token[SpanContext | None] = _current.set(self._span.context)
         return self._span
 
     def __exit__(
@@ -126,57 +126,57 @@ class _Recording:
 
 
 class _Inside:
-    """Makes a place the current one."""
+    """Makes a context the current one inside a block."""
 
-    __slots__ = ("_place", "_token")
+    __slots__ = ("_context", "_token")
 
-    def __init__(self, place: Place | None) -> None:
-        self._place = place
+    def __init__(self, context: SpanContext | None) -> None:
+        self._context = context
 
     def __enter__(self) -> None:
-        self._token: Token[Place | None] = _current.set(self._place)
+        self._token: Token[SpanContext | None] = _current.set(self._context)
 
     def __exit__(self, *error: object) -> None:
         _current.reset(self._token)
 
 
 _OFF = _Off()
-_current: ContextVar[Place | None] = ContextVar("place", default=None)
+_current: ContextVar[SpanContext | None] = ContextVar("span_context", default=None)
 _tracer: Tracer | None = None
 
 Maybe = AbstractContextManager[Span | None]
 
 
 def configure_tracing(tracer: Tracer | None) -> None:
-    """Record spans with `tracer` from now on; None: record none."""
+    """Record spans with `tracer` from now on; with None, record none."""
     global _tracer  # noqa: PLW0603 - like the root logger, one a process
     _tracer = tracer
 
 
-def current() -> Place | None:
-    """Where in which trace this is happening."""
+def current() -> SpanContext | None:
+    """Return the context of the span that this code runs in; None outside of any."""
     return _current.get()
 
 
 def current_traceparent() -> str | None:
-    """The same as W3C's header writes it."""
-    place = _current.get()
-    return None if place is None else place.traceparent
+    """Return the current context as W3C's header writes it; None outside of any."""
+    context = _current.get()
+    return None if context is None else context.traceparent
 
 
 def span(name: str, **attributes: Attribute | None) -> Maybe:
-    """Record the block as a part of what is happening."""
+    """Record the block as a child of the current span."""
     if _tracer is None:
         return _OFF
-    place = _current.get()
-    if place is None or not place.recorded:
+    context = _current.get()
+    if context is None or not context.recorded:
         return _OFF
-    return _Recording(_tracer.start(name, place, attributes))
+    return _Recording(_tracer.start(name, context, attributes))
 
 
 def request(name: str, traceparent: str | None) -> Maybe:
-    """Record the block as the answer to a request that came with this (unparsed) header: a part of
-    the caller's trace, or else a trace of its own.
+    """Record the block as the answer to a request that came with the header `traceparent`
+    (unparsed): in the caller's trace, or in a new one where there is no valid header.
     """
     parent = None if traceparent is None else parse(traceparent)
     if _tracer is not None:
@@ -185,33 +185,33 @@ def request(name: str, traceparent: str | None) -> Maybe:
 
 
 def begin(name: str, **attributes: Attribute | None) -> Span | None:
-    """A part of what is happening that ends when its `end` is called; None where nothing is
-    recorded.
+    """Start a child of the current span, which the caller ends with `end`. Return None where
+    nothing is recorded.
     """
-    place = None if _tracer is None else _current.get()
-    if _tracer is None or place is None or not place.recorded:
+    context = None if _tracer is None else _current.get()
+    if _tracer is None or context is None or not context.recorded:
         return None
-    return _tracer.start(name, place, attributes)
+    return _tracer.start(name, context, attributes)
 
 
 def record(
     name: str, traceparent: str | None, started_ms: int, **attributes: Attribute | None
 ) -> None:
-    """A part of a trace that began at `started_ms` (unix milliseconds) and ends now."""
+    """Record a span that began at `started_ms` (unix milliseconds) and ends now."""
     if _tracer is not None and traceparent is not None:
-        place = Told(traceparent)
-        _tracer.start(name, place, attributes, started_ms=started_ms).end()
+        context = RemoteContext(traceparent)
+        _tracer.start(name, context, attributes, started_ms=started_ms).end()
 
 
-def inside(place: Place | str | None) -> AbstractContextManager[None]:
-    """Have the block happen there. Where nothing is known of it, it happens where it is."""
-    if place is None:
+def inside(context: SpanContext | str | None) -> AbstractContextManager[None]:
+    """Make `context` (or a traceparent) the current one inside the block; None changes nothing."""
+    if context is None:
         return nullcontext()
-    return _Inside(Told(place) if isinstance(place, str) else place)
+    return _Inside(RemoteContext(context) if isinstance(context, str) else context)
 
 
-def parse(traceparent: str) -> Place | None:
-    """What W3C's header names; None where it is none, as is one of nothing but zeros."""
+def parse(traceparent: str) -> SpanContext | None:
+    """Parse W3C's header. Return None for an invalid one; ids of zeros only are invalid."""
     match = _TRACEPARENT.fullmatch(traceparent)
     if match is None:
         return None
@@ -220,4 +220,4 @@ def parse(traceparent: str) -> Place | None:
         return None
     if not trace_id.strip("0") or not parent_id.strip("0"):
         return None
-    return Told(f"00-{trace_id}-{parent_id}-{flags}")
+    return RemoteContext(f"00-{trace_id}-{parent_id}-{flags}")

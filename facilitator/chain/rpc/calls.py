@@ -105,7 +105,7 @@ def place_of(calls: Sequence[PendingCall]) -> str | None:
     """The place in a trace that a POST belongs to (W3C traceparent), where all of its calls are of
     one trace: a POST has one header, and may carry the calls of many requests.
     """
-    places = [None if call.span is None else call.span.place for call in calls]
+    places = [None if call.span is None else call.span.context for call in calls]
     first = places[0]
     if first is None or any(each is None or each.trace_id != first.trace_id for each in places):
         return None
