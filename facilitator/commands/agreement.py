@@ -1,4 +1,4 @@
-"""Does a contract hash payments as we do? Nothing that is signed for it would settle otherwise."""
+"""Checks that a contract hashes payments as this program does: otherwise none of them settles."""
 
 from eth_abi.abi import encode
 
@@ -11,8 +11,8 @@ _HASH_PAYMENT = selector("hashPayment(address,address,uint256,string,string,uint
 
 
 async def hashes_alike(chain: Chain, chain_id: int, contract: bytes, network_name: str) -> bool:
-    """Whether the contract's hashPayment of a sample equals ours, so that its domain and the
-    network name that it was deployed with are those of the payments. Raises ChainUnavailable.
+    """Return whether the contract's hashPayment of a sample equals ours: then its EIP-712 domain
+    and its network name are those that payers sign. Raises ChainUnavailable.
     """
     sample = _sample(chain_id, contract, network_name)
     [hashed] = await chain.read([_hash_call(sample)])
@@ -20,7 +20,7 @@ async def hashes_alike(chain: Chain, chain_id: int, contract: bytes, network_nam
 
 
 def _sample(chain_id: int, contract: bytes, network_name: str) -> jeju.JejuPayment:
-    """A payment that nobody made."""
+    """Return a payment to hash; nobody has signed it."""
     return jeju.JejuPayment(
         chain_id=chain_id,
         payer=bytes(20),

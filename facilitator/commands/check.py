@@ -1,27 +1,28 @@
-"""The command `check`: is everything in place to settle? One line a check, before real money
-flows."""
+"""The command `check`: whether everything is in place to settle, one line a check."""
 
 import argparse
 import asyncio
 import json
 import os
-import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
 
 import aiohttp
+from eth_abi.abi import decode
+from eth_abi.exceptions import DecodingError
+from msgspec import Struct
 
 from facilitator.chain.answers import ChainUnavailable
 from facilitator.chain.client import Chain
 from facilitator.chain.rpc import RPC
 from facilitator.commands.agreement import hashes_alike
-from facilitator.commands.checks import Finding
-from facilitator.commands.checks.factories import check_factories
-from facilitator.commands.checks.tokens import check_token
 from facilitator.config.database import PostgreSQL
+from facilitator.config.networks import Network, Token
 from facilitator.config.settings import Config, ConfigError, NetworkConfig, load_config
 from facilitator.domain.schemes import jeju
-from facilitator.ethereum.abi import address_word, selector
-from facilitator.ethereum.addresses import checksum
+from facilitator.ethereum.abi import WORD, address_word, selector
+from facilitator.ethereum.addresses import ZERO_ADDRESS, checksum
+from facilitator.ethereum.eip712 import domain_separator
 from facilitator.ethereum.fees import initial_fees
 from facilitator.ethereum.secp256k1 import Signer
 from facilitator.ethereum.transactions import Call
@@ -30,13 +31,45 @@ from facilitator.journal.store import SharedStore, Store, StoreError, StoreLocke
 
 SETTLEMENT_GAS = 175_000  # the dearest way to settle, measured
 ENOUGH_FOR = 10  # settlements that a signer should be able to pay for
+QUOTED_LENGTH = 100  # characters of a contract's text that are printed
 
+# of X402Facilitator
 _SUPPORTED_TOKENS = selector("supportedTokens(address)")
 _TOKEN_DECIMALS = selector("tokenDecimals(address)")
+# of tokens
+_DECIMALS = selector("decimals()")
+_AUTHORIZATION_STATE = selector("authorizationState(address,bytes32)")
+_DOMAIN_SEPARATOR = selector("DOMAIN_SEPARATOR()")
+_EIP712_DOMAIN = selector("eip712Domain()")
+_NAME = selector("name()")
+_VERSION = selector("version()")
+
+# What eip712Domain() answers (EIP-5267): the members in use, then all of them, then extensions.
+_EIP5267 = ("bytes1", "string", "string", "uint256", "address", "bytes32", "uint256[]")
+_FOUR_MEMBERS = b"\x0f"  # name, version, chainId, verifyingContract; no salt
+
+
+class Finding(Struct, frozen=True):
+    """What one check found."""
+
+    subject: str
+    ok: bool
+    detail: str
+
+
+class _Domain(Struct, frozen=True):
+    """A token's EIP-712 domain as its contract answers, in the three ways that there are. A
+    `separator` of other than 32 bytes counts as no answer; the rest is None without an answer.
+    """
+
+    separator: bytes
+    described: tuple[Any, ...] | None
+    name: str | None
+    version: str | None
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of the command `check`."""
+    """Add the options of the command `check`."""
     parser.add_argument(
         "--network",
         metavar="NAME",
@@ -47,27 +80,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 async def run(options: argparse.Namespace) -> int:
-    """Check what the environment configures: 0 when all is in place, 1 when something is not."""
-    try:
-        config = load_config(os.environ)
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    """Check what the environment configures. Return 0 when all is in place, 1 when something is
+    not. Raises ConfigError.
+    """
+    config = load_config(os.environ)
     names = [options.network] if options.network else _to_check(config)
     findings = []
     async with aiohttp.ClientSession() as session:
         for name in names:
             if name not in config.networks:
-                print(f"error: {name} is not served with these settings", file=sys.stderr)
-                return 2
+                raise ConfigError(f"{name} is not served with these settings")
             network = config.networks[name]
             chain = Chain(RPC(network.rpc_urls, name=name, session=session))
             async for finding in _network(config, network, chain):
                 findings.append(finding)
-                _say(finding, quiet=options.json)
+                _print(finding, quiet=options.json)
     for finding in await _journal(config):
         findings.append(finding)
-        _say(finding, quiet=options.json)
+        _print(finding, quiet=options.json)
     if options.json:
         print(
             json.dumps([{name: getattr(f, name) for name in f.__struct_fields__} for f in findings])
@@ -85,13 +115,13 @@ def _to_check(config: Config) -> list[str]:
     ]
 
 
-def _say(finding: Finding, *, quiet: bool) -> None:
+def _print(finding: Finding, *, quiet: bool) -> None:
     if not quiet:
         print(f"{'ok  ' if finding.ok else 'FAIL'} {finding.subject}: {finding.detail}", flush=True)
 
 
 async def _network(config: Config, network: NetworkConfig, chain: Chain) -> AsyncIterator[Finding]:
-    """Every check of one network; it ends where nothing further can be asked."""
+    """Yield every check of one network, up to the first that makes the others impossible."""
     name = network.network.name
     try:
         chain_id = await chain.chain_id()
@@ -105,9 +135,9 @@ async def _network(config: Config, network: NetworkConfig, chain: Chain) -> Asyn
             async for finding in _contract(config, network, chain):
                 yield finding
             for token in network.tokens:
-                for finding in await check_token(network.network, token, chain):
+                for finding in await _check_token(network.network, token, chain):
                     yield finding
-            for finding in await check_factories(name, config.allowed_factories, chain):
+            for finding in await _check_factories(name, config.allowed_factories, chain):
                 yield finding
     except ChainUnavailable as fault:
         yield Finding(f"{name} node", False, str(fault))
@@ -152,8 +182,8 @@ async def _contract(config: Config, network: NetworkConfig, chain: Chain) -> Asy
     said = "agrees with ours" if agrees else "differs: another domain or network name"
     yield Finding(f"{name} hashPayment", agrees, f"{said} (network name {name!r})")
     fee = config.protocol_fee_bps
-    told = f"{state.fee_bps} bps, PROTOCOL_FEE_BPS says {fee}"
-    yield Finding(f"{name} fee", state.fee_bps == fee, told)
+    detail = f"{state.fee_bps} bps, PROTOCOL_FEE_BPS says {fee}"
+    yield Finding(f"{name} fee", state.fee_bps == fee, detail)
     recipient = config.fee_recipient
     same = recipient is None or recipient == state.fee_recipient
     yield Finding(f"{name} fee recipient", same, checksum(state.fee_recipient))
@@ -173,6 +203,104 @@ async def _contract(config: Config, network: NetworkConfig, chain: Chain) -> Asy
     yield Finding(f"{name} token decimals", known == usdc.decimals, str(known))
 
 
+async def _check_token(network: Network, token: Token, chain: Chain) -> list[Finding]:
+    """Compare a token's contract with its configuration: code, decimals, EIP-712 domain, EIP-3009.
+    A payer signs for the configured domain, and a signature for another domain than the token's own
+    never settles. Raises ChainUnavailable.
+    """
+
+    def found(aspect: str, ok: bool, detail: str) -> Finding:
+        subject = f"{network.name} {token.symbol} {aspect} {checksum(token.address)}"
+        return Finding(subject, ok, detail)
+
+    if not await chain.code(token.address):
+        return [found("code", False, "no contract there")]
+    state_of_nobody = _AUTHORIZATION_STATE + address_word(ZERO_ADDRESS) + bytes(WORD)
+    asked = (
+        *(_DECIMALS, state_of_nobody),
+        *(_DOMAIN_SEPARATOR, _EIP712_DOMAIN, _NAME, _VERSION),
+    )
+    answers = await chain.read([Call(token.address, calldata) for calldata in asked])
+    decimals, state, separator, described, name, version = answers
+    domain = _Domain(
+        separator, _decoded(_EIP5267, described), _decoded_text(name), _decoded_text(version)
+    )
+    same, said = _compare_domain(network, token, domain)
+    answered = _number(decimals)
+    takes = _number(state) in (0, 1)
+    return [
+        found("code", True, "has code"),
+        found("decimals", answered == token.decimals, _compare_decimals(token, answered)),
+        found("domain", same, said),
+        found("authorizations", takes, "EIP-3009" if takes else "no authorizationState (EIP-3009)"),
+    ]
+
+
+def _compare_decimals(token: Token, answered: int | None) -> str:
+    if answered is None:
+        return "the token does not tell"
+    same = answered == token.decimals
+    return str(answered) if same else f"{answered}, configured {token.decimals}"
+
+
+def _compare_domain(network: Network, token: Token, domain: _Domain) -> tuple[bool, str]:
+    """Return whether the token's domain is the configured one, and a line about it. The separator
+    decides, since signatures are checked with it; name and version decide where there is none, and
+    explain a difference where there is one.
+    """
+    names = (domain.name, domain.version)
+    if domain.described is not None:
+        names = domain.described[1:3]
+    spoken = ", ".join(
+        f"{kind} {'untold' if text is None else repr(text[:QUOTED_LENGTH])}"
+        for kind, text in zip(("name", "version"), names, strict=True)
+    )
+    ours = domain_separator(token.name, token.version, network.chain_id, token.address)
+    if len(domain.separator) == WORD:
+        if domain.separator == ours:
+            return True, "DOMAIN_SEPARATOR() agrees"
+        return False, f"DOMAIN_SEPARATOR() differs; the token says {spoken}"
+    if domain.described is not None:
+        fields, name, version, chain_id, contract, *_ = domain.described
+        theirs = (fields, name, version, chain_id, contract)
+        address = "0x" + token.address.hex()
+        agrees = theirs == (_FOUR_MEMBERS, token.name, token.version, network.chain_id, address)
+        said = "agrees" if agrees else f"differs: {spoken}, chain id {chain_id}"
+        return agrees, f"eip712Domain() {said}"
+    agrees = names == (token.name, token.version)
+    said = "agree" if agrees else f"differ: {spoken}"
+    return agrees, f"name() and version() {said}"
+
+
+def _number(answer: bytes) -> int | None:
+    return int.from_bytes(answer) if len(answer) == WORD else None
+
+
+def _decoded(types: tuple[str, ...], answer: bytes) -> tuple[Any, ...] | None:
+    try:
+        return decode(types, answer)
+    except (DecodingError, ValueError, OverflowError):  # a string that is not UTF-8, among others
+        return None
+
+
+def _decoded_text(answer: bytes) -> str | None:
+    decoded = _decoded(("string",), answer)
+    return None if decoded is None else decoded[0]
+
+
+async def _check_factories(network: str, factories: Sequence[bytes], chain: Chain) -> list[Finding]:
+    """Return a finding for each factory of smart wallets (EIP-6492): whether it is deployed.
+    Raises ChainUnavailable.
+    """
+    codes = await asyncio.gather(*(chain.code(factory) for factory in factories))
+    return [
+        Finding(
+            f"{network} factory {checksum(factory)}", bool(code), "has code" if code else "no code"
+        )
+        for factory, code in zip(factories, codes, strict=True)
+    ]
+
+
 async def _journal(config: Config) -> list[Finding]:
     try:
         store = await open_store(config.database)
@@ -189,11 +317,11 @@ async def _journal(config: Config) -> list[Finding]:
 
 
 async def _notices(store: Store, config: Config) -> list[Finding]:
-    """Whether LISTEN reaches the journal's server where DATABASE_LISTEN_URL says."""
+    """Return whether LISTEN reaches the journal's server at DATABASE_LISTEN_URL, if that is set."""
     if not isinstance(store, SharedStore) or not isinstance(config.database, PostgreSQL):
         return []
     if config.database.direct is None:
         return []
     why = await store.notices.prove()
-    told = "outcomes are told at once" if why is None else why
-    return [Finding("journal notices", why is None, f"{config.database.direct}, {told}")]
+    detail = "outcomes are told at once" if why is None else why
+    return [Finding("journal notices", why is None, f"{config.database.direct}, {detail}")]

@@ -4,13 +4,11 @@ import argparse
 import asyncio
 import json
 import os
-import sys
 import time
 
 import aiohttp
 from msgspec import Struct
 
-from facilitator.chain.answers import ChainUnavailable
 from facilitator.chain.client import Chain
 from facilitator.chain.rpc import RPC
 from facilitator.commands.agreement import hashes_alike
@@ -109,29 +107,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 async def run(options: argparse.Namespace) -> int:
-    """Deploy: 0 when the contract is in place, 1 when it is not (yet), 2 for a wrong setting."""
-    try:
-        config = load_config(os.environ)
-        order = _order(config, options)
-        async with aiohttp.ClientSession() as session:
-            network = order.network
-            name = network.network.name
-            chain = Chain(RPC(network.rpc_urls, name=name, session=session))
-            planned = await _planned(chain, order, config.max_fee_per_gas)
-            if network.network.is_mainnet and not options.yes:
-                most = money(planned.most, network.network)
-                raise ConfigError(
-                    f"{name} is a mainnet: this would spend up to {most} of"
-                    f" {checksum(order.deployer.address)} on gas; add --yes to do it"
-                )
-            contract, mined = await _deploy(chain, order, planned, options.timeout)
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except (JobFailed, ChainUnavailable) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    _tell(config, order, contract, mined, as_json=options.json)
+    """Deploy the contract. Raises ConfigError, JobFailed and ChainUnavailable."""
+    config = load_config(os.environ)
+    order = _order(config, options)
+    async with aiohttp.ClientSession() as session:
+        network = order.network
+        name = network.network.name
+        chain = Chain(RPC(network.rpc_urls, name=name, session=session))
+        planned = await _planned(chain, order, config.max_fee_per_gas)
+        if network.network.is_mainnet and not options.yes:
+            most = money(planned.most, network.network)
+            raise ConfigError(
+                f"{name} is a mainnet: this would spend up to {most} of"
+                f" {checksum(order.deployer.address)} on gas; add --yes to do it"
+            )
+        contract, mined = await _deploy(chain, order, planned, options.timeout)
+    _print_result(config, order, contract, mined, as_json=options.json)
     return 0
 
 
@@ -228,8 +219,10 @@ async def _deploy(chain: Chain, order: Order, planned: Plan, timeout: int) -> tu
     return contract, mined
 
 
-def _tell(config: Config, order: Order, contract: bytes, mined: Receipt, *, as_json: bool) -> None:
-    """The result on standard output: lines for a shell, or one JSON object."""
+def _print_result(
+    config: Config, order: Order, contract: bytes, mined: Receipt, *, as_json: bool
+) -> None:
+    """Print the result on standard output: lines for a shell, or one JSON object."""
     network = order.network.network
     environment = {order.variable: checksum(contract)}
     if order.fee_recipient != config.fee_recipient:

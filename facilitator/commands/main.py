@@ -34,7 +34,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 1
     # Only now: these import the packages that were looked for.
     from facilitator import __version__  # noqa: PLC0415
+    from facilitator.chain.answers import ChainUnavailable  # noqa: PLC0415
     from facilitator.commands import check, deploy, devnet, migrate, pay, recover  # noqa: PLC0415
+    from facilitator.commands.sending import JobFailed  # noqa: PLC0415
+    from facilitator.config.settings import ConfigError  # noqa: PLC0415
+    from facilitator.journal.store import StoreError  # noqa: PLC0415
     from facilitator.web import server  # noqa: PLC0415
 
     parser = argparse.ArgumentParser(
@@ -114,6 +118,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with asyncio.Runner(loop_factory=getattr(options, "loop_factory", None)) as runner:
             code: int = runner.run(options.run(options))
         sys.stdout.flush()
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except (JobFailed, ChainUnavailable, StoreError, devnet.AnvilError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:

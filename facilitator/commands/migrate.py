@@ -4,7 +4,6 @@ file into PostgreSQL.
 
 import argparse
 import os
-import sys
 from pathlib import Path
 
 from facilitator.config.database import PostgreSQL, parse_sqlite
@@ -13,7 +12,6 @@ from facilitator.journal.copying import copy_journal
 from facilitator.journal.migrating import migrate, schema_version
 from facilitator.journal.schema import MIGRATIONS
 from facilitator.journal.sqlite.moved import reopen
-from facilitator.journal.store import StoreError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,61 +38,47 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 async def run(options: argparse.Namespace) -> int:
-    """Migrate what the environment configures: 0 when the tables are as they should be."""
-    try:
-        database = load_config(os.environ).database
-        if options.source is not None:
-            return await _copy(parse_sqlite("--from", options.source), database)
-        if options.reopen:
-            return _reopen(database)
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    """Migrate the journal that the environment configures. Return 0 when its tables are as they
+    should be, 1 where `--check` finds that they are not. Raises ConfigError and StoreError.
+    """
+    database = load_config(os.environ).database
+    if options.source is not None:
+        await _copy(parse_sqlite("--from", options.source), database)
+        return 0
+    if options.reopen:
+        _reopen(database)
+        return 0
     known = len(MIGRATIONS)
-    try:
-        before = await schema_version(database)
-        print(f"journal {database}: schema version {before}, this program has {known}")
-        if before == known:
-            print("nothing to do")
-        elif before > known:
-            print("nothing to do: this program works with a schema one version newer than its own")
-        elif options.check:
-            print(f"{known - before} to make: run `facilitator migrate`, or start the service")
-            return 1
-        else:
-            await migrate(database)
-            print(f"migrated to {await schema_version(database)}")
-    except StoreError as error:
-        print(f"error: {error}", file=sys.stderr)
+    before = await schema_version(database)
+    print(f"journal {database}: schema version {before}, this program has {known}")
+    if before == known:
+        print("nothing to do")
+    elif before > known:
+        print("nothing to do: this program works with a schema one version newer than its own")
+    elif options.check:
+        print(f"{known - before} to make: run `facilitator migrate`, or start the service")
         return 1
+    else:
+        await migrate(database)
+        print(f"migrated to {await schema_version(database)}")
     return 0
 
 
-async def _copy(source: Path, target: Path | PostgreSQL) -> int:
+async def _copy(source: Path, target: Path | PostgreSQL) -> None:
     if isinstance(target, Path):
         raise ConfigError("DATABASE_URL must name a PostgreSQL database to copy a journal into")
-    try:
-        rows = await copy_journal(source, target)
-    except StoreError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    rows = await copy_journal(source, target)
     print(f"copied {source} to {target}:")
     for name, count in rows.items():
         print(f"  {name} {count}")
     print(f"{source} is marked as moved: no service starts on it any more")
-    return 0
 
 
-def _reopen(database: Path | PostgreSQL) -> int:
+def _reopen(database: Path | PostgreSQL) -> None:
     if not isinstance(database, Path):
         raise ConfigError("DATABASE_URL must name the SQLite file that is to be used again")
-    try:
-        target = reopen(database)
-    except StoreError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    target = reopen(database)
     if target is None:
         print(f"{database} has not moved: nothing to do")
     else:
         print(f"{database} is in use again; delete {target}, and never start a service on that")
-    return 0

@@ -1,5 +1,5 @@
-"""The other side of both dialects: build and sign a payment as a payer does, and ask for it as its
-seller does.
+"""The client's side of both dialects: signs a payment as a payer does, and builds the request with
+which its seller has it settled.
 """
 
 import base64
@@ -28,8 +28,8 @@ def sign_payment(
     timestamp: int,
     scheme: str = "exact",
 ) -> dict[str, Any]:
-    """The members of a signed payment header, with a fresh nonce. `amount` is in atomic units,
-    `timestamp` in unix seconds.
+    """Return the members of a signed Jeju payment header, with a fresh nonce. `amount` is in atomic
+    units, `timestamp` in unix seconds.
     """
     nonce = secrets.token_hex(16)
     payment = JejuPayment(
@@ -72,9 +72,9 @@ def sign_authorization(
     valid_before: int,
     nonce: bytes,
 ) -> dict[str, str]:
-    """The members of an EIP-3009 TransferWithAuthorization of the signer's own `token` and their
-    `signature`, everything as text. `value` is in atomic units; it holds from the second after
-    `valid_after` to the one before `valid_before` (unix); `nonce` is 32 bytes, good for one use.
+    """Return the members of an EIP-3009 TransferWithAuthorization of the signer's `token`, and its
+    `signature`, all as text. `value` is in atomic units; `valid_after` and `valid_before` are unix
+    seconds, both exclusive; `nonce` is 32 bytes that were never used before.
     """
     payment = Eip3009Payment(
         chain_id=chain_id,
@@ -103,8 +103,8 @@ def sign_authorization(
 
 
 def auth_params(authorization: dict[str, str]) -> dict[str, str]:
-    """A signed authorization in this dialect's words: `authParams` of /settle/gasless. Whose it
-    is, to whom and how much follow from the payment.
+    """Return a signed authorization as `authParams` of /settle/gasless. Payer, recipient and amount
+    are left out, since they follow from the payment.
     """
     return {
         "validAfter": authorization["validAfter"],
@@ -115,8 +115,8 @@ def auth_params(authorization: dict[str, str]) -> dict[str, str]:
 
 
 def request_body(header: dict[str, Any], *, maximum: int | None = None) -> dict[str, Any]:
-    """What a seller posts to /verify and /settle who asks for exactly this payment, or for up to
-    `maximum` atomic units.
+    """Return the body that a seller posts to /verify and /settle in the Jeju dialect, who asks for
+    exactly this payment, or for up to `maximum` atomic units.
     """
     return {
         "x402Version": 1,
@@ -142,9 +142,9 @@ def standard_requirements(
     resource: str,
     lifetime: int,
 ) -> dict[str, Any]:
-    """What a seller asks in `version` 1 or 2 of the standard dialect, scheme exact: `amount` atomic
-    units of `token`, to be paid within `lifetime` seconds. `resource` is a URL; in version 2 it
-    belongs to the payment instead.
+    """Return a seller's requirements in `version` 1 or 2 of the standard dialect, scheme exact:
+    `amount` atomic units of `token`, to be paid within `lifetime` seconds. `resource` is a URL, in
+    version 2 a member of the payment instead.
     """
     asked: dict[str, Any] = {
         "scheme": "exact",
@@ -163,8 +163,8 @@ def standard_requirements(
 def standard_body(
     requirements: dict[str, Any], authorization: dict[str, str], *, version: int, resource: str
 ) -> dict[str, Any]:
-    """What a seller posts to /verify and /settle whose `requirements` in this version a payer
-    answers with a signed `authorization` of the token.
+    """Return the body that a seller posts to /verify and /settle in the standard dialect: its
+    `requirements`, and the signed `authorization` of the token with which a payer answered them.
     """
     signed = {name: value for name, value in authorization.items() if name != "signature"}
     payload = {"signature": authorization["signature"], "authorization": signed}

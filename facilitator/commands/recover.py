@@ -1,7 +1,7 @@
-"""The command `recover`: after the journal was restored from a backup.
+"""The command `recover`: make a journal safe to use after it was restored from a backup.
 
-What happened since the backup is not in it. A payment that it holds as open or confirmed may have
-been told of as a success by the life that is lost, and one payment must not be told of twice.
+The backup does not hold what happened after it. A payment that it holds as open or confirmed may
+since have been reported as a success, and no payment may be reported as a success twice.
 """
 
 import argparse
@@ -10,19 +10,19 @@ import os
 import sys
 import time
 
-from facilitator.config.settings import ConfigError, load_config
+from facilitator.config.settings import load_config
 from facilitator.engine.loop import MAX_BACKOFF_SECONDS
 from facilitator.journal.migrating import schema_version
 from facilitator.journal.open import open_store
-from facilitator.journal.store import SharedStore, Store, StoreError
+from facilitator.journal.store import SharedStore, Store
 
-# Seconds in which a replica shows itself by taking a lease: one that found no database while it was
-# being restored, or that followed another one until that was stopped.
+# Seconds within which every running replica takes or prolongs a lease: also one that backs off
+# because it found no database, and one that was a follower until the leader stopped.
 SHOWS_ITSELF = MAX_BACKOFF_SECONDS + 2
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of the command `recover`."""
+    """Add the options of the command `recover`."""
     parser.add_argument(
         "--restored",
         action="store_true",
@@ -33,33 +33,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 async def run(_: argparse.Namespace) -> int:
-    """Mark what the journal holds, while no service uses it: 0 when done, 1 where one does and
-    where it cannot be opened or written, 2 for a wrong setting.
+    """Mark what the journal holds. Return 0 when done, 1 where there is no journal. Raises
+    ConfigError, and StoreError where a service uses the journal or it cannot be written.
     """
-    try:
-        database = load_config(os.environ).database
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    try:
-        if not await schema_version(database):
-            print(f"error: there is no journal {database}", file=sys.stderr)
-            return 1
-        store = await open_store(database)
-        try:
-            marked = await _mark(store)
-        finally:
-            await store.close()
-    except StoreError as error:
-        print(f"error: {error}", file=sys.stderr)
+    database = load_config(os.environ).database
+    if not await schema_version(database):
+        print(f"error: there is no journal {database}", file=sys.stderr)
         return 1
+    store = await open_store(database)
+    try:
+        marked = await _mark(store)
+    finally:
+        await store.close()
     print(f"{database}: {marked} settlements marked as told")
     return 0
 
 
 async def _mark(store: Store) -> int:
-    """How many settlements were marked. Raises StoreError, StoreLocked where a replica runs; a file
-    has a lock of its own.
+    """Mark the settlements and return how many there were. Raises StoreError, and StoreLocked where
+    a replica runs; a SQLite file has a lock of its own.
     """
     if isinstance(store, SharedStore):
         await store.refuse_shared()

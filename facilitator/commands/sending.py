@@ -1,7 +1,8 @@
-"""One transaction of a command: planned, signed, sent, and its receipt waited for.
+"""Sends one transaction for a command: plan, sign, send, wait for the receipt.
 
-The service never sends this way: it has a journal, and replaces what gets stuck. A command has a
-person in front of it, who is told the transaction's hash before any node sees its bytes.
+The service never sends this way: it has a journal, and replaces a transaction that is stuck. A
+command prints the transaction's hash before any node sees its bytes, so that its user can look it
+up whatever happens.
 """
 
 import asyncio
@@ -27,11 +28,11 @@ GAS_CAP = 500_000  # an approval takes 50 k, and up to this much with a token th
 
 
 class JobFailed(Exception):
-    """The command cannot do what was asked: one line that says why. Exit code 1."""
+    """A command cannot do what was asked; its text is one line that says why. Exit code 1."""
 
 
 class Plan(Struct, frozen=True):
-    """What one transaction of `sender` takes. The fees are in wei a gas."""
+    """One transaction of `sender`, ready to be signed. The fees are in wei per gas."""
 
     call: Call
     sender: bytes
@@ -42,19 +43,19 @@ class Plan(Struct, frozen=True):
 
     @property
     def most(self) -> int:
-        """The most that its gas may cost, in wei. An OP-stack chain charges for data on L1 beside
-        it, which no node can say beforehand.
+        """The most that its gas may cost, in wei. An OP-stack chain adds a fee for data on L1,
+        which no node can tell in advance.
         """
         return self.gas_limit * self.fees.max_fee_per_gas
 
 
 def say(text: str) -> None:
-    """A line of progress. Standard output is for the result."""
+    """Print a line of progress to standard error; standard output is for the result."""
     print(text, file=sys.stderr, flush=True)
 
 
 def transaction_name(transaction_hash: bytes) -> str:
-    """How a transaction's hash is written."""
+    """Return a transaction's hash as 0x hex."""
     return "0x" + transaction_hash.hex()
 
 
@@ -70,9 +71,9 @@ async def expect_chain(chain: Chain, network: Network) -> None:
 async def plan(
     chain: Chain, call: Call, sender: bytes, *, max_fee_per_gas: int, gas_cap: int = GAS_CAP
 ) -> Plan:
-    """What sending `call` takes. Raises JobFailed where the chain would refuse it, where it cannot
-    be mined under `max_fee_per_gas` (wei), and where the sender has transactions waiting: another
-    program uses the key, and the two would take each other's account nonces.
+    """Plan the transaction that makes `call`. Raises JobFailed where the chain would refuse it,
+    where its fees exceed `max_fee_per_gas` (wei), and where the sender has pending transactions:
+    then another program uses the key, and the two would take each other's account nonces.
     """
     prepared = await chain.prepare(call, sender, gas_cap)
     if isinstance(prepared, Reverted):
@@ -102,13 +103,13 @@ def expect_money(planned: Plan, network: Network) -> None:
 
 
 def money(wei: int, network: Network) -> str:
-    """An amount of the network's own currency, as people write it."""
+    """Return an amount of the network's own currency with its symbol, such as "0.1 ETH"."""
     return f"{human(wei, network.native_decimals)} {network.native_symbol}"
 
 
 async def send(chain: Chain, chain_id: int, signer: Signer, planned: Plan) -> SignedTransaction:
-    """Sign and send what was planned, telling the hash first. Raises JobFailed where a node refuses
-    it. Where none answers it may have been sent, so it is waited for all the same.
+    """Sign a planned transaction, print its hash, and send it. Raises JobFailed where a node
+    refuses it. Where no node answers it may have been sent all the same, so that is no error.
     """
     call = planned.call
     builder = TransactionBuilder(chain_id, frozenset({(call.target, call.selector)}))
@@ -132,10 +133,10 @@ async def send(chain: Chain, chain_id: int, signer: Signer, planned: Plan) -> Si
 
 
 async def receipt(chain: Chain, transaction_hash: bytes, timeout: float) -> Receipt | None:
-    """The transaction's receipt; None where there is none after `timeout` seconds. Raises JobFailed
-    where the transaction reverted.
+    """Wait for a transaction's receipt; return None after `timeout` seconds without one. Raises
+    JobFailed where the transaction reverted.
     """
-    started = told = time.monotonic()
+    started = printed = time.monotonic()
     with suppress(TimeoutError):
         async with asyncio.timeout(timeout):
             while True:
@@ -144,9 +145,9 @@ async def receipt(chain: Chain, transaction_hash: bytes, timeout: float) -> Rece
                     if mined is not None:
                         return _succeeded(mined)
                 now = time.monotonic()
-                if now - told >= PROGRESS_EVERY:
+                if now - printed >= PROGRESS_EVERY:
                     say(f"still waiting, {now - started:.0f} of {timeout:.0f} s")
-                    told = now
+                    printed = now
                 await asyncio.sleep(RECEIPT_POLL)
     return None
 

@@ -24,7 +24,7 @@ from hypercorn.utils import LifespanFailureError
 from msgspec.structs import replace
 
 from facilitator.config.database import PostgreSQL
-from facilitator.config.settings import Config, ConfigError, load_config
+from facilitator.config.settings import Config, load_config
 from facilitator.telemetry.logs import configure_logging, event, get_logger, log_uncaught
 from facilitator.telemetry.redaction import add_secret
 from facilitator.telemetry.tracing import configure_tracing
@@ -51,12 +51,10 @@ new_event_loop = uvloop.new_event_loop
 
 
 async def run() -> int:
-    """Serve until SIGTERM or SIGINT; a second one ends the process at once. The exit code."""
-    try:
-        config = load_config(os.environ)
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    """Serve until SIGTERM or SIGINT; a second one ends the process at once. Return the exit code.
+    Raises ConfigError.
+    """
+    config = load_config(os.environ)
     _raise_descriptor_limit()
     start_logging(config)
     ports = [config.port]

@@ -3,7 +3,6 @@
 import argparse
 import asyncio
 import signal
-import sys
 from pathlib import Path
 from typing import Final
 
@@ -107,15 +106,11 @@ async def _serve(arguments: argparse.Namespace) -> int:
         network_name=arguments.network,
         anvil=arguments.anvil,
     )
-    try:
-        async with Devnet.start(options) as devnet:
-            text = _as_json(devnet) if arguments.json else _as_shell(devnet, options)
-            print(text, flush=True)
-            reason = f"anvil ended by itself (exit {await devnet.ended()})"
-    except AnvilError as error:
-        reason = str(error)
-    print(f"error: {reason}", file=sys.stderr)
-    return 1
+    async with Devnet.start(options) as devnet:
+        text = _as_json(devnet) if arguments.json else _as_shell(devnet, options)
+        print(text, flush=True)
+        code = await devnet.ended()
+    raise AnvilError(f"anvil ended by itself (exit {code})")
 
 
 def _as_shell(devnet: Devnet, options: DevnetOptions) -> str:
