@@ -1,9 +1,10 @@
 """The ASGI application. Its lifespan is the only wiring."""
 
 import logging
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TypedDict
 
 from starlette.applications import Starlette
@@ -16,23 +17,27 @@ from facilitator.journal.store import StoreError
 from facilitator.telemetry.logs import event, get_logger
 from facilitator.telemetry.metrics import Metrics
 from facilitator.web.middleware import MeasureRequests, OwnListener, layers
-from facilitator.web.mounts import is_fleeting
 from facilitator.web.routes import ROUTES, not_found
 from facilitator.web.service import Service, StartRefused, run_service
 
 _log = get_logger(__name__)
 # Requests at once: as many settlements as may wait for a signer, and as much again for the rest.
 CONCURRENCY = 4096
+MOUNTS = Path("/proc/self/mountinfo")
+# What container engines stack an image's layers with.
+LAYERS = frozenset({"overlay", "fuse.fuse-overlayfs", "aufs"})
+
+_ESCAPED = re.compile(r"\\([0-7]{3})")
 
 
 class State(TypedDict):
-    """What the lifespan gives to every request."""
+    """The state that the lifespan gives to every request."""
 
     service: Service
 
 
 def create_app(config: Config) -> Starlette:
-    """The service as an ASGI application; it needs a server with lifespan support."""
+    """Build the service as an ASGI application; it needs a server with lifespan support."""
 
     metrics = Metrics(config, (route.path for route in ROUTES))
 
@@ -57,7 +62,7 @@ def create_app(config: Config) -> Starlette:
 
 
 def _measuring(config: Config, metrics: Metrics) -> list[Middleware]:
-    """The outermost layers, where anything is measured."""
+    """Return the outermost layers: those that measure requests, where metrics are on."""
     if not config.metrics:
         return []
     measured = Middleware(
@@ -69,7 +74,7 @@ def _measuring(config: Config, metrics: Metrics) -> list[Middleware]:
 
 
 def _log_start(service: Service) -> None:
-    """The one line that says what this process serves, and what it cannot do."""
+    """Log the one line that says what this process serves, and what it lacks."""
     config = service.config
     contract = config.primary.contract
     event(
@@ -97,3 +102,28 @@ def _log_start(service: Service) -> None:
             database=str(config.database),
             why="it goes away with the container, and with it what was signed and not yet mined",
         )
+
+
+def on_container_layer(path: PurePath, mounts: str) -> bool:
+    """Return whether the absolute `path` is on a container's own layer, which goes away with the
+    container. `mounts` is the text of /proc/self/mountinfo (proc_pid_mountinfo(5)), of which field
+    5 is the mount point and the one after " - " the file system's type.
+    """
+    longest, kind = -1, ""
+    for line in mounts.splitlines():
+        left, _, right = line.partition(" - ")
+        if len(left.split()) < 5 or not right:
+            continue
+        point = PurePath(_ESCAPED.sub(lambda found: chr(int(found[1], 8)), left.split()[4]))
+        # a later mount at the same place hides the earlier one
+        if path.is_relative_to(point) and len(point.parts) >= longest:
+            longest, kind = len(point.parts), right.split()[0]
+    return kind in LAYERS
+
+
+def is_fleeting(path: Path) -> bool:
+    """Return whether the file goes away with the container; False where the system cannot tell."""
+    try:
+        return on_container_layer(path.resolve(), MOUNTS.read_text())
+    except OSError:
+        return False

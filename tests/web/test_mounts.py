@@ -4,7 +4,7 @@ from pathlib import Path, PurePath
 
 import pytest
 
-from facilitator.web.mounts import is_fleeting, on_container_layer
+from facilitator.web.app import is_fleeting, on_container_layer
 
 # As the kernel writes them (proc_pid_mountinfo(5)), with and without optional fields.
 ROOT = "159 158 0:39 / / rw,relatime - overlay overlay rw,lowerdir=/l/A,upperdir=/u"

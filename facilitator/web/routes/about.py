@@ -12,7 +12,7 @@ from facilitator.domain.schemes import jeju
 from facilitator.ethereum.addresses import ZERO_ADDRESS, checksum
 from facilitator.telemetry.metrics import CONTENT_TYPE
 from facilitator.web.routes.replying import RETRY_AFTER, json_reply, service_of
-from facilitator.web.served import Served
+from facilitator.web.service import Served
 
 
 async def describe_verify(request: Request) -> Response:

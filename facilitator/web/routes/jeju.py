@@ -34,8 +34,7 @@ from facilitator.web.routes.settling import (
     refuse,
     replayed,
 )
-from facilitator.web.served import Served
-from facilitator.web.service import Service
+from facilitator.web.service import Served, Service
 
 Members = dict[str, JSON] | Malformed
 

@@ -18,8 +18,7 @@ from facilitator.domain.settlement import Settlement, Transaction
 from facilitator.ethereum.addresses import checksum, parse_address
 from facilitator.journal.store import SettlementRecord, StoreError
 from facilitator.web.routes.replying import RETRY_AFTER, json_reply, service_of
-from facilitator.web.served import Served
-from facilitator.web.service import Service
+from facilitator.web.service import Served, Service
 
 _ID = re.compile(r"\A[0-9a-f]{32}\Z")
 
