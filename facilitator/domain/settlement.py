@@ -1,19 +1,78 @@
-"""What becomes of a payment that was taken on, decided by two pure functions.
+"""The state machine of a payment: what becomes of it, decided by pure functions.
 
-Three things have three lives:
+Three things have three lives. A `Settlement` is one payment that was taken on. A `Transaction` is
+one account nonce of one signer: it carries one settlement, a group of them, or none (a filler). An
+`Attempt` is one signed set of bytes for that nonce: replacements are further attempts of the same
+transaction, and any of them may be the one that is mined. A settlement may ride on several
+transactions in its life.
 
-- A `Settlement` is one payment: PENDING -> CONFIRMED | FAILED; CONFIRMED -> REORGED -> CONFIRMED |
-  LOST.
-- A `Transaction` is one account nonce of one signer: PENDING -> MINED -> FINAL, or SUPERSEDED when
-  something that we did not sign took the nonce. A reorg takes MINED back to PENDING; where the
-  failure of what it carries was told, a filler takes its place.
-- An `Attempt` is one signed set of bytes for that nonce; replacements are further attempts, and any
-  of them may be the one that is mined.
+    PENDING --> CONFIRMED --> REORGED --> CONFIRMED | LOST             (settlement)
+       |  ^
+       v  |
+     FAILED
+
+    PENDING --> MINED --> FINAL                                        (transaction)
+       |
+       +------> SUPERSEDED
 
 `decide` looks at one transaction and says what to do next; `outcome` looks at one settlement and
 says what it has come to. Both are level-triggered: they read what the chain shows now, never what
-was expected. Unknown is not failed: only what is seen on the chain resolves anything. Depth is
-observed, never stored. Times named `now`, `_at` or `_ms` are unix milliseconds.
+was expected. Depth is observed, never stored. Times named `now`, `_at` or `_ms` are unix
+milliseconds.
+
+Transitions of a settlement. "request" is a request to settle, in any process; "loop" is the loop of
+the chain, in the one process that has its lease. Each is one database transaction, and each but the
+first a compare-and-set. The reply and the log line come after.
+
+    from       to         made by  what is durable before it, or with it
+    ---------  ---------  -------  -----------------------------------------------------------------
+    (none)     PENDING    request  The payment's nonces, as unique keys; the transaction, with its
+                                   account nonce and signed bytes, which are only then sent.
+    PENDING,   the same   loop     Every transaction so far is SUPERSEDED, or was mined without
+    REORGED                        paying. A further one is stored, and only then sent.
+    PENDING,   CONFIRMED  loop     The proof: a log on the chain, unique in the journal,
+    REORGED                        `confirmations` deep, and not the word of one endpoint alone.
+    PENDING    FAILED     loop     Every transaction is SUPERSEDED, or was mined without paying and
+                                   is `superseded_depth` deep. A new one would not pay either.
+    REORGED    LOST       loop     The same.
+    FAILED     PENDING    request  The request is the one that failed, once more. A new transaction
+                                   is stored, and only then sent.
+    CONFIRMED  REORGED    loop     Two looks in a row agree that the proof has left the chain.
+    CONFIRMED  CONFIRMED  loop     The payment's proof is in another block by now.
+    FAILED,    CONFIRMED  loop     A proof all the same, of what was signed before: this raises a
+    LOST                           critical alert.
+
+Transitions of a transaction, all made by the loop:
+
+    from         to          when
+    -----------  ----------  -----------------------------------------------------------------------
+    PENDING      PENDING     A replacement is stored as a further attempt, and only then sent.
+    PENDING      MINED       A receipt of any attempt is `confirmations` deep, succeeded or not.
+    PENDING      SUPERSEDED  The account nonce was used `superseded_depth` blocks ago, and no
+                             endpoint shows a receipt of ours.
+    MINED        PENDING     A reorg took it out of the chain.
+    MINED        FINAL       Its block is `reorg_watch_blocks` deep.
+    SUPERSEDED,  PENDING     The chain wants the account nonce after all. Where it was told that what
+    FINAL                    the transaction carries has failed, a filler takes its place.
+
+Success is told by a request, not by the loop: `replied_success_at` is set by compare-and-set, once
+in a settlement's life, only in CONFIRMED and by the settlement's `waiter`, directly before the
+first byte of the reply.
+
+Why a payment is made at most once, never lost, and never misreported:
+
+- At most once. The one-shot nonce that the payer signed lives in the token or the contract: two
+  transactions for one payment cannot both move the money. One log proves one payment, since it is
+  unique in the journal, and success without an idempotency key is told once, by the compare-and-set
+  above.
+- Never lost. Signed bytes are stored before they are sent, so every transaction that may be mined
+  is known. An account nonce is never given back. The loop's first turn after a crash reads the same
+  rows as any other turn, and goes on from there.
+- Never misreported. Unknown is not failed: a lost reply or an unreachable node changes nothing,
+  only what the chain shows resolves anything. A receipt that succeeded without this payment's own
+  log confirms nothing. Failure is told only once no transaction that was signed can pay any more:
+  those with a used account nonce cannot be mined, and those that were mined are too deep to be
+  undone. Should a reorg free one all the same, it is not sent again; a filler takes its nonce.
 """
 
 from collections.abc import Iterable, Mapping
@@ -213,7 +272,16 @@ Action = Wait | Mined | Superseded | Replace | Broadcast
 
 
 def decide(transaction: Transaction, observation: Observation, now: int, policy: Policy) -> Action:
-    """What to do about one transaction; the first rule that matches wins."""
+    """Return what to do about one transaction. The first rule that matches wins:
+
+    1. A receipt of any attempt: `Mined` once it is `confirmations` deep, until then `Wait`.
+    2. The account nonce is used, `superseded_depth` blocks deep: `Superseded`.
+    3. Not offered since this process started: `Broadcast` the stored bytes, which may be all that
+       is needed.
+    4. Next in line, and the last attempt has waited too long: `Replace`, if the bumped fees are
+       within the cap.
+    5. Every `rebroadcast_every_ms`: `Broadcast` the last attempt again.
+    """
     seen = observation
     for attempt in transaction.attempts:
         receipt = seen.receipts.get(attempt.hash)
@@ -228,9 +296,10 @@ def decide(transaction: Transaction, observation: Observation, now: int, policy:
         patience = policy.patience_ms(seen.block_interval_ms)
         fees = bumped_fees(last.fees, seen.market, policy.max_fee_per_gas)
         if now - last.signed_at >= patience:
-            if fees is not None:
+            if fees is None:
+                at_cap = seen.market.base_fee > last.fees.max_fee_per_gas
+            elif seen.broadcast_at is not None:
                 return Replace(fees)
-            at_cap = seen.market.base_fee > last.fees.max_fee_per_gas
     if seen.broadcast_at is None or now - seen.broadcast_at >= policy.rebroadcast_every_ms:
         return Broadcast(last, at_cap)
     return Wait()
@@ -291,7 +360,7 @@ def outcome(
     findings: Findings | None,
     policy: Policy,
 ) -> Verdict:
-    """What a settlement has come to. `proof` is the log found in the receipts of its own
+    """Return what a settlement has come to. `proof` is the log found in the receipts of its own
     transactions, or in the transaction of the proof that it has, mined deep enough; None where
     there is none: a receipt that says success without this payment's own log confirms nothing.
     """

@@ -202,6 +202,17 @@ def test_a_new_process_offers_the_last_bytes_at_once(account_nonce: int) -> None
     assert decide(REPLACED, seen, 1, Policy()) == Broadcast(THREE)
 
 
+@pytest.mark.parametrize("late_by", [10_000, 10**9])
+def test_a_new_process_offers_what_is_stored_before_it_replaces_it(late_by: int) -> None:
+    """However long it was down: what was stored before a crash may never have been sent, and may
+    be mined at the fees that it has. It is replaced once it was offered.
+    """
+    seen = replace(NEXT_IN_LINE, broadcast_at=None)
+    assert decide(REPLACED, seen, late_by, Policy()) == Broadcast(THREE)
+    offered = replace(seen, broadcast_at=late_by)
+    assert isinstance(decide(REPLACED, offered, late_by, Policy()), Replace)
+
+
 def test_bytes_are_offered_again_exactly_every_rebroadcast_interval() -> None:
     seen = replace(IDLE, broadcast_at=1_000)
     policy = Policy(rebroadcast_every_ms=5_000)
@@ -276,6 +287,7 @@ def test_whatever_is_seen_the_laws_hold(
         case Replace(fees):
             assert not has_receipt
             assert seen.account_nonce == transaction.account_nonce
+            assert seen.broadcast_at is not None
             assert fees.max_fee_per_gas <= policy.max_fee_per_gas
             assert 8 * fees.max_fee_per_gas >= 9 * last.fees.max_fee_per_gas
             assert 8 * fees.max_priority_fee_per_gas >= 9 * last.fees.max_priority_fee_per_gas
