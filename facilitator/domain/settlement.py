@@ -75,10 +75,11 @@ Why a payment is made at most once, never lost, and never misreported:
   undone. Should a reorg free one all the same, it is not sent again; a filler takes its nonce.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from facilitator.domain.payment import Proof, Reason, Refusal
 from facilitator.domain.schemes import AnyPayment
@@ -396,3 +397,144 @@ def _why_not_again(findings: Findings, mined: int, policy: Policy) -> Refusal | 
     if findings.refusal is None and mined >= policy.max_reverts:
         return Refusal(Reason.TRANSACTION_REVERTED)
     return findings.refusal
+
+
+class SettlementChange(Struct, frozen=True, kw_only=True):
+    """A settlement's next state, applied only while its version is still `version`. `overturns`:
+    it was FAILED or LOST until now, and that was reported.
+    """
+
+    id: str
+    version: int
+    state: SettlementState
+    proof: Proof | None = None
+    refusal: Refusal | None = None
+    overturns: bool = False
+
+
+class TransactionChange(Struct, frozen=True, kw_only=True):
+    """A transaction's next state, the block it was seen in, and what it has cost there, in wei."""
+
+    id: int
+    state: TransactionState
+    block_number: int | None = None
+    gas_cost: int | None = None
+
+
+class SettlementRecord(Struct, frozen=True):
+    """A settlement with every transaction that was ever to carry it, in the order of signing."""
+
+    settlement: Settlement
+    transactions: tuple[Transaction, ...]
+
+
+class OpenWork(Struct, frozen=True):
+    """Everything that the loop of one chain has to follow; fillers are pending transactions that
+    carry no settlement.
+    """
+
+    records: tuple[SettlementRecord, ...]
+    fillers: tuple[Transaction, ...]
+
+    @property
+    def given_up(self) -> tuple[Transaction, ...]:
+        """PENDING transactions that must not be sent again: a reorg has undone them after the
+        failure of a settlement that they carry was reported.
+        """
+        found = {
+            each.id: each
+            for record in self.records
+            if record.settlement.state in (SettlementState.FAILED, SettlementState.LOST)
+            for each in record.transactions
+            if each.state is TransactionState.PENDING and each.kind is not TransactionKind.FILL
+        }
+        return tuple(found.values())
+
+
+Resolved = Mined | Superseded
+# What a reorg may undo: a settlement with its mined transactions, or a mined gap filler.
+Watched = SettlementRecord | Transaction
+
+
+def mined_transactions(watched: Watched) -> list[Transaction]:
+    """Return those whose state is MINED."""
+    transactions = (watched,) if isinstance(watched, Transaction) else watched.transactions
+    return [each for each in transactions if each.state is TransactionState.MINED]
+
+
+def watched_hashes(watched: Watched) -> list[bytes]:
+    """Return the hashes of every attempt of its mined transactions, and of the transaction that
+    proves the payment, each once.
+    """
+    hashes = [attempt.hash for each in mined_transactions(watched) for attempt in each.attempts]
+    if isinstance(watched, SettlementRecord) and watched.settlement.proof is not None:
+        # it may be in somebody else's transaction
+        hashes.append(watched.settlement.proof.transaction_hash)
+    return list(dict.fromkeys(hashes))
+
+
+def as_resolved(
+    transactions: Sequence[Transaction], resolved: Mapping[int, Resolved]
+) -> tuple[list[Transaction], list[Receipt]]:
+    """Return the transactions in the states that they have at the end of this turn, and the
+    receipts seen in it; `resolved` are those that ended in it, by id.
+    """
+    now, receipts = [], []
+    for each in transactions:
+        end = resolved.get(each.id)
+        if end is None:
+            now.append(each)
+            continue
+        change = transaction_change(each.id, end)
+        now.append(replace(each, state=change.state, block_number=change.block_number))
+        if isinstance(end, Mined):
+            receipts.append(end.receipt)
+    return now, receipts
+
+
+def moved_transactions(
+    mined: Sequence[Transaction], receipts: Mapping[bytes, Receipt]
+) -> list[TransactionChange]:
+    """Return the changes of mined transactions whose receipt is now in another block, or gone."""
+    changes = []
+    for each in mined:
+        receipt = next((receipts[one.hash] for one in each.attempts if one.hash in receipts), None)
+        if receipt is None:
+            changes.append(TransactionChange(id=each.id, state=TransactionState.PENDING))
+        elif receipt.block_number != each.block_number:
+            changes.append(_mined(each.id, receipt))
+    return changes
+
+
+def _mined(transaction_id: int, receipt: Receipt) -> TransactionChange:
+    return TransactionChange(
+        id=transaction_id,
+        state=TransactionState.MINED,
+        block_number=receipt.block_number,
+        gas_cost=receipt.gas_cost,
+    )
+
+
+def transaction_change(transaction_id: int, end: Resolved) -> TransactionChange:
+    """Return what the journal records about a transaction that was mined or superseded."""
+    if isinstance(end, Mined):
+        return _mined(transaction_id, end.receipt)
+    return TransactionChange(id=transaction_id, state=TransactionState.SUPERSEDED)
+
+
+def settlement_change(settlement: Settlement, verdict: Verdict) -> SettlementChange | None:
+    """Return what the journal records about a verdict; None where nothing changes."""
+    change = SettlementChange(id=settlement.id, version=settlement.version, state=settlement.state)
+    match verdict:
+        case Confirm(proof):
+            overturns = settlement.state in (SettlementState.FAILED, SettlementState.LOST)
+            confirmed = replace(change, state=SettlementState.CONFIRMED, proof=proof)
+            return replace(confirmed, overturns=overturns)
+        case Fail(refusal):
+            reorged = settlement.state is SettlementState.REORGED
+            state = SettlementState.LOST if reorged else SettlementState.FAILED
+            return replace(change, state=state, refusal=refusal)
+        case Reorged():
+            return replace(change, state=SettlementState.REORGED)
+        case _:
+            return None

@@ -8,8 +8,7 @@ from facilitator.chain.answers import to_hex
 from facilitator.chain.client import Chain
 from facilitator.chain.head_tracker import Heads
 from facilitator.chain.quorum import same_receipt
-from facilitator.domain.settlement import Mined, Policy
-from facilitator.engine.outcomes import Resolved
+from facilitator.domain.settlement import Mined, Policy, Resolved
 from facilitator.ethereum.receipts import Receipt
 from facilitator.telemetry.logs import event
 

@@ -14,14 +14,20 @@ import anyio
 from facilitator.chain.answers import ChainUnavailable
 from facilitator.chain.client import Chain
 from facilitator.chain.head_tracker import Heads, Sight
-from facilitator.domain.settlement import Attempt, Policy, Transaction, TransactionState
+from facilitator.domain.settlement import (
+    Attempt,
+    Policy,
+    Transaction,
+    TransactionState,
+    transaction_change,
+)
 from facilitator.engine.broadcast import Broadcaster
 from facilitator.engine.confirmation import SecondLook
 from facilitator.engine.counters import Tally
 from facilitator.engine.leader import Leadership
 from facilitator.engine.nonce_gaps import Gaps
 from facilitator.engine.observation import Observer
-from facilitator.engine.outcomes import Judge, end_of
+from facilitator.engine.outcomes import Judge
 from facilitator.engine.payment_search import Investigator
 from facilitator.engine.pending import PendingTransactions
 from facilitator.engine.record import Recorder, Resettler
@@ -252,7 +258,9 @@ class Watcher:
         for number in await self._recorder.conclude(work.records, resolved, self.settle_margin):
             signer = pending.pop(number).signer
             self._signers.ended(signer)
-            self.tally.gas_spent[signer] += end_of(number, resolved[number]).gas_cost or 0
+            self.tally.gas_spent[signer] += (
+                transaction_change(number, resolved[number]).gas_cost or 0
+            )
         self._looked_at = now
         await self._gaps.fill(tuple(pending.values()), mined)
         return await self._rest(busy=bool(pending or work.records))

@@ -3,8 +3,6 @@ must."""
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
-from msgspec.structs import replace
-
 from facilitator.chain.answers import ChainUnavailable
 from facilitator.chain.client import Chain
 from facilitator.chain.head_tracker import Heads
@@ -17,26 +15,27 @@ from facilitator.domain.settlement import (
     Findings,
     Investigate,
     Keep,
-    Mined,
     Policy,
-    Reorged,
-    Settlement,
+    Resolved,
+    SettlementChange,
+    SettlementRecord,
     SettlementState,
-    Superseded,
     Transaction,
+    TransactionChange,
     TransactionKind,
-    TransactionState,
     Verdict,
+    Watched,
+    as_resolved,
+    mined_transactions,
+    moved_transactions,
     outcome,
+    settlement_change,
+    watched_hashes,
 )
 from facilitator.engine.payment_search import Investigator
 from facilitator.ethereum.receipts import Receipt
-from facilitator.journal.store import SettlementChange, SettlementRecord, TransactionChange
 
-Resolved = Mined | Superseded
-# What a reorg may undo: a settlement that rides on mined transactions, or a mined gap filler; and
-# what is to be written down about it.
-Watched = SettlementRecord | Transaction
+# What is to be written down about what a reorg has undone.
 Found = tuple[tuple[TransactionChange, ...], SettlementChange | None]
 _OPEN = frozenset({SettlementState.PENDING, SettlementState.REORGED})
 
@@ -72,7 +71,7 @@ class Judge:
         seconds that must be left to mine another one.
         """
         settlement = record.settlement
-        transactions, receipts = _as_resolved(record.transactions, resolved)
+        transactions, receipts = as_resolved(record.transactions, resolved)
         proof = await self._proof_among(settlement.payment, receipts)
         if settlement.state not in _OPEN and proof is None:
             # It has its answer already; this is about a transaction that a reorg has set free.
@@ -135,7 +134,7 @@ class Judge:
 
         In a few round trips for all: their receipts, the blocks of these, a second look at them.
         """
-        hashes = dict.fromkeys(one for each in watched for one in _hashes(each))
+        hashes = dict.fromkeys(one for each in watched for one in watched_hashes(each))
         receipts = await self._deep_receipts(tuple(hashes))
         await self.learn_blocks(each for each in receipts.values() if isinstance(each, Receipt))
 
@@ -149,21 +148,23 @@ class Judge:
         self, watched: Watched, receipts: Mapping[bytes, Receipt | ChainUnavailable]
     ) -> Found:
         mine: dict[bytes, Receipt] = {}
-        for each in _hashes(watched):
+        for each in watched_hashes(watched):
             receipt = receipts.get(each)
             if isinstance(receipt, ChainUnavailable):
                 raise receipt
             if receipt is not None:
                 mine[each] = receipt
-        changes = tuple(_moved(_mined_of(watched), mine))
+        changes = tuple(moved_transactions(mined_transactions(watched), mine))
         if isinstance(watched, Transaction):
             return changes, None
         settlement = watched.settlement
         change = None
         proof = await self._proof_among(settlement.payment, mine.values())
         if settlement.state is SettlementState.CONFIRMED or proof is not None:
-            mined = _mined_of(watched)
-            change = change_of(settlement, outcome(settlement, mined, proof, None, self._policy))
+            mined = mined_transactions(watched)
+            change = settlement_change(
+                settlement, outcome(settlement, mined, proof, None, self._policy)
+            )
         return changes, change
 
     async def learn_blocks(self, receipts: Iterable[Receipt]) -> None:
@@ -222,82 +223,3 @@ class Judge:
                 elif known and depth >= self._policy.confirmations:
                     deep[each] = receipt
         return deep
-
-
-def _mined_of(watched: Watched) -> list[Transaction]:
-    transactions = (watched,) if isinstance(watched, Transaction) else watched.transactions
-    return [each for each in transactions if each.state is TransactionState.MINED]
-
-
-def _hashes(watched: Watched) -> list[bytes]:
-    """Of all that was signed for transactions that were mined, and of what proves the payment."""
-    hashes = [attempt.hash for each in _mined_of(watched) for attempt in each.attempts]
-    if isinstance(watched, SettlementRecord) and watched.settlement.proof is not None:
-        # it may be in somebody else's transaction
-        hashes.append(watched.settlement.proof.transaction_hash)
-    return list(dict.fromkeys(hashes))
-
-
-def _as_resolved(
-    transactions: Sequence[Transaction], resolved: Mapping[int, Resolved]
-) -> tuple[list[Transaction], list[Receipt]]:
-    """The transactions as they are at the end of this turn, and the receipts seen in it."""
-    now, receipts = [], []
-    for each in transactions:
-        end = resolved.get(each.id)
-        if end is None:
-            now.append(each)
-            continue
-        change = end_of(each.id, end)
-        now.append(replace(each, state=change.state, block_number=change.block_number))
-        if isinstance(end, Mined):
-            receipts.append(end.receipt)
-    return now, receipts
-
-
-def _moved(
-    mined: Sequence[Transaction], receipts: Mapping[bytes, Receipt]
-) -> list[TransactionChange]:
-    """Of transactions that were mined, those that are now elsewhere, or not any more."""
-    changes = []
-    for each in mined:
-        receipt = next((receipts[one.hash] for one in each.attempts if one.hash in receipts), None)
-        if receipt is None:
-            changes.append(TransactionChange(id=each.id, state=TransactionState.PENDING))
-        elif receipt.block_number != each.block_number:
-            changes.append(_mined(each.id, receipt))
-    return changes
-
-
-def _mined(transaction_id: int, receipt: Receipt) -> TransactionChange:
-    return TransactionChange(
-        id=transaction_id,
-        state=TransactionState.MINED,
-        block_number=receipt.block_number,
-        gas_cost=receipt.gas_cost,
-    )
-
-
-def end_of(transaction_id: int, end: Resolved) -> TransactionChange:
-    """What to write down about a transaction that has come to its end."""
-    if isinstance(end, Mined):
-        return _mined(transaction_id, end.receipt)
-    return TransactionChange(id=transaction_id, state=TransactionState.SUPERSEDED)
-
-
-def change_of(settlement: Settlement, verdict: Verdict) -> SettlementChange | None:
-    """What to write down about a verdict, if anything."""
-    change = SettlementChange(id=settlement.id, version=settlement.version, state=settlement.state)
-    match verdict:
-        case Confirm(proof):
-            overturns = settlement.state in (SettlementState.FAILED, SettlementState.LOST)
-            confirmed = replace(change, state=SettlementState.CONFIRMED, proof=proof)
-            return replace(confirmed, overturns=overturns)
-        case Fail(refusal):
-            reorged = settlement.state is SettlementState.REORGED
-            state = SettlementState.LOST if reorged else SettlementState.FAILED
-            return replace(change, state=state, refusal=refusal)
-        case Reorged():
-            return replace(change, state=SettlementState.REORGED)
-        case _:
-            return None

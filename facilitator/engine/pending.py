@@ -14,6 +14,7 @@ from facilitator.domain.settlement import (
     Mined,
     Policy,
     Replace,
+    Resolved,
     Superseded,
     Transaction,
     TransactionKind,
@@ -23,7 +24,6 @@ from facilitator.engine.broadcast import Broadcaster
 from facilitator.engine.counters import Tally
 from facilitator.engine.nonce_gaps import FILLER_GAS_CAP
 from facilitator.engine.observation import Observer
-from facilitator.engine.outcomes import Resolved
 from facilitator.engine.signers import SignerPool
 from facilitator.ethereum.fees import Fees
 from facilitator.ethereum.gas import intrinsic_gas

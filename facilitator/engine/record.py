@@ -18,17 +18,20 @@ from facilitator.domain.schemes import scheme_of
 from facilitator.domain.settlement import (
     Attempt,
     Mined,
+    Resolved,
     SettleAgain,
     Settlement,
     Transaction,
     TransactionKind,
     TransactionState,
     Verdict,
+    settlement_change,
+    transaction_change,
 )
 from facilitator.engine.broadcast import Broadcaster
 from facilitator.engine.counters import Tally
 from facilitator.engine.events import paid_after_failure, settled_again, settlement_changed
-from facilitator.engine.outcomes import Judge, Resolved, change_of, end_of
+from facilitator.engine.outcomes import Judge
 from facilitator.engine.reorgs import ReorgWatch
 from facilitator.engine.signers import SignerPool
 from facilitator.engine.waiters import Waiters
@@ -177,7 +180,7 @@ class Recorder:
                 undecided.update(transaction.id for transaction in record.transactions)
                 self._tell_undecided(record.settlement, verdict.fault)
                 continue
-            change = change_of(record.settlement, verdict)
+            change = settlement_change(record.settlement, verdict)
             if change is not None:
                 changes.append(change)
             elif isinstance(verdict, SettleAgain):
@@ -189,7 +192,11 @@ class Recorder:
         ):
             # What the filler has taken the place of may be a group whose other payments were made.
             self._reorgs.doubt()
-        ended = [end_of(number, end) for number, end in resolved.items() if number not in undecided]
+        ended = [
+            transaction_change(number, end)
+            for number, end in resolved.items()
+            if number not in undecided
+        ]
         if ended or changes:
             await self.record(ended, changes)
         await together(self._settle_again, again, AT_ONCE)

@@ -11,9 +11,17 @@ from itertools import islice
 from msgspec import Struct
 
 from facilitator.chain.head_tracker import Heads
-from facilitator.domain.settlement import Policy, Transaction, TransactionState
-from facilitator.engine.outcomes import Judge, Watched
-from facilitator.journal.store import SettlementChange, SettlementRecord, Store, TransactionChange
+from facilitator.domain.settlement import (
+    Policy,
+    SettlementChange,
+    SettlementRecord,
+    Transaction,
+    TransactionChange,
+    TransactionState,
+    Watched,
+)
+from facilitator.engine.outcomes import Judge
+from facilitator.journal.store import Store
 
 # What one turn looks at, in settlements and gap fillers: three or four round trips.
 SLICE = 200

@@ -10,18 +10,43 @@ from typing import Protocol, runtime_checkable
 
 from msgspec import Struct
 
-from facilitator.domain.payment import Proof, Refusal
 from facilitator.domain.schemes import AnyPayment
 from facilitator.domain.settlement import (
     Attempt,
+    OpenWork,
     Settlement,
+    SettlementChange,
     SettlementCounts,
+    SettlementRecord,
     SettlementState,
     Transaction,
+    TransactionChange,
     TransactionKind,
-    TransactionState,
 )
 from facilitator.ethereum.transactions import Call
+
+# What the other rooms use of the journal, wherever it is defined.
+__all__ = [
+    "BudgetSpent",
+    "Claimed",
+    "Fence",
+    "IdempotencyKeyTaken",
+    "KeptReply",
+    "LostLease",
+    "NewSettlement",
+    "NewTransaction",
+    "Notices",
+    "OpenWork",
+    "Overcommitted",
+    "SettlementChange",
+    "SettlementRecord",
+    "SharedStore",
+    "Store",
+    "StoreError",
+    "StoreLocked",
+    "Taken",
+    "TransactionChange",
+]
 
 
 class StoreError(Exception):
@@ -126,58 +151,6 @@ class BudgetSpent(Struct, frozen=True):
     """The signer has spent this much of its day's budget for gas, in wei: too much for another."""
 
     spent: int
-
-
-class SettlementChange(Struct, frozen=True, kw_only=True):
-    """A settlement's next state, applied only while its version is still `version`. `overturns`:
-    it FAILED or was LOST until now, and that was told.
-    """
-
-    id: str
-    version: int
-    state: SettlementState
-    proof: Proof | None = None
-    refusal: Refusal | None = None
-    overturns: bool = False
-
-
-class TransactionChange(Struct, frozen=True, kw_only=True):
-    """A transaction's next state, the block it was seen in, and what it has cost there, in wei."""
-
-    id: int
-    state: TransactionState
-    block_number: int | None = None
-    gas_cost: int | None = None
-
-
-class SettlementRecord(Struct, frozen=True):
-    """A settlement with every transaction that was ever to carry it, in the order of signing."""
-
-    settlement: Settlement
-    transactions: tuple[Transaction, ...]
-
-
-class OpenWork(Struct, frozen=True):
-    """What the loop of one chain has to look at; fillers are pending transactions that carry no
-    settlement.
-    """
-
-    records: tuple[SettlementRecord, ...]
-    fillers: tuple[Transaction, ...]
-
-    @property
-    def given_up(self) -> tuple[Transaction, ...]:
-        """PENDING transactions that must not be sent again: a reorg has set them free after a
-        settlement that they carry FAILED or was LOST, and that was told.
-        """
-        found = {
-            each.id: each
-            for record in self.records
-            if record.settlement.state in (SettlementState.FAILED, SettlementState.LOST)
-            for each in record.transactions
-            if each.state is TransactionState.PENDING and each.kind is not TransactionKind.FILL
-        }
-        return tuple(found.values())
 
 
 class Store(Protocol):
