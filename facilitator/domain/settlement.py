@@ -52,8 +52,8 @@ Transitions of a transaction, all made by the loop:
                              endpoint shows a receipt of ours.
     MINED        PENDING     A reorg took it out of the chain.
     MINED        FINAL       Its block is `reorg_watch_blocks` deep.
-    SUPERSEDED,  PENDING     The chain wants the account nonce after all. Where it was told that what
-    FINAL                    the transaction carries has failed, a filler takes its place.
+    SUPERSEDED,  PENDING     The chain wants the account nonce after all. Where a settlement that it
+    FINAL                    carries was told to have failed, a filler takes its place.
 
 Success is told by a request, not by the loop: `replied_success_at` is set by compare-and-set, once
 in a settlement's life, only in CONFIRMED and by the settlement's `waiter`, directly before the
