@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "serve",
         help="run the service",
         description="Run the service until SIGTERM or SIGINT. It is configured by environment"
-        " variables, and by the file that FACILITATOR_CONFIG names; the README lists both.",
+        " variables, and by the file that FACILITATOR_CONFIG names: docs/configuration.md.",
     )
     serve.set_defaults(run=lambda _: server.run(), loop_factory=server.new_event_loop)
     chain = commands.add_parser(

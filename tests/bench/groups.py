@@ -83,10 +83,7 @@ BURSTS = (
     "| dialect | SETTLE_BATCH_MAX | payments | transactions | transactions a payment"
     " | gas a payment | seconds |\n|---|--:|--:|--:|--:|--:|--:|"
 )
-POISONED = (
-    "| dialect | in the group | settled by it | refused | what that one was told |"
-    "\n|---|--:|--:|--:|---|"
-)
+POISONED = "| dialect | in the group | settled by it | refused | its reply |\n|---|--:|--:|--:|---|"
 
 
 @asynccontextmanager

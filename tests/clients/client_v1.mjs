@@ -1,9 +1,9 @@
 // Buys what the first argument names, with x402 version 1, and tells what came of it.
 import { createSigner, decodeXPaymentResponse, wrapFetchWithPayment } from "x402-fetch";
 
-const { PRIVATE_KEY, NETWORK } = process.env;
+const { PAYER_PRIVATE_KEY, NETWORK } = process.env;
 
-const signer = await createSigner(NETWORK, PRIVATE_KEY);
+const signer = await createSigner(NETWORK, PAYER_PRIVATE_KEY);
 const fetchWithPayment = wrapFetchWithPayment(fetch, signer, 1_000_000n);
 
 const response = await fetchWithPayment(process.argv[2], {});

@@ -13,7 +13,7 @@ from facilitator.config.networks import NETWORKS, Token
 from facilitator.config.settings import Config, ConfigError, NetworkConfig, load_config
 from tests.support.paths import ROOT
 
-README = ROOT / "README.md"
+DOCUMENT = ROOT / "docs" / "configuration.md"
 CONTRACT = "0x5FbDB2315678afecb367f032d93F642f64180aa3"
 OTHER = "0xe7f1725E7734CE288F8367e1Bb143E90bb3F0512"
 EURC = "0x60a3E35Cc302bFA44Cb288Bc5a4F316Fdb1adb42"
@@ -407,8 +407,8 @@ def test_an_endpoint_of_the_file_shows_in_no_repr(load: Load) -> None:
         assert part not in shown
 
 
-def test_the_example_of_the_readme_is_a_file_that_loads(load: Load) -> None:
-    [example] = re.findall(r"```toml\n(.*?)```", README.read_text("utf-8"), re.DOTALL)
+def test_the_example_of_the_documents_is_a_file_that_loads(load: Load) -> None:
+    [example] = re.findall(r"```toml\n(.*?)```", DOCUMENT.read_text("utf-8"), re.DOTALL)
     config = load(example, X402_PRIMARY_NETWORK="my-chain")
     assert config.primary.network.chain_id == 31337
     assert config.primary.rpc_urls

@@ -50,13 +50,13 @@ class Pairing(Struct, frozen=True):
 
 
 PAIRINGS = [
-    Pairing("client_v2.mjs", "server_v2.mjs", "jeju", 2),
+    Pairing("buyer_fetch.mjs", "seller_express.mjs", "jeju", 2),
     Pairing("client_v1.mjs", "server_v1.mjs", "base-sepolia", 1),
-    Pairing("client_httpx.py", "server_fastapi.py", "jeju", 2),
-    Pairing("client_v2.mjs", "server_fastapi.py", "base-sepolia", 2),
-    Pairing("client_httpx.py", "server_v2.mjs", "base-sepolia", 2),
-    Pairing("client_httpx.py", "server_v1.mjs", "base-sepolia", 1),
-    Pairing("client_v2.mjs", "server_plain.py", "jeju", 2),
+    Pairing("buyer_httpx.py", "seller_fastapi.py", "jeju", 2),
+    Pairing("buyer_fetch.mjs", "seller_fastapi.py", "base-sepolia", 2),
+    Pairing("buyer_httpx.py", "seller_express.mjs", "base-sepolia", 2),
+    Pairing("buyer_httpx.py", "server_v1.mjs", "base-sepolia", 1),
+    Pairing("buyer_fetch.mjs", "seller_plain.py", "jeju", 2),
 ]
 # Each seller once, and each buyer.
 LIARS = [*PAIRINGS[:3], PAIRINGS[-1]]
@@ -93,7 +93,7 @@ class Market:
 
     async def buy(self, **changes: str) -> dict[str, Any]:
         environment = {
-            "PRIVATE_KEY": "0x" + self.devnet.payer.key.hex(),
+            "PAYER_PRIVATE_KEY": "0x" + self.devnet.payer.key.hex(),
             "NETWORK": self.pairing.network_id,
             "ASSET": checksum(self.devnet.usdc),
         }

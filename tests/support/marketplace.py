@@ -1,7 +1,8 @@
 """Sellers and buyers as processes of their own, on the official packages; a tap between the two.
 
-The scripts are those of `tests/clients`. Nothing of the packages is changed: what goes over the
-wire is read, and changed where a test wants a liar, by a real HTTP server between the two.
+The scripts are those of `examples` and, for version 1, of `tests/clients`. Nothing of the packages
+is changed: what goes over the wire is read, and changed where a test wants a liar, by a real HTTP
+server between the two.
 """
 
 import asyncio
@@ -20,11 +21,11 @@ from multidict import CIMultiDict
 
 from tests.support.paths import ROOT
 
-SCRIPTS = ROOT / "tests" / "clients"
+SCRIPTS = (ROOT / "examples", ROOT / "tests" / "clients")
 PACKAGES = ROOT / ".tools" / "clients"
 START_TIMEOUT = 180.0  # seconds; Node.js reads a few hundred files first
 BUY_TIMEOUT = 180.0  # seconds
-PRICE = 10_000  # atomic units, what every seller of `tests/clients` asks
+PRICE = 10_000  # atomic units, what every seller asks
 PAYMENT_HEADERS = ("PAYMENT-SIGNATURE", "X-PAYMENT")  # version 2, version 1
 
 _LISTENING = re.compile(rb"http://127\.0\.0\.1:(\d+)")
@@ -118,17 +119,18 @@ def _is_for_the_client(name: str) -> bool:
 async def _start(
     script: str, environment: Mapping[str, str], *arguments: str
 ) -> asyncio.subprocess.Process:
-    """A script of `tests/clients`, its standard error read together with its standard output."""
+    """A script of SCRIPTS, its standard error read together with its standard output."""
     env = {"PATH": os.environ["PATH"], **environment}
+    [path] = (folder / script for folder in SCRIPTS if (folder / script).exists())
     piped: dict[str, Any] = {
         "stdout": asyncio.subprocess.PIPE,
         "stderr": asyncio.subprocess.STDOUT,
     }
     if script.endswith(".py"):
-        command = (sys.executable, str(SCRIPTS / script), *arguments)
+        command = (sys.executable, str(path), *arguments)
         return await asyncio.create_subprocess_exec(*command, env=env, **piped)
     # A module that is read from standard input finds its packages from the working directory.
-    with (SCRIPTS / script).open("rb") as source:
+    with path.open("rb") as source:
         return await asyncio.create_subprocess_exec(
             *("node", "--input-type=module", "-", *arguments),
             cwd=PACKAGES,

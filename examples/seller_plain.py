@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+import sys
 import time
 import uuid
 from collections.abc import Mapping
@@ -11,6 +12,9 @@ from typing import Any
 
 import httpx
 
+NEEDED = ("FACILITATOR_URL", "NETWORK", "ASSET", "PAY_TO")
+if unset := [name for name in NEEDED if not os.environ.get(name)]:
+    sys.exit(f"error: set {', '.join(unset)}")
 FACILITATOR_URL = os.environ["FACILITATOR_URL"]
 ATTEMPTS = 5
 TERMS = {
@@ -26,14 +30,14 @@ TERMS = {
 
 
 class NoAnswer(Exception):
-    """The facilitator, or its chain, cannot say. The payment may have been made."""
+    """Neither yes nor no came from the facilitator. The payment may have been made."""
 
 
 def ask(path: str, payment: object) -> dict[str, Any]:
-    """The answer of POST /verify or POST /settle, asked for again while it is not final.
+    """Return the final answer of POST /verify or POST /settle. Raise NoAnswer if none comes.
 
-    The key is this request's own. With it, a reply that was lost on the way comes again; without
-    it, or with another one, the same payment is told that it has been used.
+    All attempts carry one idempotency key, so a reply that was lost on the way is sent again.
+    Without the key, or with another one, the second attempt would be told that the payment is used.
     """
     headers = {"Idempotency-Key": str(uuid.uuid4())}
     body = {"x402Version": 2, "paymentPayload": payment, "paymentRequirements": TERMS}
@@ -43,9 +47,9 @@ def ask(path: str, payment: object) -> dict[str, Any]:
         except httpx.TransportError:
             time.sleep(1)
             continue
-        told: dict[str, Any] = reply.json()
-        if reply.status_code in (200, 400) and told.get("errorReason") != "settlement_pending":
-            return told
+        answer: dict[str, Any] = reply.json()
+        if reply.status_code in (200, 400) and answer.get("errorReason") != "settlement_pending":
+            return answer
         time.sleep(1)  # 429 and 503 say in Retry-After how long
     raise NoAnswer
 
@@ -90,7 +94,7 @@ class Shop(BaseHTTPRequestHandler):
 
 
 def encode(message: object) -> str:
-    """As x402's headers carry it: base64 of JSON."""
+    """Encode a message for a header of x402: base64 of JSON."""
     return base64.b64encode(json.dumps(message).encode()).decode()
 
 

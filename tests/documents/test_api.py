@@ -1,4 +1,4 @@
-"""The README's tables and requests say what the service says."""
+"""The tables and requests of docs/api.md say what the service says."""
 
 import json
 import re
@@ -13,7 +13,7 @@ from facilitator.dialects.x402 import encode as x402_replies
 from facilitator.dialects.x402.decode import speaks_x402
 from tests.support.paths import ROOT
 
-README: Final = (ROOT / "README.md").read_text("utf-8")
+API: Final = (ROOT / "docs" / "api.md").read_text("utf-8")
 # What belongs to no reason: requests that are not understood, outages, and words by version and by
 # time of the same reason.
 OTHER_CODES: Final = {
@@ -24,8 +24,8 @@ OTHER_CODES: Final = {
 
 
 def first_cells(heading: str) -> list[str]:
-    """The first column of the first table below a heading."""
-    _, found, below = README.partition(f"\n{heading}\n")
+    """Return the first column of the first table below a heading."""
+    _, found, below = API.partition(f"\n{heading}\n")
     assert found, heading
     [table, *_] = re.findall(r"^\|.*(?:\n\|.*)*", below, re.MULTILINE)
     return [row.split("|")[1] for row in table.splitlines()[2:]]
@@ -52,7 +52,7 @@ def test_every_word_of_the_jeju_dialect_is_explained() -> None:
 @pytest.mark.parametrize("version", [1, 2])
 def test_the_requests_of_the_standard_dialect_are_whole(version: int) -> None:
     """Requirements as our own payer asks for them, which the official packages read."""
-    blocks = re.findall(r"^```jsonc\n(\{\n.*?\n\})\n```$", README, re.MULTILINE | re.DOTALL)
+    blocks = re.findall(r"^```jsonc\n(\{\n.*?\n\})\n```$", API, re.MULTILINE | re.DOTALL)
     requests: list[dict[str, Any]] = [json.loads(re.sub(" // .*", "", block)) for block in blocks]
     [request] = [each for each in requests if each["x402Version"] == version]
     assert speaks_x402(request)
@@ -69,10 +69,3 @@ def test_the_requests_of_the_standard_dialect_are_whole(version: int) -> None:
     variable = {"asset": "", "payTo": "", "extra": ""}
     assert {**shown, **variable} == {**asked, **variable}
     assert request["paymentPayload"].get("accepted", shown) == shown
-
-
-def test_every_module_is_in_the_table_of_files() -> None:
-    package = ROOT / "facilitator"
-    table = README.split("## Develop")[1]
-    found = {path.name for path in package.glob("*.py")} - {"__init__.py", "__main__.py"}
-    assert {name for name in found if f"`{name}`" not in table} == set()

@@ -5,6 +5,9 @@ import { paymentMiddleware, x402ResourceServer } from "@x402/express";
 import express from "express";
 
 const { FACILITATOR_URL, NETWORK, PAY_TO, ASSET, ASSET_NAME = "USD Coin", PORT = 4021 } = process.env;
+if (!FACILITATOR_URL || !NETWORK || !PAY_TO || !ASSET) {
+  throw new Error("set FACILITATOR_URL, NETWORK, PAY_TO and ASSET");
+}
 
 const facilitator = new HTTPFacilitatorClient({ url: FACILITATOR_URL });
 const server = new x402ResourceServer(facilitator).register(NETWORK, new ExactEvmScheme());

@@ -1,6 +1,7 @@
 """An API that costs 0.01 USDC a request, with FastAPI and x402 version 2."""
 
 import os
+import sys
 
 import uvicorn
 from fastapi import FastAPI
@@ -9,6 +10,9 @@ from x402.http import FacilitatorConfig, HTTPFacilitatorClient, PaymentOption, R
 from x402.http.middleware.fastapi import PaymentMiddlewareASGI
 from x402.mechanisms.evm.exact import register_exact_evm_server
 
+NEEDED = ("FACILITATOR_URL", "NETWORK", "ASSET", "PAY_TO")
+if unset := [name for name in NEEDED if not os.environ.get(name)]:
+    sys.exit(f"error: set {', '.join(unset)}")
 NETWORK = os.environ["NETWORK"]  # eip155:<chain id>
 
 facilitator = HTTPFacilitatorClient(FacilitatorConfig(url=os.environ["FACILITATOR_URL"]))

@@ -1,4 +1,4 @@
-"""Buys what the first argument names, with httpx and x402, and tells what came of it."""
+"""Buy what the URL in the first argument offers, and print status, body and receipt."""
 
 import asyncio
 import json
@@ -11,11 +11,15 @@ from x402.http import decode_payment_response_header
 from x402.http.clients import x402HttpxClient
 from x402.mechanisms.evm.exact import register_exact_evm_client
 
+NEEDED = ("PAYER_PRIVATE_KEY", "NETWORK", "ASSET")
+if unset := [name for name in NEEDED if not os.environ.get(name)]:
+    sys.exit(f"error: set {', '.join(unset)}")
+
 
 async def main(url: str) -> None:
     client = x402Client()
-    register_exact_evm_client(client, Account.from_key(os.environ["PRIVATE_KEY"]))
-    # Clients pay in tokens that they know, up to one dollar. Any other is named by its buyer.
+    register_exact_evm_client(client, Account.from_key(os.environ["PAYER_PRIVATE_KEY"]))
+    # The package pays in tokens that it knows, up to one dollar. Any other must be allowed here.
     client.set_spend_controls(
         {
             "allowed_assets": [
@@ -31,8 +35,8 @@ async def main(url: str) -> None:
         response = await http.get(url)
     headers = response.headers
     receipt = headers.get("PAYMENT-RESPONSE") or headers.get("X-PAYMENT-RESPONSE")
-    told = decode_payment_response_header(receipt).model_dump(by_alias=True) if receipt else None
-    print(json.dumps({"status": response.status_code, "body": response.text, "receipt": told}))
+    shown = decode_payment_response_header(receipt).model_dump(by_alias=True) if receipt else None
+    print(json.dumps({"status": response.status_code, "body": response.text, "receipt": shown}))
 
 
 if __name__ == "__main__":

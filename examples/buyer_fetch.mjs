@@ -1,13 +1,16 @@
-// Buys what the first argument names, with x402 version 2, and tells what came of it.
+// Buys what the URL in the first argument offers; prints status, body and receipt.
 import { ExactEvmScheme } from "@x402/evm/exact/client";
 import { decodePaymentResponseHeader, wrapFetchWithPaymentFromConfig } from "@x402/fetch";
 import { privateKeyToAccount } from "viem/accounts";
 
-const { PRIVATE_KEY, NETWORK, ASSET } = process.env;
+const { PAYER_PRIVATE_KEY, NETWORK, ASSET } = process.env;
+if (!PAYER_PRIVATE_KEY || !NETWORK || !ASSET) {
+  throw new Error("set PAYER_PRIVATE_KEY, NETWORK and ASSET");
+}
 
 const fetchWithPayment = wrapFetchWithPaymentFromConfig(fetch, {
-  schemes: [{ network: NETWORK, client: new ExactEvmScheme(privateKeyToAccount(PRIVATE_KEY)) }],
-  // Clients pay in tokens that they know, up to one dollar. Any other is named by its buyer.
+  schemes: [{ network: NETWORK, client: new ExactEvmScheme(privateKeyToAccount(PAYER_PRIVATE_KEY)) }],
+  // The package pays in tokens that it knows, up to one dollar. Any other must be allowed here.
   spendControls: {
     allowedAssets: [{ network: NETWORK, asset: ASSET, maxAmountPerPayment: "1000000" }],
   },
