@@ -49,9 +49,11 @@ SECONDS ?= 60
 chaos: setup ## settle while everything fails and the service is killed, and judge by the chain
 	@$(BIN)/python -m tests.chaos --seconds $(SECONDS) $(if $(SEED),--seed $(SEED))
 
-# Most tests wait for blocks: with four workers two cores stand idle for a third of the time.
-WORKERS ?= 6
+# Most tests wait for blocks: with six workers two cores stand idle for a third of the time.
+WORKERS ?= 10
 PYTEST  = pytest --numprocesses $(WORKERS) --dist worksteal
+# Each worker would rewrite the assertions of every file.
+unexport PYTHONDONTWRITEBYTECODE
 
 # `make test ONLY=...`: a room's folder, a file, or words of a test's name as pytest's -k takes them:
 # ONLY=journal, ONLY=chain/test_rpc.py, ONLY='reorg and not gap'.

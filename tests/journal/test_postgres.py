@@ -65,6 +65,7 @@ async def replicas(engine: Engine) -> AsyncIterator[list[Store]]:
 
 @pytest.fixture
 async def proxy(postgres: Server, engine: Engine) -> AsyncIterator[TCPProxy]:
+    await (await engine()).close()  # which empties it
     async with tcp_proxy(postgres.port) as running:
         yield running
 

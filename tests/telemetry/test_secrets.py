@@ -70,7 +70,12 @@ async def listening(service: Service) -> None:
     async with asyncio.timeout(START_TIMEOUT):
         while not (found := LISTENING.search(service.output)):  # noqa: ASYNC110 - another process
             await asyncio.sleep(0.05)
-    service.url = f"http://{found[1].decode()}"
+        service.url = f"http://{found[1].decode()}"
+        while True:  # it says so shortly before it takes connections
+            with suppress(aiohttp.ClientConnectorError):
+                await service.get("/health")
+                return
+            await asyncio.sleep(0.05)
 
 
 class Shown:
