@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from facilitator.config.settings import load_config
-from facilitator.dialects.x402.decode import Decoder, Unreadable, Unserved, X402Request, speaks_x402
+from facilitator.dialects.detect import speaks_x402
+from facilitator.dialects.x402.decode import Decoder, Unreadable, Unserved, X402Request
 from facilitator.dialects.x402.encode import (
     not_settled,
     not_verified,

@@ -8,9 +8,9 @@ import pytest
 
 from facilitator.commands.payer import standard_requirements
 from facilitator.config.networks import NETWORKS, Token
+from facilitator.dialects.detect import speaks_x402
 from facilitator.dialects.jeju import encode as jeju_replies
 from facilitator.dialects.x402 import encode as x402_replies
-from facilitator.dialects.x402.decode import speaks_x402
 from tests.support.paths import ROOT
 
 API: Final = (ROOT / "docs" / "api.md").read_text("utf-8")

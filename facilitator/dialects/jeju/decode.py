@@ -82,19 +82,21 @@ class Decoder:
         self._max_payment_age = max_payment_age
 
     def decode(
-        self, members: dict[str, JSON], auth_params: AuthParams = "optional"
+        self, members: dict[str, JSON] | None, auth_params: AuthParams = "optional"
     ) -> JejuRequest | Malformed:
-        """What a body of POST /verify or POST /settle asks for, with or without the payer's
-        authorization of the token (authParams).
+        """Decode a body of POST /verify or POST /settle, with or without the payer's authorization
+        of the token (authParams). `members` is None for a body that is no JSON object.
         """
+        if members is None:
+            return self.refuse(INVALID_BODY)
         header_text, asked = members.get("paymentHeader"), members.get("paymentRequirements")
         if not isinstance(header_text, str) or not header_text:
-            return self._refuse("Missing paymentHeader")
+            return self.refuse("Missing paymentHeader")
         if not isinstance(asked, dict):
-            return self._refuse("Missing paymentRequirements", undetermined=False)
+            return self.refuse("Missing paymentRequirements", undetermined=False)
         words = _complaint(members, auth_params)
         if words is not None:
-            return self._refuse(words, undetermined=False)
+            return self.refuse(words, undetermined=False)
         network = asked.get("network") or self._primary
         network = network if isinstance(network, str) else as_text(network)
         given = None if auth_params == "ignored" else members.get("authParams")
@@ -103,10 +105,12 @@ class Decoder:
         except _Unreadable as unreadable:
             return Malformed(status=200, words=str(unreadable), network=network)
 
-    def decode_signed(self, members: dict[str, JSON]) -> SignedRequest | Malformed:
-        """What a body of POST /verify/signature asks for."""
+    def decode_signed(self, members: dict[str, JSON] | None) -> SignedRequest | Malformed:
+        """Decode a body of POST /verify/signature; None for one that is no JSON object."""
+        if members is None:
+            return self.refuse(INVALID_BODY)
         if not members.get("paymentHeader"):
-            return self._refuse("Missing paymentHeader")
+            return self.refuse("Missing paymentHeader")
         network = members.get("network") or self._primary
         network = network if isinstance(network, str) else as_text(network)
         served = self._networks.get(network)
@@ -116,21 +120,16 @@ class Decoder:
             payer = header.get("payer")
             claimed = _address(payer) if payer else None
         except _Unreadable as unreadable:
-            return self._refuse(str(unreadable))
+            return self.refuse(str(unreadable))
         return SignedRequest(
             payment=payment, claimed_payer=claimed, network=network, served=served, header=header
         )
 
-    def decode_object(self, body: bytes) -> dict[str, JSON] | Malformed:
-        """The members of a body that is a JSON object."""
-        try:
-            members = decode(body)
-        except StrictJSONError:
-            members = None
-        return members if isinstance(members, dict) else self._refuse(INVALID_BODY)
-
-    def _refuse(self, words: str, *, undetermined: bool = True) -> Malformed:
-        return Malformed(status=400, words=words, network=self._primary, undetermined=undetermined)
+    def refuse(self, words: str, status: int = 400, *, undetermined: bool = True) -> Malformed:
+        """Return the refusal of a body of which nothing is decoded."""
+        return Malformed(
+            status=status, words=words, network=self._primary, undetermined=undetermined
+        )
 
     def _request(
         self, header_text: JSON, asked: dict[str, JSON], network: str, auth_params: JSON

@@ -63,11 +63,6 @@ class X402Request(Struct, frozen=True, kw_only=True):
     served: NetworkConfig
 
 
-def speaks_x402(members: dict[str, JSON]) -> bool:
-    """Whether a body is of this dialect: its paymentPayload is an object, whatever else it has."""
-    return isinstance(members.get("paymentPayload"), dict)
-
-
 class Decoder:
     """Decodes requests for the networks that are served."""
 

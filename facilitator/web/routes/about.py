@@ -11,7 +11,7 @@ from facilitator.dialects.jeju.decode import VERSION
 from facilitator.domain.schemes import jeju
 from facilitator.ethereum.addresses import ZERO_ADDRESS, checksum
 from facilitator.telemetry.metrics import CONTENT_TYPE
-from facilitator.web.routes.replying import RETRY_AFTER, json_reply, service_of
+from facilitator.web.routes.replies import RETRY_AFTER, json_reply, service_of
 from facilitator.web.service import Served
 
 

@@ -1,214 +1,172 @@
-"""Verify and settle in the Jeju dialect: decode, call, encode."""
+"""The Jeju dialect's side of POST /verify and POST /settle, and POST /verify/signature."""
 
-import time
-from functools import partial
+from dataclasses import dataclass
 
 from starlette.responses import Response
-from starlette.types import Receive
 
 from facilitator.chain.answers import ChainUnavailable
 from facilitator.config.networks import Unit
+from facilitator.dialects.detect import Body
 from facilitator.dialects.jeju import encode as replies
 from facilitator.dialects.jeju.decode import AuthParams, JejuRequest, Malformed
 from facilitator.domain.payment import Reason, Refusal
 from facilitator.domain.schemes import AnyPayment
 from facilitator.domain.schemes.jeju import JejuPayment, recover_payer
-from facilitator.domain.strict_json import JSON
 from facilitator.domain.verification import check_time
 from facilitator.engine.settle import IdempotencyKey, SettleReply, SettleRequest
 from facilitator.journal.store import StoreError
-from facilitator.web.routes.counting import (
-    MALFORMED,
-    REPLAYED,
-    count_settlement,
-    count_verification,
-)
-from facilitator.web.routes.describing import describe_outcome, describe_request, describe_verdict
-from facilitator.web.routes.replying import reply
-from facilitator.web.routes.settling import (
-    Asked,
-    earlier_reply,
-    give_reply,
-    outage,
+from facilitator.web.routes.dialect import (
+    BadRequest,
+    Endpoint,
+    Settlement,
     outage_reply,
-    refuse,
-    replayed,
 )
+from facilitator.web.routes.replies import PENDING
+from facilitator.web.routes.replies import reply as json_reply
 from facilitator.web.service import Served, Service
 
-Members = dict[str, JSON] | Malformed
-
-
-async def verify(service: Service, members: Members) -> Response:
-    """Would this payment settle?"""
-    decoded = _decode(service, members)
-    if isinstance(decoded, Malformed):
-        count_verification(service, "jeju", decoded, MALFORMED)
-        return reply(replies.not_verified_unread(decoded, service.clock()), decoded.status)
-    retry_after = None
-    try:
-        result = await _verdict(service, decoded)
-    except (ChainUnavailable, StoreError) as fault:
-        result, retry_after = outage(fault)
-    refusal = result if isinstance(result, Refusal) else None
-    count_verification(service, "jeju", decoded, refusal)
-    describe_verdict(refusal)
-    if isinstance(result, Refusal):
-        why = replies.words(result, decoded)
-        return refuse(replies.not_verified(why, service.clock()), result, retry_after)
-    return reply(replies.verified(result, service.clock()))
-
-
-async def settle(
-    service: Service,
-    members: Members,
-    idempotency_key: IdempotencyKey | Refusal | None,
-    receive: Receive,
-    *,
-    gasless: bool,
-) -> Response:
-    """Settle this payment, and say what became of it."""
-    started = time.perf_counter()
-    decoded = _decode(service, members, "required" if gasless else "ignored")
-    if isinstance(decoded, Malformed):
-        count_settlement(service, "jeju", decoded, MALFORMED, started)
-        return reply(replies.not_understood(decoded, service.clock()), decoded.status)
-    earlier = await earlier_reply(service, idempotency_key)
-    if isinstance(earlier, bytes):
-        count_settlement(service, "jeju", decoded, REPLAYED, started)
-        return replayed(earlier)
-    payment: JejuPayment | None = None
-    asked: Asked | SettleReply
-    if isinstance(earlier, Refusal):
-        asked = SettleReply(refusal=earlier)
-    else:
-        assert not isinstance(idempotency_key, Refusal)
-        payment, asked = await _asked(service, decoded, idempotency_key)
-    told, body = await give_reply(asked, partial(_encode, service, decoded, payment), receive)
-    describe_outcome(told)
-    count_settlement(service, "jeju", decoded, told, started)
-    if told.proof is not None:
-        return reply(body)
-    return refuse(body, told.refusal or _PENDING, told.retry_after)
-
-
-def verify_signature(service: Service, members: Members) -> Response:
-    """Who signed this?"""
-    decoded = members if isinstance(members, Malformed) else service.jeju.decode_signed(members)
-    if isinstance(decoded, Malformed):
-        return reply(replies.signature_invalid(decoded.words), decoded.status)
-    signer: bytes | Refusal = Refusal(Reason.UNSUPPORTED_NETWORK, decoded.network)
-    if decoded.served is not None:
-        signer = recover_payer(decoded.payment, decoded.claimed_payer)
-    if isinstance(signer, Refusal):
-        return reply(replies.signature_invalid(replies.signature_words(signer, decoded)))
-    return reply(replies.signature_valid(decoded, signer))
-
-
-_PENDING = Refusal(Reason.SETTLEMENT_PENDING)
-
-
-def _decode(
-    service: Service, members: Members, auth_params: AuthParams = "optional"
-) -> JejuRequest | Malformed:
-    decoded: JejuRequest | Malformed
-    if isinstance(members, Malformed):
-        decoded = members
-    else:
-        decoded = service.jeju.decode(members, auth_params)
-    describe_request("jeju", decoded)
-    return decoded
-
-
-async def _verdict(service: Service, decoded: JejuRequest) -> AnyPayment | Refusal:
-    """What POST /verify has to say. Raises ChainUnavailable and StoreError."""
-    served = _served(service, decoded)
-    if isinstance(served, Refusal):
-        return check_time(decoded.payment, service.clock() // 1000) or served
-    return await served.verifier.verify_jeju(
-        decoded.payment, decoded.claimed_payer, decoded.requirements
-    )
-
-
-def _served(service: Service, decoded: JejuRequest) -> Served | Refusal:
-    """The payment's network; the one that is asked for must be served as well."""
-    for network in (decoded.payment.network, decoded.requirements.network):
-        if network not in service.networks:
-            return Refusal(Reason.UNSUPPORTED_NETWORK, network)
-    return service.networks[decoded.payment.network]
-
-
-async def _asked(
-    service: Service, decoded: JejuRequest, idempotency_key: IdempotencyKey | None
-) -> tuple[JejuPayment | None, Asked | SettleReply]:
-    """What is to be settled, or why nothing is; with the payment once it is verified."""
-    late = check_time(decoded.payment, service.clock() // 1000)
-    served = _served(service, decoded)
-    if isinstance(served, Refusal):
-        return None, SettleReply(refusal=late or served)
-    payment = served.verifier.check_jeju(
-        decoded.payment, decoded.claimed_payer, decoded.requirements
-    )
-    if isinstance(payment, Refusal):
-        return None, SettleReply(refusal=late or payment)
-    if not service.signers:
-        return payment, await _without_a_key(service, decoded)
-    if served.settler is None or served.config.contract is None:
-        return payment, SettleReply(refusal=late or Refusal(Reason.CONTRACT_NOT_CONFIGURED))
-    # Late or not: what was taken on in time has an outcome to be told.
-    return payment, (served.settler, SettleRequest(payment, "jeju", idempotency_key))
-
-
-# The first of the checks: who fails it is not verified.
+_AUTH_PARAMS: dict[Endpoint, AuthParams] = {
+    "verify": "optional",
+    "settle": "ignored",
+    "settle_gasless": "required",
+}
+# The time is checked first: a payment with this refusal is not verified.
 _OUT_OF_TIME = frozenset({Reason.IN_THE_FUTURE, Reason.EXPIRED})
-
-
-async def _without_a_key(service: Service, decoded: JejuRequest) -> SettleReply:
-    """What the payment lacks is told first: its payer may mend that, while the operator mends the
-    other.
-    """
-    try:
-        verdict = await _verdict(service, decoded)
-    except (ChainUnavailable, StoreError) as fault:
-        return outage_reply(fault)
-    unable = Refusal(Reason.SIGNER_NOT_CONFIGURED)
-    return SettleReply(refusal=verdict if isinstance(verdict, Refusal) else unable)
-
-
-async def _encode(
-    service: Service, decoded: JejuRequest, payment: JejuPayment | None, told: SettleReply
-) -> bytes:
-    reason = None if told.refusal is None else told.refusal.reason
-    if reason in _OUT_OF_TIME and told.transaction_hash is None:
-        payment = None
-    unit = None if payment is None else await _unit(service, decoded, payment, told)
-    now = service.clock()
-    if told.proof is not None and payment is not None:
-        protocol_fee = service.networks[payment.network].protocol_fee
-        fee_bps = await protocol_fee.bps(payment.amount, told.proof.fee)
-        return replies.settled(decoded, payment, told.proof, now, fee_bps=fee_bps, unit=unit)
-    return replies.not_settled(
-        decoded,
-        told.refusal or _PENDING,
-        now,
-        payment=payment,
-        unit=unit,
-        transaction_hash=told.transaction_hash,
-    )
-
-
 # What is only said of a payment in a token that the contract takes.
 _ASSET_TAKEN = frozenset({Reason.INSUFFICIENT_BALANCE, Reason.INSUFFICIENT_ALLOWANCE})
 
 
-async def _unit(
-    service: Service, decoded: JejuRequest, payment: JejuPayment, told: SettleReply
-) -> Unit | None:
-    """What the payment's amount is written in. Tokens that the contract does not take are not
-    asked: they would be asked by whoever likes.
-    """
-    tokens = service.networks[decoded.requirements.network].tokens
-    taken = told.refusal is not None and told.refusal.reason in _ASSET_TAKEN
-    if taken or told.transaction_hash is not None:
-        return await tokens.unit(payment.asset)
-    return tokens.recall(payment.asset)
+def read(service: Service, body: Body, endpoint: Endpoint) -> "_Request | BadRequest":
+    """Decode a body of this dialect; see `dialect.Reader`."""
+    decoded = service.jeju.decode(body.members, _AUTH_PARAMS[endpoint])
+    if isinstance(decoded, Malformed):
+        return _bad_request(service, decoded, endpoint)
+    return _Request(service, decoded)
+
+
+def refuse_body(service: Service, words: str, status: int, endpoint: Endpoint) -> BadRequest:
+    """Return the reply to a body that could not be read."""
+    return _bad_request(service, service.jeju.refuse(words, status), endpoint)
+
+
+def _bad_request(service: Service, malformed: Malformed, endpoint: Endpoint) -> BadRequest:
+    encode = replies.not_verified_unread if endpoint == "verify" else replies.not_understood
+    return BadRequest(encode(malformed, service.clock()), malformed.status)
+
+
+def verify_signature(service: Service, body: Body) -> Response:
+    """Answer who signed a payment."""
+    decoded = service.jeju.decode_signed(body.members)
+    if isinstance(decoded, Malformed):
+        return signature_refused(decoded.words, decoded.status)
+    signer: bytes | Refusal = Refusal(Reason.UNSUPPORTED_NETWORK, decoded.network)
+    if decoded.served is not None:
+        signer = recover_payer(decoded.payment, decoded.claimed_payer)
+    if isinstance(signer, Refusal):
+        return signature_refused(replies.signature_words(signer, decoded), 200)
+    return json_reply(replies.signature_valid(decoded, signer))
+
+
+def signature_refused(words: str, status: int) -> Response:
+    """Answer that there is no valid signature."""
+    return json_reply(replies.signature_invalid(words), status)
+
+
+@dataclass(slots=True)
+class _Request:
+    """See `dialect.PaymentRequest`. `payment` is the one to settle, once it is verified."""
+
+    service: Service
+    decoded: JejuRequest
+    payment: JejuPayment | None = None
+
+    @property
+    def network(self) -> str | None:
+        return None if self.decoded.served is None else self.decoded.served.network.name
+
+    @property
+    def scheme(self) -> str | None:
+        return self.decoded.requirements.scheme
+
+    async def verify(self) -> AnyPayment | Refusal:
+        decoded, served = self.decoded, self._served()
+        if isinstance(served, Refusal):
+            return check_time(decoded.payment, self.service.clock() // 1000) or served
+        return await served.verifier.verify_jeju(
+            decoded.payment, decoded.claimed_payer, decoded.requirements
+        )
+
+    def _served(self) -> Served | Refusal:
+        """Return the payment's network; the one that the seller names must be served as well."""
+        networks = self.service.networks
+        for network in (self.decoded.payment.network, self.decoded.requirements.network):
+            if network not in networks:
+                return Refusal(Reason.UNSUPPORTED_NETWORK, network)
+        return networks[self.decoded.payment.network]
+
+    async def settlement(self, key: IdempotencyKey | None) -> Settlement | SettleReply:
+        decoded, served = self.decoded, self._served()
+        late = check_time(decoded.payment, self.service.clock() // 1000)
+        if isinstance(served, Refusal):
+            return SettleReply(refusal=late or served)
+        payment = served.verifier.check_jeju(
+            decoded.payment, decoded.claimed_payer, decoded.requirements
+        )
+        if isinstance(payment, Refusal):
+            return SettleReply(refusal=late or payment)
+        self.payment = payment
+        if not self.service.signers:
+            return await self._without_a_key()
+        if served.settler is None or served.config.contract is None:
+            return SettleReply(refusal=late or Refusal(Reason.CONTRACT_NOT_CONFIGURED))
+        # Even where it is late: a payment that was claimed in time has an outcome to report.
+        return served.settler, SettleRequest(payment, "jeju", key)
+
+    async def _without_a_key(self) -> SettleReply:
+        """Return the payment's own fault first, which the payer may mend, and only then that the
+        operator has configured no key.
+        """
+        try:
+            verdict = await self.verify()
+        except (ChainUnavailable, StoreError) as fault:
+            return outage_reply(fault)
+        unable = Refusal(Reason.SIGNER_NOT_CONFIGURED)
+        return SettleReply(refusal=verdict if isinstance(verdict, Refusal) else unable)
+
+    def encode_verdict(self, verdict: AnyPayment | Refusal) -> bytes:
+        now = self.service.clock()
+        if isinstance(verdict, Refusal):
+            return replies.not_verified(replies.words(verdict, self.decoded), now)
+        return replies.verified(verdict, now)
+
+    async def encode_reply(self, reply: SettleReply) -> bytes:
+        payment = self.payment
+        reason = None if reply.refusal is None else reply.refusal.reason
+        if reason in _OUT_OF_TIME and reply.transaction_hash is None:
+            payment = None
+        unit = None if payment is None else await self._unit(payment, reply)
+        now = self.service.clock()
+        if reply.proof is not None and payment is not None:
+            protocol_fee = self.service.networks[payment.network].protocol_fee
+            fee_bps = await protocol_fee.bps(payment.amount, reply.proof.fee)
+            return replies.settled(
+                self.decoded, payment, reply.proof, now, fee_bps=fee_bps, unit=unit
+            )
+        return replies.not_settled(
+            self.decoded,
+            reply.refusal or PENDING,
+            now,
+            payment=payment,
+            unit=unit,
+            transaction_hash=reply.transaction_hash,
+        )
+
+    async def _unit(self, payment: JejuPayment, reply: SettleReply) -> Unit | None:
+        """Return the unit of the payment's amount, None where it is not known. Only a token that
+        the contract takes is asked for it: anybody could name any other, at the cost of a call.
+        """
+        tokens = self.service.networks[self.decoded.requirements.network].tokens
+        taken = reply.refusal is not None and reply.refusal.reason in _ASSET_TAKEN
+        if taken or reply.transaction_hash is not None:
+            return await tokens.unit(payment.asset)
+        return tokens.recall(payment.asset)

@@ -17,7 +17,7 @@ from facilitator.domain.schemes.jeju import JejuPayment
 from facilitator.domain.settlement import Settlement, Transaction
 from facilitator.ethereum.addresses import checksum, parse_address
 from facilitator.journal.store import SettlementRecord, StoreError
-from facilitator.web.routes.replying import RETRY_AFTER, json_reply, service_of
+from facilitator.web.routes.replies import RETRY_AFTER, json_reply, service_of
 from facilitator.web.service import Served, Service
 
 _ID = re.compile(r"\A[0-9a-f]{32}\Z")

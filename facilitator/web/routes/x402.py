@@ -1,131 +1,87 @@
-"""Verify and settle in the standard dialect: decode, call, encode."""
+"""The standard dialect's side of POST /verify and POST /settle."""
 
-import time
-from functools import partial
-
-from starlette.responses import Response
-from starlette.types import Receive
+from dataclasses import dataclass
 
 from facilitator.chain.answers import ChainUnavailable
+from facilitator.dialects.detect import Body
 from facilitator.dialects.x402 import encode as replies
-from facilitator.dialects.x402.decode import Unreadable, Unserved, X402Request
+from facilitator.dialects.x402.decode import Unreadable, Unserved, X402Request, no_json
 from facilitator.domain.payment import Reason, Refusal
 from facilitator.domain.schemes import AnyPayment
-from facilitator.domain.strict_json import JSON
 from facilitator.engine.settle import IdempotencyKey, SettleReply, SettleRequest
-from facilitator.journal.store import StoreError
-from facilitator.web.routes.counting import (
-    MALFORMED,
-    REPLAYED,
-    count_settlement,
-    count_verification,
-)
-from facilitator.web.routes.describing import describe_outcome, describe_request, describe_verdict
-from facilitator.web.routes.replying import reply
-from facilitator.web.routes.settling import (
-    Asked,
-    earlier_reply,
-    give_reply,
-    outage,
+from facilitator.web.routes.dialect import (
+    BadRequest,
+    Endpoint,
+    Settlement,
     outage_reply,
-    refuse,
-    replayed,
 )
+from facilitator.web.routes.replies import PENDING
 from facilitator.web.service import Service
 
 
-async def verify(service: Service, members: dict[str, JSON] | Unreadable) -> Response:
-    """Would this payment settle?"""
-    decoded = _decode(service, members)
-    if isinstance(decoded, Unreadable):
-        count_verification(service, "x402", decoded, MALFORMED)
-        return reply(replies.verify_unreadable(decoded), 400)
-    if isinstance(decoded, Unserved):
-        describe_verdict(decoded.refusal)
-        count_verification(service, "x402", decoded, decoded.refusal)
-        return reply(replies.not_verified(decoded, decoded.refusal))
-    retry_after = None
-    try:
-        result: AnyPayment | Refusal = await service.networks[
-            decoded.served.network.name
-        ].verifier.verify_exact(decoded.payment, decoded.accepted, decoded.requirements)
-    except (ChainUnavailable, StoreError) as fault:
-        result, retry_after = outage(fault)
-    refusal = result if isinstance(result, Refusal) else None
-    count_verification(service, "x402", decoded, refusal)
-    describe_verdict(refusal)
-    if isinstance(result, Refusal):
-        return refuse(replies.not_verified(decoded, result), result, retry_after)
-    return reply(replies.verified(decoded))
+def read(service: Service, body: Body, endpoint: Endpoint) -> "_Request | BadRequest":
+    """Decode a body of this dialect; see `dialect.Reader`."""
+    decoded = no_json(body.fault) if body.members is None else service.x402.decode(body.members)
+    if not isinstance(decoded, Unreadable):
+        return _Request(service, decoded)
+    encode = replies.verify_unreadable if endpoint == "verify" else replies.settle_unreadable
+    return BadRequest(encode(decoded), 400)
 
 
-async def settle(
-    service: Service,
-    members: dict[str, JSON] | Unreadable,
-    idempotency_key: IdempotencyKey | Refusal | None,
-    receive: Receive,
-) -> Response:
-    """Settle this payment, and say what became of it."""
-    started = time.perf_counter()
-    decoded = _decode(service, members)
-    if isinstance(decoded, Unreadable):
-        count_settlement(service, "x402", decoded, MALFORMED, started)
-        return reply(replies.settle_unreadable(decoded), 400)
-    earlier = await earlier_reply(service, idempotency_key)
-    if isinstance(earlier, bytes):
-        count_settlement(service, "x402", decoded, REPLAYED, started)
-        return replayed(earlier)
-    if isinstance(earlier, Refusal):
-        asked: Asked | SettleReply = SettleReply(refusal=earlier)
-    elif isinstance(decoded, Unserved):
-        asked = SettleReply(refusal=decoded.refusal)
-    else:
-        assert not isinstance(idempotency_key, Refusal)
-        asked = await _asked(service, decoded, idempotency_key)
-    told, body = await give_reply(asked, partial(_encode, decoded), receive)
-    describe_outcome(told)
-    count_settlement(service, "x402", decoded, told, started)
-    if told.proof is not None:
-        return reply(body)
-    return refuse(body, told.refusal or _PENDING, told.retry_after)
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """See `dialect.PaymentRequest`."""
 
+    service: Service
+    decoded: X402Request | Unserved
 
-_PENDING = Refusal(Reason.SETTLEMENT_PENDING)
+    @property
+    def network(self) -> str | None:
+        return None if isinstance(self.decoded, Unserved) else self.decoded.served.network.name
 
+    @property
+    def scheme(self) -> str | None:
+        return None if isinstance(self.decoded, Unserved) else self.decoded.requirements.scheme
 
-def _decode(
-    service: Service, members: dict[str, JSON] | Unreadable
-) -> X402Request | Unserved | Unreadable:
-    decoded = members if isinstance(members, Unreadable) else service.x402.decode(members)
-    describe_request("x402", decoded)
-    return decoded
+    async def verify(self) -> AnyPayment | Refusal:
+        decoded = self.decoded
+        if isinstance(decoded, Unserved):
+            return decoded.refusal
+        verifier = self.service.networks[decoded.served.network.name].verifier
+        return await verifier.verify_exact(decoded.payment, decoded.accepted, decoded.requirements)
 
+    async def settlement(self, key: IdempotencyKey | None) -> Settlement | SettleReply:
+        decoded = self.decoded
+        if isinstance(decoded, Unserved):
+            return SettleReply(refusal=decoded.refusal)
+        served = self.service.networks[decoded.served.network.name]
+        try:
+            payment = await served.verifier.check_exact(
+                decoded.payment, decoded.accepted, decoded.requirements
+            )
+        except ChainUnavailable as fault:
+            return outage_reply(fault)
+        if isinstance(payment, Refusal):
+            return SettleReply(refusal=payment)
+        if served.settler is None:
+            return SettleReply(refusal=Refusal(Reason.SIGNER_NOT_CONFIGURED))
+        return served.settler, SettleRequest(payment, "x402", key)
 
-async def _asked(
-    service: Service, decoded: X402Request, idempotency_key: IdempotencyKey | None
-) -> Asked | SettleReply:
-    """What is to be settled, or why nothing is."""
-    served = service.networks[decoded.served.network.name]
-    try:
-        payment = await served.verifier.check_exact(
-            decoded.payment, decoded.accepted, decoded.requirements
+    def encode_verdict(self, verdict: AnyPayment | Refusal) -> bytes:
+        if isinstance(verdict, Refusal):
+            return replies.not_verified(self.decoded, verdict)
+        assert isinstance(self.decoded, X402Request)
+        return replies.verified(self.decoded)
+
+    async def encode_reply(self, reply: SettleReply) -> bytes:
+        if reply.proof is not None:
+            return replies.settled(
+                self.decoded, reply.proof.transaction_hash, reply.settlement_id, reply.state
+            )
+        return replies.not_settled(
+            self.decoded,
+            reply.refusal or PENDING,
+            transaction_hash=reply.transaction_hash,
+            settlement_id=reply.settlement_id,
+            state=reply.state,
         )
-    except ChainUnavailable as fault:
-        return outage_reply(fault)
-    if isinstance(payment, Refusal):
-        return SettleReply(refusal=payment)
-    if served.settler is None:
-        return SettleReply(refusal=Refusal(Reason.SIGNER_NOT_CONFIGURED))
-    return served.settler, SettleRequest(payment, "x402", idempotency_key)
-
-
-async def _encode(decoded: X402Request | Unserved, told: SettleReply) -> bytes:
-    if told.proof is not None:
-        return replies.settled(decoded, told.proof.transaction_hash, told.settlement_id, told.state)
-    return replies.not_settled(
-        decoded,
-        told.refusal or _PENDING,
-        transaction_hash=told.transaction_hash,
-        settlement_id=told.settlement_id,
-        state=told.state,
-    )
