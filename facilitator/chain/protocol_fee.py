@@ -1,55 +1,54 @@
-"""The share that the contract of one network keeps of each payment, as the contract itself says.
+"""The share that a network's contract keeps of each payment, read from the contract itself.
 
-Only words hang on it: what was kept of a payment is in the payment's own log.
+Replies show it; the amount that was kept of a payment comes from the payment's own log.
 """
+
+from contextlib import suppress
 
 import anyio
 
 from facilitator.chain.answers import ChainUnavailable
 from facilitator.chain.client import Chain
+from facilitator.chain.recent import Recent
 from facilitator.domain.schemes import jeju
 
-READ_FOR = 15.0  # seconds for which an answer counts
+READ_FOR = 15.0  # seconds for which an answer is reused
 READ_TIMEOUT = 1.0  # seconds that a reply waits for one
 
 
 class ProtocolFee:
-    """`configured` (basis points) stands in where the contract does not tell."""
+    """The share of one contract. `configured` (basis points) stands in while it does not answer."""
 
     def __init__(self, chain: Chain, contract: bytes | None, configured: int) -> None:
         self._chain = chain
         self._contract = contract
         self._configured = configured
-        self._read: int | None = None
-        self._until = float("-inf")  # on the event loop's clock
-        self._lock = anyio.Lock()
+        self._read: Recent[int] = Recent(self._ask, READ_FOR)
 
     async def bps(self, amount: int, fee: int) -> int:
-        """The share in basis points, of a payment of `amount` of which the contract kept `fee`
-        (atomic units): read anew where what was read before is old, or is not what was kept.
+        """Return the share in basis points, of a payment of `amount` of which the contract kept
+        `fee` (atomic units). It is read again where the last answer is old, or does not give `fee`.
         """
-        with anyio.move_on_after(READ_TIMEOUT):
-            async with self._lock:
-                if anyio.current_time() > self._until or not _fits(self._read, amount, fee):
-                    await self._ask()
-        for known in (self._read, self._configured):
+        if not _fits(self._read.recall(), amount, fee):
+            self._read.expire()
+        with anyio.move_on_after(READ_TIMEOUT), suppress(ChainUnavailable):
+            await self._read.look()
+        for known in (self._read.recall(), self._configured):
             if known is not None and _fits(known, amount, fee):
                 return known
-        # The owner has changed it since, or nobody answers: the least that would keep as much.
+        # The owner has changed it since, or no node answers: the least that keeps as much.
         return -(-fee * 10_000 // amount)
 
-    async def _ask(self) -> None:
+    async def _ask(self) -> int:
         if self._contract is None:
-            return
-        try:
-            [answer] = await self._chain.read([jeju.stats_call(self._contract)])
-        except ChainUnavailable:
-            return
+            raise ChainUnavailable("no contract is configured")
+        [answer] = await self._chain.read([jeju.stats_call(self._contract)])
         state = jeju.read_stats(answer)
-        if state is not None:
-            self._read, self._until = state.fee_bps, anyio.current_time() + READ_FOR
+        if state is None:
+            raise ChainUnavailable("there is no X402Facilitator")
+        return state.fee_bps
 
 
 def _fits(bps: int | None, amount: int, fee: int) -> bool:
-    """Whether the contract, which rounds down, keeps `fee` of `amount` at this share."""
+    """Return whether the contract, which rounds down, keeps `fee` of `amount` at this share."""
     return bps is not None and amount * bps // 10_000 == fee

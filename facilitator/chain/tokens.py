@@ -1,19 +1,22 @@
-"""What amounts of a token are written in: its symbol and decimals, as the token itself says.
+"""A token's unit: its symbol and decimals, read from the token itself.
 
-Only words hang on it, never money: amounts are counted in atomic units everywhere else. So a token
-that says nothing, or nonsense, is simply not known.
+Replies show amounts in it; everything else counts atomic units, so no money depends on it. A token
+without a usable answer has no known unit.
 """
+
+from contextlib import suppress
 
 import anyio
 
 from facilitator.chain.answers import ChainUnavailable
 from facilitator.chain.client import Chain
+from facilitator.chain.recent import Recent
 from facilitator.config.networks import Unit
 from facilitator.ethereum.abi import WORD, selector
 from facilitator.ethereum.transactions import Call
 
-KNOWN_LIMIT = 256  # tokens that are remembered
-# Seconds that the first reply about a token waits for what the token says of itself.
+KNOWN_LIMIT = 256  # tokens whose units are remembered
+# Seconds that the first reply about a token waits for its answer.
 READ_TIMEOUT = 0.25
 UNKNOWN_FOR = 60.0  # seconds after which a token that could not be read is asked again
 SYMBOL_LIMIT = 32  # characters
@@ -24,56 +27,36 @@ _DECIMALS = selector("decimals()")
 
 
 class Tokens:
-    """The units of one network's tokens. `known` need not be asked for and are never forgotten."""
+    """The units of one network's tokens. `known` are those that need not be asked for."""
 
     def __init__(self, chain: Chain, known: dict[bytes, Unit]) -> None:
         self._chain = chain
         self._known = known
-        # With the event loop's time until which it counts; the least recently used first.
-        self._read: dict[bytes, tuple[float, Unit | None]] = {}
-        self._lock = anyio.Lock()
+        self._read: Recent[Unit | None, bytes] = Recent(self._ask, _lifetime, limit=KNOWN_LIMIT)
 
     def recall(self, asset: bytes) -> Unit | None:
-        """The unit, if it was known or read before."""
-        return self._known.get(asset) or self._remembered(asset)[1]
+        """Return the unit where it is known or was read before; None otherwise."""
+        return self._known.get(asset) or self._read.recall(asset)
 
     async def unit(self, asset: bytes) -> Unit | None:
-        """The unit of a token, asked of the token once; None where it does not tell in time.
+        """Return the unit of a token, which the token is asked for once; None where it does not
+        answer in time.
 
-        For tokens that the contract takes: others could be anybody's, and each costs a question.
+        For tokens that the contract takes: others could be anybody's, and each costs a call.
         """
-        if asset not in self._known:
-            with anyio.move_on_after(READ_TIMEOUT):
-                async with self._lock:
-                    until, _ = self._remembered(asset)
-                    if until <= anyio.current_time():
-                        # Stands if the answer fails or comes too late.
-                        self._remember(asset, anyio.current_time() + UNKNOWN_FOR, None)
-                        found = await self._ask(asset)
-                        if found is not None:
-                            self._remember(asset, float("inf"), found)
-        return self.recall(asset)
+        return self._known.get(asset) or await self._read.look(asset)
 
     async def _ask(self, asset: bytes) -> Unit | None:
-        try:
+        with anyio.move_on_after(READ_TIMEOUT), suppress(ChainUnavailable):
             answers = await self._chain.read((Call(asset, _SYMBOL), Call(asset, _DECIMALS)))
-        except ChainUnavailable:
-            return None
-        symbol, decimals = read_symbol(answers[0]), read_decimals(answers[1])
-        return None if symbol is None or decimals is None else Unit(symbol, decimals)
+            symbol, decimals = read_symbol(answers[0]), read_decimals(answers[1])
+            if symbol is not None and decimals is not None:
+                return Unit(symbol, decimals)
+        return None
 
-    def _remembered(self, asset: bytes) -> tuple[float, Unit | None]:
-        found = self._read.pop(asset, None)
-        if found is None:
-            return float("-inf"), None
-        self._read[asset] = found
-        return found
 
-    def _remember(self, asset: bytes, until: float, unit: Unit | None) -> None:
-        self._read.pop(asset, None)
-        if len(self._read) >= KNOWN_LIMIT:
-            del self._read[next(iter(self._read))]
-        self._read[asset] = (until, unit)
+def _lifetime(unit: Unit | None) -> float:
+    return UNKNOWN_FOR if unit is None else float("inf")
 
 
 def read_symbol(answer: bytes) -> str | None:

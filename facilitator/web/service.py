@@ -16,6 +16,7 @@ from anyio.abc import TaskGroup
 from facilitator.chain.answers import ChainUnavailable, may_differ_elsewhere
 from facilitator.chain.client import Chain
 from facilitator.chain.protocol_fee import ProtocolFee
+from facilitator.chain.recent import Recent
 from facilitator.chain.rpc import RPC, FaultKind
 from facilitator.chain.tokens import Tokens
 from facilitator.config.networks import Unit
@@ -46,7 +47,6 @@ from facilitator.journal.open import open_store
 from facilitator.journal.store import SharedStore, Store, StoreError
 from facilitator.telemetry.logs import event, get_logger
 from facilitator.telemetry.metrics import Metrics
-from facilitator.web.cached import Recent
 
 _log = get_logger(__name__)
 

@@ -1,16 +1,10 @@
-"""Laws of answers that count for a while, and what /ready costs the journal."""
+"""Laws of answers that are remembered for a while."""
 
 import asyncio
-import sqlite3
-from contextlib import closing
-from pathlib import Path
 
 import pytest
 
-from facilitator.commands.devnet import Devnet
-from facilitator.web.cached import Recent
-from facilitator.web.service import WRITABLE_FOR
-from tests.support.service import serve
+from facilitator.chain.recent import Recent
 
 pytestmark = pytest.mark.anyio
 
@@ -80,34 +74,59 @@ async def test_an_asker_that_goes_away_holds_nobody_up() -> None:
     assert await waiting == 2
 
 
-async def test_a_hundred_probes_write_the_journal_once(devnet: Devnet, tmp_path: Path) -> None:
-    wal = tmp_path / "facilitator.db-wal"
-    async with serve(devnet, tmp_path) as service:
-        await service.get("/ready")
-        before, started = wal.stat().st_mtime_ns, asyncio.get_running_loop().time()
-        size = wal.stat().st_size
-        for _ in range(100):
-            assert (await service.get("/ready"))[0] == 200
-        passed = asyncio.get_running_loop().time() - started
-        if passed < WRITABLE_FOR:
-            assert (wal.stat().st_mtime_ns, wal.stat().st_size) == (before, size)
-        await asyncio.sleep(WRITABLE_FOR)
-        await service.get("/ready")
-        assert wal.stat().st_mtime_ns > before
+async def test_each_question_has_an_answer_of_its_own() -> None:
+    asked: list[str] = []
+
+    async def ask(question: str) -> str:
+        asked.append(question)
+        return question.upper()
+
+    recent = Recent(ask, 60.0, limit=2)
+    assert [await recent.look(each) for each in "abab"] == ["A", "B", "A", "B"]
+    assert asked == ["a", "b"]
 
 
-async def test_readiness_follows_the_journal_within_its_time(
-    devnet: Devnet, tmp_path: Path
-) -> None:
-    """Somebody holds the database's write lock: not ready soon after, and ready soon again."""
-    async with serve(devnet, tmp_path) as service:
-        assert (await service.get("/ready"))[0] == 200
-        with closing(sqlite3.connect(tmp_path / "facilitator.db", isolation_level=None)) as other:
-            other.execute("BEGIN IMMEDIATE")
-            await asyncio.sleep(WRITABLE_FOR)
-            status, reply = await service.get("/ready")
-            assert (status, reply["status"], reply["journal"]) == (503, "not_ready", False)
-            other.execute("ROLLBACK")
-        await asyncio.sleep(WRITABLE_FOR)
-        status, reply = await service.get("/ready")
-        assert (status, reply["status"]) == (200, "ready")
+async def test_the_question_that_was_wanted_least_recently_is_forgotten_first() -> None:
+    asked: list[str] = []
+
+    async def ask(question: str) -> str:
+        asked.append(question)
+        return question.upper()
+
+    recent = Recent(ask, 60.0, limit=2)
+    for each in "ab":
+        await recent.look(each)
+    assert recent.recall("a") == "A"
+    assert recent.recall("z") is None
+    await recent.look("c")
+    assert [recent.recall(each) for each in "abc"] == ["A", None, "C"]
+
+
+async def test_the_lifetime_may_depend_on_the_answer() -> None:
+    oracle = Oracle()
+    recent = Recent(oracle.ask, lambda answer: 60.0 if answer == 3 else 0.0)
+    assert [await recent.look() for _ in range(5)] == [1, 2, 3, 3, 3]
+
+
+async def test_questions_with_one_key_are_one_question() -> None:
+    async def ask(number: int) -> int:
+        return number
+
+    recent = Recent(ask, 60.0, key=lambda number: number % 2, limit=2)
+    assert [await recent.look(number) for number in (1, 2, 3, 4)] == [1, 2, 1, 2]
+
+
+async def test_an_expired_answer_is_asked_for_again_and_recalled_until_then() -> None:
+    oracle = Oracle()
+    recent = Recent(oracle.ask, lifetime=60.0)
+    recent.expire()
+    assert recent.recall() is None
+    assert await recent.look() == 1
+    recent.expire()
+    assert recent.recall() == 1
+    oracle.broken = True
+    with pytest.raises(LookupError):
+        await recent.look()
+    assert recent.recall() == 1
+    oracle.broken = False
+    assert await recent.look() == 3
