@@ -8,10 +8,9 @@ from pathlib import Path
 
 from facilitator.config.database import PostgreSQL, parse_sqlite
 from facilitator.config.settings import ConfigError, load_config
-from facilitator.journal.copying import copy_journal
-from facilitator.journal.migrating import migrate, schema_version
-from facilitator.journal.schema import MIGRATIONS
-from facilitator.journal.sqlite.moved import reopen
+from facilitator.journal.migrate import copy_journal, migrate, schema_version
+from facilitator.journal.schema import KNOWN_VERSION, MIGRATIONS, next_step
+from facilitator.journal.sqlite.file import reopen
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -48,15 +47,15 @@ async def run(options: argparse.Namespace) -> int:
     if options.reopen:
         _reopen(database)
         return 0
-    known = len(MIGRATIONS)
     before = await schema_version(database)
-    print(f"journal {database}: schema version {before}, this program has {known}")
-    if before == known:
+    print(f"journal {database}: schema version {before}, this program has {KNOWN_VERSION}")
+    if before == KNOWN_VERSION:
         print("nothing to do")
-    elif before > known:
+    elif before > KNOWN_VERSION:
         print("nothing to do: this program works with a schema one version newer than its own")
     elif options.check:
-        print(f"{known - before} to make: run `facilitator migrate`, or start the service")
+        steps = len(MIGRATIONS) - (next_step(before) or 0)
+        print(f"{steps} to make: run `facilitator migrate`, or start the service")
         return 1
     else:
         await migrate(database)

@@ -12,7 +12,7 @@ import time
 
 from facilitator.config.settings import load_config
 from facilitator.engine.loop import MAX_BACKOFF_SECONDS
-from facilitator.journal.migrating import schema_version
+from facilitator.journal.migrate import schema_version
 from facilitator.journal.open import open_store
 from facilitator.journal.store import SharedStore, Store
 

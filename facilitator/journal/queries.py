@@ -1,160 +1,203 @@
-"""What the journal is asked, in SQL: functions of a connection, inside a transaction.
+"""What the journal is asked, each question once for every engine.
 
-Each looks only at the rows that it is about, by an index: the finished ones, which only ever grow
-in number, cost nothing. Text that is pasted into a statement is a constant of the program; every
-value is bound.
+Functions of a connection, inside a transaction. Each looks only at the rows that it is about, by an
+index: the finished ones, which only ever grow in number, cost nothing.
 """
 
-import sqlite3
+from collections.abc import Sequence
 
-from facilitator.domain.settlement import Attempt, Settlement, SettlementCounts, Transaction
-from facilitator.journal.rows import read_attempt, read_settlement, read_transaction
-from facilitator.journal.store import KeptReply, OpenWork, SettlementRecord
-
-Parameters = tuple[object, ...] | dict[str, object]
+from facilitator.domain.settlement import (
+    Attempt,
+    OpenWork,
+    Settlement,
+    SettlementCounts,
+    SettlementRecord,
+    Transaction,
+)
+from facilitator.journal.engine import Connection
+from facilitator.journal.records import KeptReply
+from facilitator.journal.rows import (
+    ATTEMPT,
+    SETTLEMENT,
+    TRANSACTION,
+    read_attempt,
+    read_settlement,
+    read_transaction,
+)
 
 # As in the indexes of the schema, or they are not used.
 OPEN = "('pending', 'reorged')"
 
-
-def find(keys: tuple[str, ...], db: sqlite3.Connection) -> Settlement | None:
-    for key in keys:
-        for column in ("key", "second_key"):
-            row = db.execute(f"SELECT * FROM settlement WHERE {column} = ?", (key,)).fetchone()
-            if row is not None:
-                return read_settlement(row)
-    return None
+# $1 is the chain.
+_PENDING = """SELECT id FROM "transaction" WHERE chain_id = $1 AND state = 'pending'"""
+_MINED = """SELECT id FROM "transaction" WHERE chain_id = $1 AND state = 'mined'"""
 
 
-def get(db: sqlite3.Connection, settlement_id: str) -> Settlement:
-    row = db.execute("SELECT * FROM settlement WHERE id = ?", (settlement_id,)).fetchone()
+async def find(db: Connection, key: str) -> Settlement | None:
+    """The settlement that has this key as its first or second one."""
+    row = await db.fetchrow(
+        f"""SELECT {SETTLEMENT} FROM settlement WHERE key = $1 OR second_key = $1
+            ORDER BY key <> $1 LIMIT 1""",
+        key,
+    )
+    return None if row is None else read_settlement(row)
+
+
+async def get_settlement(db: Connection, settlement_id: str) -> Settlement:
+    """The settlement with this id. LookupError where there is none."""
+    row = await db.fetchrow(f"SELECT {SETTLEMENT} FROM settlement WHERE id = $1", settlement_id)
     if row is None:
         raise LookupError("no such settlement")
     return read_settlement(row)
 
 
-def find_transaction(transaction_hash: bytes, db: sqlite3.Connection) -> Settlement | None:
-    """Of several that one transaction carries, the first; somebody else's may prove one as well."""
-    row = db.execute(
-        """SELECT settlement.* FROM attempt
-               JOIN settlement_transaction USING (transaction_id)
-               JOIN settlement ON settlement.id = settlement_id
-           WHERE hash = ? ORDER BY position LIMIT 1""",
-        (transaction_hash,),
-    ).fetchone()
+async def get(db: Connection, settlement_id: str) -> SettlementRecord | None:
+    """One settlement with its transactions."""
+    found = await _records(db, "id = $1", settlement_id)
+    return found[0] if found else None
+
+
+async def find_transaction(db: Connection, transaction_hash: bytes) -> Settlement | None:
+    """The settlement that this transaction was signed for, or that its log proves. Of several that
+    one transaction carries, the first; somebody else's may prove one as well.
+    """
+    row = await db.fetchrow(
+        f"""SELECT {SETTLEMENT} FROM attempt
+                JOIN settlement_transaction USING (transaction_id)
+                JOIN settlement ON settlement.id = settlement_id
+            WHERE hash = $1 ORDER BY position LIMIT 1""",
+        transaction_hash,
+    )
     if row is None:
-        row = db.execute(
-            "SELECT * FROM settlement WHERE proof_transaction = ? LIMIT 1", (transaction_hash,)
-        ).fetchone()
+        row = await db.fetchrow(
+            f"SELECT {SETTLEMENT} FROM settlement WHERE proof_transaction = $1 LIMIT 1",
+            transaction_hash,
+        )
     return None if row is None else read_settlement(row)
 
 
-def find_reply(tenant: str, idempotency_key: str, db: sqlite3.Connection) -> KeptReply | None:
-    row = db.execute(
-        "SELECT body_digest, reply FROM settlement WHERE tenant = ? AND idempotency_key = ?",
-        (tenant, idempotency_key),
-    ).fetchone()
+async def find_reply(db: Connection, tenant: str, idempotency_key: str) -> KeptReply | None:
+    """What is kept under an idempotency key; None where no claimed payment came with it."""
+    row = await db.fetchrow(
+        "SELECT body_digest, reply FROM settlement WHERE tenant = $1 AND idempotency_key = $2",
+        tenant,
+        idempotency_key,
+    )
     return None if row is None else KeptReply(row["body_digest"] or b"", row["reply"])
 
 
-def open_work(chain_id: int, db: sqlite3.Connection) -> OpenWork:
-    pending = _in_state("pending")
-    chosen = f"""SELECT id FROM settlement WHERE chain_id = :chain AND state IN {OPEN}
+async def open_work(db: Connection, chain_id: int) -> OpenWork:
+    """Settlements in PENDING or REORGED or with a PENDING transaction, and pending fillers."""
+    chosen = f"""SELECT id FROM settlement WHERE chain_id = $1 AND state IN {OPEN}
                  UNION SELECT settlement_id FROM settlement_transaction
-                 WHERE transaction_id IN ({pending})"""
-    return _work(db, chosen, pending, {"chain": chain_id})
+                 WHERE transaction_id IN ({_PENDING})"""
+    return OpenWork(
+        records=await _records(db, f"id IN ({chosen})", chain_id),
+        fillers=await _fillers(db, _PENDING, chain_id),
+    )
 
 
-def watched(chain_id: int, horizon: int, db: sqlite3.Connection) -> OpenWork:
-    mined = _in_state("mined")
-    chosen = f"""SELECT settlement_id FROM settlement_transaction WHERE transaction_id IN ({mined})
-                 UNION SELECT id FROM settlement WHERE chain_id = :chain AND state = 'confirmed'
-                 AND proof_block_number > :horizon"""
-    return _work(db, chosen, mined, {"chain": chain_id, "horizon": horizon})
+async def watched(db: Connection, chain_id: int, horizon: int) -> OpenWork:
+    """What a reorg could still undo: settlements with a MINED transaction, or CONFIRMED by a proof
+    above block `horizon`, whosever it is; and MINED fillers.
+    """
+    chosen = f"""SELECT settlement_id FROM settlement_transaction WHERE transaction_id IN ({_MINED})
+                 UNION SELECT id FROM settlement WHERE chain_id = $1 AND state = 'confirmed'
+                 AND proof_block_number > $2"""
+    return OpenWork(
+        records=await _records(db, f"id IN ({chosen})", chain_id, horizon),
+        fillers=await _fillers(db, _MINED, chain_id),
+    )
 
 
-def _in_state(state: str) -> str:
-    return f"""SELECT id FROM "transaction" WHERE chain_id = :chain AND state = '{state}'"""
+async def _fillers(db: Connection, chosen: str, chain_id: int) -> tuple[Transaction, ...]:
+    """Of the transactions whose ids `chosen` selects, those that carry no settlement."""
+    alone = f"""{chosen} AND NOT EXISTS (SELECT 1 FROM settlement_transaction
+                                         WHERE transaction_id = "transaction".id)"""
+    return tuple((await transactions(db, f"id IN ({alone})", chain_id)).values())
 
 
-def _work(db: sqlite3.Connection, chosen: str, mine: str, parameters: Parameters) -> OpenWork:
-    """The settlements that `chosen` selects, and those of `mine` that carry none."""
-    carrying = "SELECT transaction_id FROM settlement_transaction"
-    fillers = transactions(db, f"{mine} AND id NOT IN ({carrying})", parameters)
-    return OpenWork(records=records(db, chosen, parameters), fillers=tuple(fillers.values()))
-
-
-def outstanding(
-    chain_id: int, asset: bytes, payer: bytes, db: sqlite3.Connection
+async def outstanding(
+    db: Connection, chain_id: int, asset: bytes, payer: bytes
 ) -> tuple[Settlement, ...]:
-    rows = db.execute(
-        f"""SELECT * FROM settlement
-            WHERE chain_id = ? AND asset = ? AND payer = ? AND state IN {OPEN}""",
-        (chain_id, asset, payer),
+    """The settlements of a payer and asset in PENDING or REORGED."""
+    rows = await db.fetch(
+        f"""SELECT {SETTLEMENT} FROM settlement
+            WHERE chain_id = $1 AND asset = $2 AND payer = $3 AND state IN {OPEN}""",
+        chain_id,
+        asset,
+        payer,
     )
     return tuple(read_settlement(row) for row in rows)
 
 
-def in_flight(chain_id: int, db: sqlite3.Connection) -> dict[bytes, int]:
-    rows = db.execute(
-        """SELECT signer, count(*) FROM "transaction"
-           WHERE chain_id = ? AND state = 'pending' GROUP BY signer""",
-        (chain_id,),
+async def in_flight(db: Connection, chain_id: int) -> dict[bytes, int]:
+    """How many PENDING transactions each signer has on a chain (no entry: none)."""
+    rows = await db.fetch(
+        """SELECT signer, count(*) AS pending FROM "transaction"
+           WHERE chain_id = $1 AND state = 'pending' GROUP BY signer""",
+        chain_id,
     )
-    return {signer: pending for signer, pending in rows}
+    return {row["signer"]: row["pending"] for row in rows}
 
 
-def counts(chain_id: int, db: sqlite3.Connection) -> SettlementCounts:
-    """The open ones are counted, of the finished ones a tally is kept."""
-    rows = db.execute(
-        f"""SELECT state, count(*), min(created_at) FROM settlement
-            WHERE chain_id = :chain AND state IN {OPEN} GROUP BY state
-            UNION ALL SELECT state, number, NULL FROM settlement_tally
-            WHERE chain_id = :chain AND number > 0""",
-        {"chain": chain_id},
-    ).fetchall()
-    oldest = [since for state, _, since in rows if state == "pending"]
-    return SettlementCounts(
-        {state: number for state, number, _ in rows}, oldest[0] if oldest else None
+async def settlement_counts(db: Connection, chain_id: int) -> SettlementCounts:
+    """How many settlements there are in each state, and since when the oldest is pending. The open
+    ones are counted, of the finished ones triggers keep a tally.
+    """
+    rows = await db.fetch(
+        f"""SELECT state, count(*) AS number, min(created_at) AS oldest FROM settlement
+            WHERE chain_id = $1 AND state IN {OPEN} GROUP BY state
+            UNION ALL SELECT state, sum(number)::bigint, NULL FROM settlement_tally
+            WHERE chain_id = $1 GROUP BY state""",
+        chain_id,
     )
+    states = {row["state"]: row["number"] for row in rows if row["number"]}
+    oldest = [row["oldest"] for row in rows if row["state"] == "pending"]
+    return SettlementCounts(states, oldest[0] if oldest else None)
 
 
-def records(
-    db: sqlite3.Connection, chosen: str, parameters: Parameters
-) -> tuple[SettlementRecord, ...]:
-    """The settlements whose ids `chosen` selects, each with all its transactions."""
-    settlements = db.execute(
-        f"SELECT * FROM settlement WHERE id IN ({chosen}) ORDER BY created_at, id", parameters
-    ).fetchall()
-    joins = db.execute(
-        f"""SELECT settlement_id, transaction_id FROM settlement_transaction
-            WHERE settlement_id IN ({chosen}) ORDER BY transaction_id""",
-        parameters,
-    ).fetchall()
-    carried = f"""SELECT transaction_id FROM settlement_transaction
-                  WHERE settlement_id IN ({chosen})"""
-    riding = transactions(db, carried, parameters)
+async def ended(db: Connection, settlement_ids: Sequence[str]) -> frozenset[str]:
+    """Those of the settlements that are not PENDING nor REORGED."""
+    rows = await db.fetch(
+        f"SELECT id FROM settlement WHERE id = ANY($1) AND state NOT IN {OPEN}", settlement_ids
+    )
+    return frozenset(row["id"] for row in rows)
+
+
+async def _records(db: Connection, where: str, *parameters: object) -> tuple[SettlementRecord, ...]:
+    settlements = await db.fetch(
+        f"SELECT {SETTLEMENT} FROM settlement WHERE {where} ORDER BY created_at, id", *parameters
+    )
+    if not settlements:
+        return ()
+    joins = await db.fetch(
+        """SELECT settlement_id, transaction_id FROM settlement_transaction
+           WHERE settlement_id = ANY($1) ORDER BY transaction_id""",
+        [row["id"] for row in settlements],
+    )
+    carrying = await transactions(db, "id = ANY($1)", [row["transaction_id"] for row in joins])
     carriers: dict[str, list[Transaction]] = {}
-    for settlement_id, transaction_id in joins:
-        carriers.setdefault(settlement_id, []).append(riding[transaction_id])
+    for row in joins:
+        carriers.setdefault(row["settlement_id"], []).append(carrying[row["transaction_id"]])
     return tuple(
         SettlementRecord(read_settlement(row), tuple(carriers.get(row["id"], ())))
         for row in settlements
     )
 
 
-def transactions(
-    db: sqlite3.Connection, chosen: str, parameters: Parameters
-) -> dict[int, Transaction]:
-    """The transactions whose ids `chosen` selects, with their attempts in the order of signing."""
+async def transactions(db: Connection, where: str, *parameters: object) -> dict[int, Transaction]:
+    """The transactions of that condition by id, with their attempts in the order of signing."""
+    rows = await db.fetch(
+        f'SELECT {TRANSACTION} FROM "transaction" WHERE {where} ORDER BY id', *parameters
+    )
+    if not rows:
+        return {}
     attempts: dict[int, list[Attempt]] = {}
-    for row in db.execute(
-        f"SELECT * FROM attempt WHERE transaction_id IN ({chosen}) ORDER BY rowid", parameters
+    for row in await db.fetch(
+        f"""SELECT {ATTEMPT} FROM attempt WHERE transaction_id = ANY($1)
+            ORDER BY attempt.number""",
+        [row["id"] for row in rows],
     ):
         attempts.setdefault(row["transaction_id"], []).append(read_attempt(row))
-    return {
-        row["id"]: read_transaction(row, tuple(attempts[row["id"]]))
-        for row in db.execute(
-            f'SELECT * FROM "transaction" WHERE id IN ({chosen}) ORDER BY id', parameters
-        )
-    }
+    return {row["id"]: read_transaction(row, tuple(attempts[row["id"]])) for row in rows}

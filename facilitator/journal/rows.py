@@ -1,8 +1,5 @@
 """Rows of the journal into Structs and back, the same for every engine."""
 
-from collections.abc import Mapping
-from typing import Any
-
 import msgspec
 
 from facilitator.domain.payment import Proof, Refusal
@@ -17,13 +14,10 @@ from facilitator.domain.settlement import (
 )
 from facilitator.ethereum.fees import Fees
 from facilitator.ethereum.transactions import Call
-from facilitator.journal.store import StoreError
+from facilitator.journal.engine import Row, StoreError
 
-# What drivers give for a row, by column name.
-Row = Mapping[str, Any]
-
-# What the readers below read. PostgreSQL is asked for these by name: what was prepared with `*`
-# fails once a later step adds a column.
+# What the readers below read, by name: what PostgreSQL has prepared with `*` fails once a later
+# step adds a column.
 SETTLEMENT = (
     "id, key, idempotency_key, request_digest, dialect, payment, state,"
     " version, listener, listener_until, replied_success_at, proof_transaction, proof_log_index,"
@@ -103,6 +97,18 @@ def read_attempt(row: Row) -> Attempt:
     """A row of `attempt`."""
     fees = Fees(row["max_fee_per_gas"], row["max_priority_fee_per_gas"])
     return Attempt(hash=row["hash"], raw=row["raw"], fees=fees, signed_at=row["signed_at"])
+
+
+def attempt_columns(attempt: Attempt) -> tuple[object, ...]:
+    """The columns of an attempt, but for its transaction, in the order of ATTEMPT."""
+    fees = attempt.fees
+    return (
+        attempt.hash,
+        attempt.raw,
+        fees.max_fee_per_gas,
+        fees.max_priority_fee_per_gas,
+        attempt.signed_at,
+    )
 
 
 def read_transaction(row: Row, attempts: tuple[Attempt, ...]) -> Transaction:

@@ -10,10 +10,13 @@ Nothing uses the columns `lease_holder`, `lease_until` and `fencing_token` of `s
 PostgreSQL, the index `settlement_listener`: a later release takes them away.
 """
 
-from facilitator.journal.store import StoreError
+from facilitator.journal.engine import StoreError
 
 # Marks the file as a journal (SQLite's application_id): "x402" in ASCII.
 APPLICATION_ID = 0x78343032
+
+# The version after the first step. No release has written the five before it.
+FIRST_VERSION = 6
 
 MIGRATIONS: tuple[str, ...] = (
     """
@@ -23,6 +26,7 @@ MIGRATIONS: tuple[str, ...] = (
         second_key TEXT UNIQUE,
         tenant TEXT NOT NULL,
         idempotency_key TEXT,
+        body_digest BLOB,
         request_digest BLOB NOT NULL,
         dialect TEXT NOT NULL,
         chain_id INTEGER NOT NULL,
@@ -33,6 +37,7 @@ MIGRATIONS: tuple[str, ...] = (
         state TEXT NOT NULL,
         version INTEGER NOT NULL,
         refusal TEXT,
+        reply BLOB,
         listener TEXT,
         listener_until INTEGER NOT NULL,
         replied_success_at INTEGER,
@@ -50,9 +55,15 @@ MIGRATIONS: tuple[str, ...] = (
     CREATE UNIQUE INDEX settlement_proof
         ON settlement (chain_id, proof_transaction, proof_log_index)
         WHERE proof_transaction IS NOT NULL;
+    CREATE INDEX settlement_proof_transaction ON settlement (proof_transaction)
+        WHERE proof_transaction IS NOT NULL;
+    CREATE INDEX settlement_proof_block ON settlement (chain_id, proof_block_number)
+        WHERE proof_block_number IS NOT NULL;
     CREATE INDEX settlement_state ON settlement (chain_id, state);
     CREATE INDEX settlement_open ON settlement (chain_id, asset, payer)
         WHERE state IN ('pending', 'reorged');
+    CREATE INDEX settlement_finished ON settlement (chain_id, updated_at)
+        WHERE state IN ('confirmed', 'failed', 'lost');
     CREATE INDEX settlement_listener ON settlement (listener)
         WHERE listener IS NOT NULL AND replied_success_at IS NULL;
 
@@ -67,6 +78,8 @@ MIGRATIONS: tuple[str, ...] = (
         gas_limit INTEGER NOT NULL,
         state TEXT NOT NULL,
         block_number INTEGER,
+        gas_cost TEXT,
+        l1_fee TEXT NOT NULL DEFAULT '0',
         created_at INTEGER NOT NULL,
         UNIQUE (chain_id, signer, account_nonce)
     ) STRICT;
@@ -74,6 +87,8 @@ MIGRATIONS: tuple[str, ...] = (
         WHERE state = 'pending';
     CREATE INDEX transaction_mined ON "transaction" (chain_id, block_number)
         WHERE state = 'mined';
+    CREATE INDEX transaction_filler ON "transaction" (chain_id, created_at)
+        WHERE kind = 'fill';
 
     CREATE TABLE attempt (
         hash BLOB NOT NULL PRIMARY KEY,
@@ -102,18 +117,7 @@ MIGRATIONS: tuple[str, ...] = (
         fencing_token INTEGER NOT NULL DEFAULT 0,
         PRIMARY KEY (chain_id, address)
     ) STRICT, WITHOUT ROWID;
-    """,
-    """
-    ALTER TABLE settlement ADD COLUMN body_digest BLOB;
-    ALTER TABLE settlement ADD COLUMN reply BLOB;
-    CREATE INDEX settlement_proof_transaction ON settlement (proof_transaction)
-        WHERE proof_transaction IS NOT NULL;
-    """,
-    """
-    ALTER TABLE "transaction" ADD COLUMN gas_cost TEXT;
-    ALTER TABLE "transaction" ADD COLUMN l1_fee TEXT NOT NULL DEFAULT '0';
-    CREATE INDEX settlement_proof_block ON settlement (chain_id, proof_block_number)
-        WHERE proof_block_number IS NOT NULL;
+
     CREATE TABLE gas_spent (
         chain_id INTEGER NOT NULL,
         signer BLOB NOT NULL,
@@ -121,8 +125,7 @@ MIGRATIONS: tuple[str, ...] = (
         wei TEXT NOT NULL,
         PRIMARY KEY (chain_id, signer, day)
     ) STRICT, WITHOUT ROWID;
-    """,
-    """
+
     CREATE TABLE chain_loop (
         chain_id INTEGER NOT NULL,
         holder TEXT NOT NULL,
@@ -130,12 +133,7 @@ MIGRATIONS: tuple[str, ...] = (
         fencing_token INTEGER NOT NULL,
         PRIMARY KEY (chain_id)
     ) STRICT, WITHOUT ROWID;
-    """,
-    """
-    CREATE INDEX settlement_finished ON settlement (chain_id, updated_at)
-        WHERE state IN ('confirmed', 'failed', 'lost');
-    CREATE INDEX transaction_filler ON "transaction" (chain_id, created_at)
-        WHERE kind = 'fill';
+
     CREATE TABLE used_key (
         key TEXT NOT NULL PRIMARY KEY,
         chain_id INTEGER NOT NULL,
@@ -144,45 +142,25 @@ MIGRATIONS: tuple[str, ...] = (
     ) STRICT, WITHOUT ROWID;
     CREATE INDEX used_key_needed ON used_key (chain_id, needed_until);
     """,
-    """
-    CREATE TABLE settlement_tally (
-        chain_id INTEGER NOT NULL,
-        state TEXT NOT NULL,
-        number INTEGER NOT NULL,
-        PRIMARY KEY (chain_id, state)
-    ) STRICT, WITHOUT ROWID;
-    CREATE TRIGGER tally_inserted AFTER INSERT ON settlement
-        WHEN NEW.state IN ('confirmed', 'failed', 'lost')
-    BEGIN
-        INSERT INTO settlement_tally VALUES (NEW.chain_id, NEW.state, 1)
-            ON CONFLICT DO UPDATE SET number = number + 1;
-    END;
-    CREATE TRIGGER tally_finished AFTER UPDATE OF state ON settlement
-        WHEN NEW.state <> OLD.state AND NEW.state IN ('confirmed', 'failed', 'lost')
-    BEGIN
-        INSERT INTO settlement_tally VALUES (NEW.chain_id, NEW.state, 1)
-            ON CONFLICT DO UPDATE SET number = number + 1;
-    END;
-    CREATE TRIGGER tally_opened AFTER UPDATE OF state ON settlement
-        WHEN NEW.state <> OLD.state AND OLD.state IN ('confirmed', 'failed', 'lost')
-    BEGIN
-        UPDATE settlement_tally SET number = number - 1
-            WHERE chain_id = OLD.chain_id AND state = OLD.state;
-    END;
-    CREATE TRIGGER tally_deleted AFTER DELETE ON settlement
-        WHEN OLD.state IN ('confirmed', 'failed', 'lost')
-    BEGIN
-        UPDATE settlement_tally SET number = number - 1
-            WHERE chain_id = OLD.chain_id AND state = OLD.state;
-    END;
-    INSERT INTO settlement_tally SELECT chain_id, state, count(*) FROM settlement
-        WHERE state IN ('confirmed', 'failed', 'lost') GROUP BY chain_id, state;
-    """,
 )
+
+KNOWN_VERSION = FIRST_VERSION + len(MIGRATIONS) - 1
 
 
 def refuse_newer(version: int) -> None:
     """StoreError for a schema that this program does not understand: one step ahead it does."""
-    known = len(MIGRATIONS)
-    if version > known + 1:
-        raise StoreError(f"schema version {version} is too new for this program (it knows {known})")
+    if version > KNOWN_VERSION + 1:
+        raise StoreError(
+            f"schema version {version} is too new for this program (it knows {KNOWN_VERSION})"
+        )
+
+
+def next_step(version: int) -> int | None:
+    """Which step, as an index of MIGRATIONS, comes next for a schema of that version (0: there is
+    none yet); None where all are made. StoreError for a version that no release has written.
+    """
+    refuse_newer(version)
+    if 0 < version < FIRST_VERSION:
+        raise StoreError(f"schema version {version} is of no release of this program")
+    step = 0 if version == 0 else version - FIRST_VERSION + 1
+    return step if step < len(MIGRATIONS) else None

@@ -11,8 +11,9 @@ from msgspec.structs import replace
 
 from facilitator.commands.devnet import Devnet, DevnetOptions
 from facilitator.domain.settlement import SettlementState, TransactionState
-from facilitator.journal.copying import LEASES, TABLES, TALLY
-from facilitator.journal.postgres.pool import Connection, Pool
+from facilitator.journal.engine import Connection
+from facilitator.journal.migrate import LEASES, TABLES, TALLY
+from facilitator.journal.postgres.pool import Pool
 from facilitator.journal.postgres.store import PostgresStore
 from facilitator.journal.sqlite.store import SQLiteStore
 from facilitator.journal.store import Store, TransactionChange

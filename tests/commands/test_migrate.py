@@ -6,18 +6,17 @@ from pathlib import Path
 
 import pytest
 
-from facilitator.domain.settlement import SettlementState
 from facilitator.journal.open import open_store
 from facilitator.journal.postgres.store import PostgresStore
-from facilitator.journal.schema import MIGRATIONS
+from facilitator.journal.schema import FIRST_VERSION, KNOWN_VERSION
 from facilitator.journal.sqlite.store import SQLiteStore
+from facilitator.journal.store import StoreError
 from tests.support.commands import facilitator
-from tests.support.journal import CHAIN_ID, claimed, moved
+from tests.support.journal import CHAIN_ID, claimed
 from tests.support.postgres import PASSWORD, Server, settings
+from tests.support.releases import later_release, python_path
 
 pytestmark = pytest.mark.anyio
-
-KNOWN = len(MIGRATIONS)
 
 
 @pytest.fixture(params=("sqlite", "postgres"))
@@ -35,11 +34,11 @@ def variables(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[dict[s
 async def test_the_tables_are_brought_up_to_date_once(variables: dict[str, str]) -> None:
     checked = await facilitator("migrate", variables, "--check")
     assert checked.code == 1
-    assert f"schema version 0, this program has {KNOWN}" in checked.output
-    assert f"{KNOWN} to make" in checked.output
+    assert f"schema version 0, this program has {KNOWN_VERSION}" in checked.output
+    assert "1 to make" in checked.output
     migrated = await facilitator("migrate", variables)
     assert migrated.code == 0
-    assert migrated.output.splitlines()[1] == f"migrated to {KNOWN}"
+    assert migrated.output.splitlines()[1] == f"migrated to {KNOWN_VERSION}"
     for option in ([], ["--check"]):
         again = await facilitator("migrate", variables, *option)
         assert (again.code, again.output.splitlines()[1]) == (0, "nothing to do")
@@ -98,67 +97,53 @@ async def test_replicas_of_the_version_before_go_on_while_the_tables_change(
     postgres.drop("rolling")
 
 
-async def test_what_an_older_program_has_finished_is_counted(
+async def test_a_journal_of_no_release_is_refused(
     variables: dict[str, str], tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    """Before the step that keeps a tally, and, as replicas are replaced one by one, after it."""
+    """By the service as well, before anything is touched: its tables are not what they seem."""
     url = variables["DATABASE_URL"]
     sqlite = url.startswith("sqlite")
     database = tmp_path / "journal.db" if sqlite else settings(url)
-    store = await open_store(database)
-    records = [await claimed(store) for _ in range(5)]
-    for record in records[:3]:
-        await moved(store, record.settlement, SettlementState.FAILED)
-    await store.close()
+    await (await open_store(database)).close()
     if sqlite:
         with sqlite3.connect(tmp_path / "journal.db") as db:
-            for name in ("inserted", "finished", "opened", "deleted"):
-                db.execute(f"DROP TRIGGER tally_{name}")
-            db.execute("DROP TABLE settlement_tally")
-            db.execute("PRAGMA user_version = 5")
+            db.execute(f"PRAGMA user_version = {FIRST_VERSION - 1}")
         db.close()
     else:
         server: Server = request.getfixturevalue("postgres")
-        server.execute("migrated", "DROP FUNCTION settlement_tally CASCADE")
-        server.execute("migrated", "DROP TABLE settlement_tally")
-        server.execute("migrated", "UPDATE facilitator_schema SET version = 5")
-    assert (await facilitator("migrate", variables)).code == 0
-    store = await open_store(database)
-    assert (await store.settlement_counts(CHAIN_ID)).states == {"failed": 3, "pending": 2}
-    await moved(store, records[3].settlement, SettlementState.CONFIRMED)
-    assert (await store.settlement_counts(CHAIN_ID)).states == {
-        "failed": 3,
-        "confirmed": 1,
-        "pending": 1,
-    }
-    await store.close()
+        server.execute("migrated", "UPDATE facilitator_schema SET version = version - 1")
+    refused = f"schema version {FIRST_VERSION - 1} is of no release of this program"
+    failed = await facilitator("migrate", variables)
+    assert failed.code == 1
+    assert refused in failed.error
+    with pytest.raises(StoreError, match=refused):
+        await open_store(database)
 
 
-async def test_a_step_that_fails_takes_back_none_before_it(postgres: Server) -> None:
+async def test_a_step_that_fails_takes_back_none_before_it(
+    postgres: Server, tmp_path: Path
+) -> None:
     """And an index that was made by hand, without keeping writers out, is taken as it is."""
     postgres.create("stepping")
     variables = {"DATABASE_URL": postgres.url("stepping")}
     assert (await facilitator("migrate", variables)).code == 0
-    for change in (
-        "DROP FUNCTION settlement_tally CASCADE",
-        "DROP TABLE used_key",
-        "DROP INDEX transaction_filler",
-        "DROP INDEX settlement_finished",
-        """CREATE INDEX CONCURRENTLY settlement_finished ON settlement (chain_id, updated_at)
-           WHERE state IN ('confirmed', 'failed', 'lost')""",
-        "UPDATE facilitator_schema SET version = 4",
-    ):
-        postgres.execute("stepping", change)
-    by_hand = postgres.execute("stepping", "SELECT 'settlement_finished'::regclass::oid")
+    index = "settlement_dialect ON settlement (dialect);"
+    later = later_release(
+        tmp_path, f"CREATE INDEX {index}", "CREATE TABLE later (id INTEGER) STRICT;"
+    )
+    postgres.execute("stepping", f"CREATE INDEX CONCURRENTLY {index}")
+    postgres.execute("stepping", "CREATE TABLE later (somebody_elses TEXT)")
+    by_hand = postgres.execute("stepping", "SELECT 'settlement_dialect'::regclass::oid")
     version = "SELECT version FROM facilitator_schema"
+    variables |= python_path(later)
     failed = await facilitator("migrate", variables)  # the table of the last step is there
     assert failed.code == 1
     assert "already exists" in failed.error
-    assert postgres.execute("stepping", version) == "5"
-    postgres.execute("stepping", "DROP TABLE settlement_tally")
+    assert postgres.execute("stepping", version) == str(KNOWN_VERSION + 1)
+    postgres.execute("stepping", "DROP TABLE later")
     assert (await facilitator("migrate", variables)).code == 0
-    assert postgres.execute("stepping", version) == "6"
-    now = postgres.execute("stepping", "SELECT 'settlement_finished'::regclass::oid")
+    assert postgres.execute("stepping", version) == str(KNOWN_VERSION + 2)
+    now = postgres.execute("stepping", "SELECT 'settlement_dialect'::regclass::oid")
     assert now == by_hand
     postgres.drop("stepping")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from facilitator.commands.devnet import Devnet, DevnetOptions
-from facilitator.journal.copying import TABLES
+from facilitator.journal.migrate import TABLES
 from facilitator.journal.schema import APPLICATION_ID
 from facilitator.journal.sqlite.store import SQLiteStore
 from facilitator.journal.store import StoreError

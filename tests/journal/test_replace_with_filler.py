@@ -35,6 +35,7 @@ from tests.support.journal import (
     everything,
     filled,
     filler,
+    gas_spent,
     moved,
     next_nonce,
     payment,
@@ -232,22 +233,22 @@ async def test_what_the_first_one_had_cost_is_not_spent(store: Store, later: int
     first = await claimed(store)
     await moved(store, first.settlement, SettlementState.FAILED)
     await ended(store, first.transaction, TransactionState.FINAL, cost=2**80)
-    assert await store.gas_spent(CHAIN_ID, ALICE, NOW) == 2**80
+    assert await gas_spent(store, CHAIN_ID, ALICE, NOW) == 2**80
     new = replace(filler(), l1_fee=5, gas_budget=1)
     filling = await replaced_with_filler(store, 0, new, later)
     assert filling is not None
     assert filling.l1_fee == 5
-    assert await store.gas_spent(CHAIN_ID, ALICE, later) == 21_000 * 4 * GWEI + 5
+    assert await gas_spent(store, CHAIN_ID, ALICE, later) == 21_000 * 4 * GWEI + 5
     await ended(store, filling, TransactionState.FINAL, cost=7)
-    assert await store.gas_spent(CHAIN_ID, ALICE, later) == 7
-    assert await store.gas_spent(CHAIN_ID, ALICE, NOW) == (7 if later == NOW else 0)
+    assert await gas_spent(store, CHAIN_ID, ALICE, later) == 7
+    assert await gas_spent(store, CHAIN_ID, ALICE, NOW) == (7 if later == NOW else 0)
 
 
 async def test_what_had_cost_nothing_gives_nothing_back(store: Store) -> None:
     first, second = await told(store), await claimed(store)
     await ended(store, second.transaction, TransactionState.FINAL, cost=3)
     assert await replaced_with_filler(store, first.transaction.account_nonce) is not None
-    assert await store.gas_spent(CHAIN_ID, ALICE, NOW) == 21_000 * 4 * GWEI + 3
+    assert await gas_spent(store, CHAIN_ID, ALICE, NOW) == 21_000 * 4 * GWEI + 3
 
 
 async def forget(store: Store, now: int) -> int:

@@ -162,7 +162,9 @@ async def test_the_cost_of_the_hot_statements_does_not_grow_with_what_is_finishe
         if statement.split()[0] in ("SELECT", "UPDATE"):
             plan = db.execute(f"EXPLAIN QUERY PLAN {statement}").fetchall()
             steps = [str(step[3]) for step in plan]
-            bad = [step for step in steps if step.startswith("SCAN") and "CONSTANT" not in step]
+            # A constant, and a list that is a parameter, are gone through.
+            fine = ("SCAN CONSTANT", "SCAN json_each")
+            bad = [each for each in steps if each.startswith("SCAN") and not each.startswith(fine)]
             assert not bad, (statement, steps)
             checked += 1
     db.close()

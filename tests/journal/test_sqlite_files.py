@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from facilitator.domain.settlement import SettlementState as State
-from facilitator.journal.schema import MIGRATIONS
+from facilitator.journal.schema import KNOWN_VERSION
 from facilitator.journal.sqlite.store import SQLiteStore
 from facilitator.journal.store import StoreError, StoreLocked
 from tests.support.journal import CHAIN_ID, NOW, claimed, filled, filler, moved, payment
@@ -42,7 +42,7 @@ async def test_what_the_next_schema_adds_does_not_stop_this_one(tmp_path: Path) 
     change_file(
         path,
         *(f'ALTER TABLE "{table}" ADD COLUMN later TEXT' for table in TABLES),
-        f"PRAGMA user_version = {len(MIGRATIONS) + 1}",
+        f"PRAGMA user_version = {KNOWN_VERSION + 1}",
     )
     store = await SQLiteStore.open(path)
     first = await claimed(store, payment(token_nonce=b"\x01" * 32))
@@ -195,7 +195,6 @@ async def test_what_heard_success_costs_no_start_anything(tmp_path: Path) -> Non
 
 HOLD = """
 import asyncio, sys
-from facilitator.journal.schema import MIGRATIONS
 from facilitator.journal.sqlite.store import SQLiteStore
 
 async def main():

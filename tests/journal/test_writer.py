@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from facilitator.journal.sqlite.writer import Writer, connect
+from facilitator.journal.sqlite.connection import connect
+from facilitator.journal.sqlite.writer import Writer
 from facilitator.journal.store import StoreError
 from tests.support.paths import ROOT
 
@@ -159,7 +160,8 @@ async def test_another_writer_that_holds_the_file_for_long_is_an_error(
 UNCLOSED = """
 import asyncio, sys
 from pathlib import Path
-from facilitator.journal.sqlite.writer import Writer, connect
+from facilitator.journal.sqlite.connection import connect
+from facilitator.journal.sqlite.writer import Writer
 
 async def main():
     writer = Writer(connect(Path(sys.argv[1])))

@@ -25,6 +25,7 @@ from tests.support.journal import (
     SIGNERS,
     everything,
     filler,
+    gas_spent,
     payment,
     settlement_of,
     signing,
@@ -68,7 +69,7 @@ async def test_what_is_pending_counts_with_the_most_that_it_may_cost(store: Stor
     """L1 data fee included; what is refused leaves no trace."""
     limit = 2 * COST + 7
     assert isinstance(await claim(store, limit, l1_fee=7), Claimed)
-    assert await store.gas_spent(CHAIN_ID, ALICE, NOW) == COST + 7
+    assert await gas_spent(store, CHAIN_ID, ALICE, NOW) == COST + 7
     before = await everything(store)
     assert await claim(store, limit - 1) == BudgetSpent(COST + 7)
     assert await everything(store) == before
@@ -81,28 +82,28 @@ async def test_what_is_mined_counts_with_what_it_did_cost(store: Store) -> None:
     first, second = await claim(store, 10 * COST), await claim(store, 10 * COST)
     await end(store, first, 5, block=10)
     await end(store, second, None, block=0)
-    assert await store.gas_spent(CHAIN_ID, ALICE, NOW) == 5
+    assert await gas_spent(store, CHAIN_ID, ALICE, NOW) == 5
     await store.finalize(CHAIN_ID, 10)
-    assert await store.gas_spent(CHAIN_ID, ALICE, NOW) == 5
+    assert await gas_spent(store, CHAIN_ID, ALICE, NOW) == 5
     third = await claim(store, COST + 5)
     assert isinstance(third, Claimed)
     await end(store, third, 2**80, block=11)
     await store.finalize(CHAIN_ID, 11)
-    assert await store.gas_spent(CHAIN_ID, ALICE, NOW) == 5 + 2**80
+    assert await gas_spent(store, CHAIN_ID, ALICE, NOW) == 5 + 2**80
 
 
 async def test_a_new_day_has_a_new_budget_but_for_what_is_pending(store: Store) -> None:
     mined, _ = await claim(store, 3 * COST), await claim(store, 3 * COST)
     await end(store, mined, COST, block=10)
     assert isinstance(await claim(store, 2 * COST), BudgetSpent)
-    assert await store.gas_spent(CHAIN_ID, ALICE, NOW + DAY_MS) == COST
+    assert await gas_spent(store, CHAIN_ID, ALICE, NOW + DAY_MS) == COST
     assert isinstance(await claim(store, 2 * COST, NOW + DAY_MS), Claimed)
 
 
 async def test_signers_and_chains_have_budgets_of_their_own(store: Store) -> None:
     await claim(store, COST)
-    assert await store.gas_spent(CHAIN_ID, SIGNERS[1].address, NOW) == 0
-    assert await store.gas_spent(CHAIN_ID + 1, ALICE, NOW) == 0
+    assert await gas_spent(store, CHAIN_ID, SIGNERS[1].address, NOW) == 0
+    assert await gas_spent(store, CHAIN_ID + 1, ALICE, NOW) == 0
 
 
 async def test_a_reorg_makes_a_mined_transaction_cost_its_most_again(store: Store) -> None:
@@ -111,7 +112,7 @@ async def test_a_reorg_makes_a_mined_transaction_cost_its_most_again(store: Stor
     assert isinstance(claimed, Claimed)
     undone = TransactionChange(id=claimed.transaction.id, state=TransactionState.PENDING)
     await store.record([undone], [], NOW)
-    assert await store.gas_spent(CHAIN_ID, ALICE, NOW) == COST
+    assert await gas_spent(store, CHAIN_ID, ALICE, NOW) == COST
 
 
 @pytest.mark.parametrize("later", [NOW, NOW + DAY_MS])
@@ -129,12 +130,12 @@ async def test_what_a_reorg_takes_back_after_it_was_buried_is_counted_once(
     nonce = first.transaction.account_nonce
     for cost in (3, 2**90, 0):
         assert await store.revive(CHAIN_ID, ALICE, nonce)
-        assert await store.gas_spent(CHAIN_ID, ALICE, NOW) == COST + 5
+        assert await gas_spent(store, CHAIN_ID, ALICE, NOW) == COST + 5
         await end(store, first, cost, block=11, now=later)
-        assert await store.gas_spent(CHAIN_ID, ALICE, NOW) == cost + 5
+        assert await gas_spent(store, CHAIN_ID, ALICE, NOW) == cost + 5
         await store.finalize(CHAIN_ID, 11)
-        assert await store.gas_spent(CHAIN_ID, ALICE, NOW) == cost + 5
-        assert await store.gas_spent(CHAIN_ID, ALICE, NOW + DAY_MS) == 0
+        assert await gas_spent(store, CHAIN_ID, ALICE, NOW) == cost + 5
+        assert await gas_spent(store, CHAIN_ID, ALICE, NOW + DAY_MS) == 0
 
 
 async def test_what_was_superseded_has_cost_nothing_to_give_back(store: Store) -> None:
@@ -144,7 +145,7 @@ async def test_what_was_superseded_has_cost_nothing_to_give_back(store: Store) -
     await store.finalize(CHAIN_ID, 10)
     assert isinstance(first, Claimed)
     assert await store.revive(CHAIN_ID, ALICE, first.transaction.account_nonce)
-    assert await store.gas_spent(CHAIN_ID, ALICE, NOW) == COST + 5
+    assert await gas_spent(store, CHAIN_ID, ALICE, NOW) == COST + 5
 
 
 async def test_a_replacement_and_another_transaction_keep_to_the_budget(store: Store) -> None:
@@ -169,16 +170,16 @@ async def test_a_replacement_with_another_gas_limit_keeps_to_the_budget(store: S
     dearer = signing(SIGNERS[0], transaction.call, fees=Fees(3 * GWEI, GWEI))(0)
     limit = 900_000 * GWEI
     assert not await store.add_attempt(transaction.id, dearer, limit - 1, NOW, 300_000)
-    assert await store.gas_spent(CHAIN_ID, ALICE, NOW) == COST
+    assert await gas_spent(store, CHAIN_ID, ALICE, NOW) == COST
     assert await store.add_attempt(transaction.id, dearer, limit, NOW, 300_000)
-    assert await store.gas_spent(CHAIN_ID, ALICE, NOW) == limit
+    assert await gas_spent(store, CHAIN_ID, ALICE, NOW) == limit
     record = await store.get(claimed.settlement.id)
     assert record is not None
     attempts = (*transaction.attempts, dearer)
     assert record.transactions == (replace(transaction, gas_limit=300_000, attempts=attempts),)
     dearest = signing(SIGNERS[0], transaction.call, fees=Fees(4 * GWEI, GWEI))(0)
     assert await store.add_attempt(transaction.id, dearest, None, NOW)
-    assert await store.gas_spent(CHAIN_ID, ALICE, NOW) == 1_200_000 * GWEI
+    assert await gas_spent(store, CHAIN_ID, ALICE, NOW) == 1_200_000 * GWEI
 
 
 async def test_a_gap_is_filled_beyond_the_budget_and_what_it_costs_counts(store: Store) -> None:
@@ -188,7 +189,7 @@ async def test_a_gap_is_filled_beyond_the_budget_and_what_it_costs_counts(store:
     made = await store.fill(replace(filler(), gas_budget=1, most_cost=COST), gap, NOW)
     assert made is not None
     spent = COST + 21_000 * 2 * GWEI
-    assert await store.gas_spent(CHAIN_ID, ALICE, NOW) == spent
+    assert await gas_spent(store, CHAIN_ID, ALICE, NOW) == spent
     assert await claim(store, 2 * COST) == BudgetSpent(spent)
 
 

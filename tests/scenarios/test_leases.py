@@ -14,6 +14,7 @@ import pytest
 from facilitator.commands.devnet import Devnet, DevnetOptions
 from facilitator.engine.leader import LEASE_MS
 from facilitator.journal.postgres import leases
+from facilitator.journal.postgres.connection import PostgresConnection
 from facilitator.journal.postgres.pool import BEGIN_WRITE, Pool
 from facilitator.journal.postgres.store import PostgresStore
 from facilitator.journal.store import Fence, LostLease
@@ -90,7 +91,10 @@ async def test_who_asks_in_vain_for_a_lease_holds_up_nothing_that_is_written_by_
     follower = await Pool.open(settings(postgres.url(DATABASE)))
     async with follower._connection() as connection:
         await connection.execute(BEGIN_WRITE)
-        assert await leases.lead(CHAIN_ID, "follower", LEASE_MS, connection) is None
+        assert (
+            await leases.lead(PostgresConnection(connection), CHAIN_ID, "follower", LEASE_MS)
+            is None
+        )
         async with asyncio.timeout(1):
             await journal.fenced(fence).record([], [], NOW)
             assert await journal.lead(CHAIN_ID, "leader", 60_000) == fence.token

@@ -4,7 +4,6 @@ v2 is this package with one more migration and another version; `make test-rollb
 """
 
 import asyncio
-import shutil
 import signal
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -16,21 +15,19 @@ import pytest
 
 from facilitator import __version__
 from facilitator.commands.devnet import Devnet, DevnetOptions
-from facilitator.journal.schema import MIGRATIONS
+from facilitator.journal.schema import KNOWN_VERSION
 from tests.support.chain import approve, devnet_payment, settled_logs
-from tests.support.paths import ROOT
 from tests.support.postgres import Server
+from tests.support.releases import later_release
 from tests.support.service import Service, environment, launch, request
 
 pytestmark = pytest.mark.anyio
 
-KNOWN = len(MIGRATIONS)
 STEP = """
-    '''
     ALTER TABLE settlement ADD COLUMN of_version_2 TEXT;
     ALTER TABLE "transaction" ADD COLUMN of_version_2 TEXT NOT NULL DEFAULT 'new';
     CREATE TABLE only_version_2 (id INTEGER NOT NULL, PRIMARY KEY (id)) STRICT, WITHOUT ROWID;
-    ''',"""
+    """
 
 
 @pytest.fixture
@@ -52,13 +49,8 @@ def journal(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
 
 def next_version(folder: Path, version: str, steps: int) -> Path:
     """A folder whose `facilitator` is a later one: that many more migrations."""
-    shutil.copytree(
-        ROOT / "facilitator", folder / "facilitator", ignore=shutil.ignore_patterns("__pycache__")
-    )
-    schema, about = (folder / "facilitator" / name for name in ("journal/schema.py", "__init__.py"))
-    before, end = schema.read_text().split("\n)\n\n\ndef refuse_newer")
-    added = "".join(STEP.replace("version_2", f"step_{number}") for number in range(steps))
-    schema.write_text(f"{before}{added}\n)\n\n\ndef refuse_newer{end}")
+    later_release(folder, *(STEP.replace("version_2", f"step_{n}") for n in range(steps)))
+    about = folder / "facilitator" / "__init__.py"
     about.write_text(about.read_text().replace(f'"{__version__}"', f'"{version}"'))
     return folder
 
@@ -155,7 +147,7 @@ async def test_two_versions_back_is_refused_before_anything_is_touched(
     async with launch(told) as old:
         assert await old.ended() == 1
         [refused] = old.logged("start_refused")
-        assert f"schema version {KNOWN + 2} is too new for this program" in refused["why"]
+        assert f"schema version {KNOWN_VERSION + 2} is too new for this program" in refused["why"]
     async with running({**told, "SETTLE_TIMEOUT_SECONDS": "45"}, later) as service:
         await devnet.rpc("evm_setIntervalMining", 1)
         [reply] = await seller.ask_again(service)

@@ -1,48 +1,31 @@
 """Replicas that are replaced, one after the other, by a release with one more migration."""
 
 import asyncio
-import shutil
 from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
 
-import facilitator
 from facilitator.commands.devnet import Devnet, DevnetOptions
-from facilitator.journal.schema import MIGRATIONS
+from facilitator.journal.schema import KNOWN_VERSION
 from tests.support.chain import approve, devnet_payment, settled_logs
 from tests.support.engines import DATABASE
 from tests.support.postgres import Server
+from tests.support.releases import later_release, python_path
 from tests.support.replicated import Seller, variables
 from tests.support.service import launch
 
 pytestmark = pytest.mark.anyio
 
-STEP = '''
-    """
+STEP = """
     ALTER TABLE settlement ADD COLUMN note TEXT;
     CREATE INDEX settlement_note ON settlement (note);
-    """,
-)
-
-
-def refuse_newer'''
+    """
 
 
 @pytest.fixture
 def devnet_options() -> DevnetOptions:
     return DevnetOptions(port=0, block_time=1)
-
-
-def next_release(folder: Path) -> dict[str, str]:
-    """A copy of the program with one more migration, and what has Python import that one."""
-    source = Path(facilitator.__file__).parent
-    shutil.copytree(source, folder / "facilitator", ignore=shutil.ignore_patterns("__pycache__"))
-    schema = folder / "facilitator" / "store" / "schema.py"
-    text = schema.read_text()
-    assert text.count("\n)\n\n\ndef refuse_newer") == 1
-    schema.write_text(text.replace("\n)\n\n\ndef refuse_newer", STEP))
-    return {"PYTHONPATH": str(folder), "PYTHONSAFEPATH": "1"}
 
 
 async def test_a_rolling_update_under_load_fails_no_request_and_loses_none(
@@ -71,7 +54,7 @@ async def test_a_rolling_update_under_load_fails_no_request_and_loses_none(
 
         arriving = asyncio.create_task(arrive())
         await asyncio.sleep(1)
-        release = {**told, **next_release(tmp_path / "release")}
+        release = {**told, **python_path(later_release(tmp_path / "release", STEP))}
         for leaving in old:
             new = await stack.enter_async_context(launch(release))
             await new.started()
@@ -84,7 +67,7 @@ async def test_a_rolling_update_under_load_fails_no_request_and_loses_none(
         await arriving
         await asyncio.gather(*selling)
     version = server.execute(name, "SELECT version FROM facilitator_schema")
-    assert int(version) == len(MIGRATIONS) + 1
+    assert int(version) == KNOWN_VERSION + 1
     assert set().union(*(each.statuses for each in sellers)) <= {200, 503}
     assert [each.lost for each in sellers] == [0] * len(sellers)
     assert [each.successes for each in sellers] == [1] * len(sellers)

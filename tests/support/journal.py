@@ -6,6 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from msgspec.structs import replace
+
 from facilitator.domain.payment import Proof, Reason, Refusal
 from facilitator.domain.schemes import AnyPayment, scheme_of
 from facilitator.domain.schemes.jeju import JejuPayment, TokenAuthorization, allowed_calls
@@ -20,6 +22,7 @@ from facilitator.ethereum.fees import GWEI, Fees
 from facilitator.ethereum.secp256k1 import Signer
 from facilitator.ethereum.transactions import Call, TransactionBuilder
 from facilitator.journal.store import (
+    BudgetSpent,
     Claimed,
     NewSettlement,
     NewTransaction,
@@ -195,6 +198,17 @@ async def claimed(store: Store, paid: JejuPayment | None = None) -> Claimed:
     result = await store.claim(settlement_of(paid), transaction_of(paid), NOW)
     assert isinstance(result, Claimed)
     return result
+
+
+async def gas_spent(store: Store, chain_id: int, signer: bytes, now: int) -> int:
+    """What the signer's budget of that day has gone to, in wei: nothing more fits into none."""
+    paid = payment()
+    new = replace(
+        transaction_of(paid), chain_id=chain_id, signer=signer, gas_budget=-1, sign=no_signature
+    )
+    refused = await store.claim(settlement_of(paid), new, now)
+    assert isinstance(refused, BudgetSpent)
+    return refused.spent
 
 
 async def moved(store: Store, settlement: Settlement, state: SettlementState) -> Settlement:

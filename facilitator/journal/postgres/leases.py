@@ -8,8 +8,10 @@ for what is being written, and nothing is written after that.
 from collections.abc import Iterable
 from typing import Protocol, TypeVar
 
-from facilitator.journal.postgres.pool import Connection, Operation
-from facilitator.journal.store import Fence, LostLease, StoreLocked
+from facilitator.journal.engine import Connection, LostLease, StoreLocked
+from facilitator.journal.postgres.connection import PostgresConnection
+from facilitator.journal.postgres.pool import Operation
+from facilitator.journal.store import Fence
 
 T = TypeVar("T")
 
@@ -20,7 +22,7 @@ COMES_BACK_MS = 20_000
 _NOW = "(extract(epoch FROM clock_timestamp()) * 1000)::bigint"
 
 
-async def lead(chain_id: int, holder: str, lease_ms: int, db: Connection) -> int | None:
+async def lead(db: Connection, chain_id: int, holder: str, lease_ms: int) -> int | None:
     # Who does not get the lease must not lock its row, or it could hold up what the holder writes:
     # so no ON CONFLICT DO UPDATE, which locks the row whatever its WHERE says.
     token = await db.fetchval(
@@ -43,7 +45,7 @@ async def lead(chain_id: int, holder: str, lease_ms: int, db: Connection) -> int
     return None if token is None else int(token)
 
 
-async def step_down(chain_id: int, holder: str, db: Connection) -> None:
+async def step_down(db: Connection, chain_id: int, holder: str) -> None:
     await db.execute(
         "UPDATE chain_loop SET held_until = 0 WHERE chain_id = $1 AND holder = $2", chain_id, holder
     )
@@ -76,8 +78,6 @@ class _Pool(Protocol):
 
     async def read(self, operation: Operation[T]) -> T: ...
 
-    async def close(self) -> None: ...
-
 
 class FencedPool:
     """A pool through which nothing is written without the lease."""
@@ -91,7 +91,7 @@ class FencedPool:
         # As of now: what waits for a connection must not be written by a later lease.
         chain_id, token = self._fence.chain_id, self._fence.token
 
-        async def fenced(db: Connection) -> T:
+        async def fenced(db: PostgresConnection) -> T:
             held = await db.fetchval(
                 """SELECT true FROM chain_loop
                    WHERE chain_id = $1 AND fencing_token = $2 FOR SHARE""",
@@ -107,6 +107,8 @@ class FencedPool:
     async def read(self, operation: Operation[T]) -> T:
         """As the pool does."""
         return await self._pool.read(operation)
+
+    look_up = read
 
     async def close(self) -> None:
         """The pool is its owner's to close."""

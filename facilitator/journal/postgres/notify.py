@@ -15,8 +15,8 @@ from contextlib import suppress
 import asyncpg
 
 from facilitator.config.database import PostgreSQL
-from facilitator.journal.postgres.pool import Connection, Pool, connect_arguments, describe
-from facilitator.journal.store import StoreError
+from facilitator.journal.engine import Connection, StoreError
+from facilitator.journal.postgres.pool import Pool, connect_arguments, describe
 from facilitator.telemetry.logs import event, get_logger
 
 _log = get_logger(__name__)
@@ -34,7 +34,7 @@ RETRY_FIRST = 1.0
 RETRY_LAST = 30.0
 
 
-async def notify(changed: Sequence[str], db: Connection) -> None:
+async def notify(db: Connection, changed: Sequence[str]) -> None:
     """Tell of these settlements, once the transaction is committed.
 
     Such a commit takes a lock that all of the server's databases share: so claims, each with a

@@ -6,17 +6,17 @@ in the transaction that prepared it where the cache of statements is off.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
 from contextlib import asynccontextmanager, suppress
 from functools import partial
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import asyncpg
 
 from facilitator.config.database import PostgreSQL
 from facilitator.config.parsers import ConfigError
-from facilitator.journal.rows import Row
-from facilitator.journal.store import StoreError
+from facilitator.journal.engine import StoreError, Undo
+from facilitator.journal.postgres.connection import Driver, PostgresConnection
 from facilitator.telemetry.redaction import add_changing_secret
 
 CONNECT_TIMEOUT = 5.0  # seconds
@@ -50,42 +50,11 @@ FAULTS = (
 T = TypeVar("T")
 
 
-class Connection(Protocol):
-    """What is used of asyncpg's connection; parameters are $1, $2 and so on."""
-
-    async def fetch(self, query: str, *args: object) -> Sequence[Row]: ...
-
-    async def fetchrow(self, query: str, *args: object) -> Row | None: ...
-
-    async def fetchval(self, query: str, *args: object) -> Any: ...
-
-    async def execute(self, query: str, *args: object, timeout: float | None = None) -> str: ...
-
-    async def copy_records_to_table(
-        self,
-        table_name: str,
-        *,
-        records: Iterable[tuple[object, ...]],
-        columns: Sequence[str],
-        timeout: float,
-    ) -> str: ...
-
-    def terminate(self) -> None: ...
-
-
-Operation = Callable[[Connection], Awaitable[T]]
+Operation = Callable[[PostgresConnection], Awaitable[T]]
 
 
 class CommitUnknown(StoreError):
     """The connection broke while the commit was under way: it may have happened."""
-
-
-class Undo(Exception):
-    """Raised by an operation: its transaction is rolled back, and `result` is what comes of it."""
-
-    def __init__(self, result: object) -> None:
-        super().__init__()
-        self.result = result
 
 
 class Pool:
@@ -134,6 +103,10 @@ class Pool:
         """The result of an operation that only reads, from one state of the database."""
         return await self._finish(self._transact(BEGIN_READ, operation))
 
+    async def look_up(self, operation: Operation[T]) -> T:
+        """As `read`: one statement sees one state anyway."""
+        return await self.read(operation)
+
     async def _finish(self, work: Coroutine[Any, Any, T]) -> T:
         if self._closed:
             work.close()
@@ -152,7 +125,7 @@ class Pool:
         async with self._connection() as connection:
             try:
                 await connection.execute(begin)
-                result = await operation(connection)
+                result = await operation(PostgresConnection(connection))
             except Undo as undo:
                 await _roll_back(connection)
                 return undo.result  # type: ignore[return-value]  # said by who raises it
@@ -170,7 +143,7 @@ class Pool:
             return result
 
     @asynccontextmanager
-    async def _connection(self) -> AsyncIterator[Connection]:
+    async def _connection(self) -> AsyncIterator[Driver]:
         try:
             connection = await self._connections.acquire(timeout=ACQUIRE_TIMEOUT)
         except (*FAULTS, ConfigError) as fault:
@@ -222,14 +195,14 @@ def describe(fault: Exception) -> str:
     return type(fault).__name__
 
 
-async def _roll_back(connection: Connection) -> None:
+async def _roll_back(connection: Driver) -> None:
     try:
         await connection.execute("ROLLBACK")
     except FAULTS:
         _break_off(connection)  # and the server rolls back what it has of it
 
 
-def _break_off(connection: Connection) -> None:
+def _break_off(connection: Driver) -> None:
     with suppress(*FAULTS):  # one that has ended is the pool's again already
         connection.terminate()
 

@@ -1,57 +1,61 @@
-"""The journal in a PostgreSQL database, which any number of processes share."""
+"""The journal in a PostgreSQL database, which any number of processes share.
+
+What is done in another way here than by the facade: claims take advisory locks, notices tell the
+other processes what was recorded, and a commit whose reply was lost is looked up.
+"""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from hashlib import blake2b
 from time import monotonic
 
 import asyncpg
 from msgspec.structs import replace
 
 from facilitator.config.database import PostgreSQL
-from facilitator.domain.settlement import Attempt, Settlement, SettlementCounts, Transaction
-from facilitator.journal.postgres import (
-    claims,
-    forgetting,
-    leases,
-    listeners,
-    queries,
-    signed,
-    tally,
-)
-from facilitator.journal.postgres.claims import ClaimedOrNot
-from facilitator.journal.postgres.leases import FencedPool
-from facilitator.journal.postgres.notify import PostgresNotices
-from facilitator.journal.postgres.pool import CommitUnknown, Operation, Pool, T
-from facilitator.journal.postgres.schema import migrate, refuse_forgetful
-from facilitator.journal.store import (
-    BudgetSpent,
-    Claimed,
-    Fence,
-    IdempotencyKeyTaken,
-    KeptReply,
-    NewSettlement,
-    NewTransaction,
-    OpenWork,
-    Overcommitted,
+from facilitator.domain.settlement import (
+    Attempt,
+    Settlement,
     SettlementChange,
-    SettlementRecord,
-    StoreError,
-    Taken,
+    SettlementCounts,
     TransactionChange,
 )
+from facilitator.journal import operations, queries
+from facilitator.journal.engine import Connection, StoreError
+from facilitator.journal.postgres import leases
+from facilitator.journal.postgres.leases import FencedPool
+from facilitator.journal.postgres.notify import PostgresNotices, notify
+from facilitator.journal.postgres.pool import CommitUnknown, Operation, Pool, T
+from facilitator.journal.postgres.schema import migrate, refuse_forgetful
+from facilitator.journal.records import (
+    BudgetSpent,
+    Claimed,
+    ClaimedOrNot,
+    IdempotencyKeyTaken,
+    NewSettlement,
+    NewTransaction,
+    Overcommitted,
+    Taken,
+)
+from facilitator.journal.store import Fence, SharedStore, reads, writes
 
 # Seconds for the database to come back and say what became of a commit.
 UNKNOWN_FOR = 15.0
 LOOK_AGAIN = 0.25
 
+# Above so many rows of a chain the tally is folded; and so many at a time.
+TALLY_ROWS = 1_000
+FOLD_LIMIT = 50_000
 
-class PostgresStore:
-    """`Store` on one database. Use `PostgresStore.open`."""
+
+class PostgresStore(SharedStore):
+    """`SharedStore` on one database. Use `PostgresStore.open`."""
 
     def __init__(self, pool: Pool | FencedPool, notices: PostgresNotices) -> None:
+        super().__init__(pool)
         self._pool = pool
-        self.notices = notices
+        self._notices = notices
 
     @classmethod
     async def open(cls, settings: PostgreSQL) -> "PostgresStore":
@@ -65,21 +69,13 @@ class PostgresStore:
             raise StoreError(f"cannot open the journal {settings}: {error}") from None
         return cls(pool, PostgresNotices(settings.listens_at, pool))
 
-    async def close(self) -> None:
-        await self._pool.close()
-
-    async def claim(
-        self, new: NewSettlement, transaction: NewTransaction, now: int
-    ) -> Claimed | Taken | IdempotencyKeyTaken | Overcommitted | BudgetSpent:
-        told = await self.claim_group((new,), lambda _: transaction, now)
-        return told if isinstance(told, BudgetSpent) else told[0]
-
     async def claim_group(
         self,
         group: Sequence[NewSettlement],
         transaction: Callable[[tuple[int, ...]], NewTransaction],
         now: int,
     ) -> tuple[ClaimedOrNot, ...] | BudgetSpent:
+        """As the operation says, under the locks that `locks_of` names."""
         ours: list[bytes] = []
 
         def noted(claimed: tuple[int, ...]) -> NewTransaction:
@@ -92,11 +88,13 @@ class PostgresStore:
 
             return replace(new, sign=sign)
 
-        locks = claims.locks_of(group)
+        locks = locks_of(group)
         try:
-            return await self._pool.write(partial(claims.claim_group, group, noted, now), locks)
+            return await self._pool.write(
+                lambda db: operations.claim_group(db, group, noted, now), locks
+            )
         except CommitUnknown as unknown:
-            found = await self._once_known(partial(claims.group_claimed, group, ours[-1]), locks)
+            found = await self._once_known(lambda db: group_claimed(db, group, ours[-1]), locks)
             if found is None:
                 raise StoreError(f"nothing was written: {unknown}") from None
             return found
@@ -114,156 +112,150 @@ class PostgresStore:
                     raise
             await asyncio.sleep(LOOK_AGAIN)
 
-    async def settle_again(
-        self, settlement_id: str, version: int, transaction: NewTransaction, now: int
-    ) -> Transaction | BudgetSpent | None:
-        return await self._pool.write(
-            partial(claims.settle_again, settlement_id, version, transaction, now)
-        )
-
-    async def fill(
-        self, transaction: NewTransaction, account_nonce: int, now: int
-    ) -> Transaction | None:
-        return await self._pool.write(partial(signed.fill, transaction, account_nonce, now))
-
-    async def revive(self, chain_id: int, signer: bytes, account_nonce: int) -> bool:
-        return await self._pool.write(partial(signed.revive, chain_id, signer, account_nonce))
-
-    async def replace_with_filler(
-        self,
-        transaction: NewTransaction,
-        account_nonce: int,
-        outbid: Callable[[Attempt], Attempt],
-        now: int,
-    ) -> Transaction | None:
-        return await self._pool.write(
-            partial(signed.replace_with_filler, transaction, account_nonce, outbid, now)
-        )
-
-    async def add_attempt(
-        self,
-        transaction_id: int,
-        attempt: Attempt,
-        gas_budget: int | None,
-        now: int,
-        gas_limit: int | None = None,
-    ) -> bool:
-        return await self._pool.write(
-            partial(signed.add_attempt, transaction_id, attempt, gas_budget, now, gas_limit)
-        )
-
     async def record(
         self,
         transactions: Sequence[TransactionChange],
         settlements: Sequence[SettlementChange],
         now: int,
     ) -> tuple[Settlement, ...]:
-        operation = partial(claims.record, transactions, settlements, now)
+        """As the operation says, and the other processes are told."""
+
+        async def record(db: Connection) -> tuple[Settlement, ...]:
+            changed = await operations.record(db, transactions, settlements, now)
+            await notify(db, [settlement.id for settlement in changed])
+            return changed
+
         try:
-            return await self._pool.write(operation)
+            return await self._pool.write(record)
         except StoreError as error:
             if not isinstance(error.__cause__, asyncpg.UniqueViolationError):
                 raise
         # Somebody else has recorded the same proof at the same time, and now it can be seen.
-        return await self._pool.write(operation)
-
-    async def finalize(self, chain_id: int, block_number: int) -> int:
-        return await self._pool.write(partial(signed.finalize, chain_id, block_number))
-
-    async def forget(
-        self, chain_id: int, *, horizon: int, before: int, now: int, limit: int
-    ) -> int:
-        return await self._pool.write(
-            partial(forgetting.forget, chain_id, horizon, before, now, limit)
-        )
-
-    async def used_by(self, keys: Sequence[str]) -> bytes | None:
-        return await self._pool.read(partial(forgetting.used_by, keys))
-
-    async def gas_spent(self, chain_id: int, signer: bytes, now: int) -> int:
-        return await self._pool.read(partial(signed.gas_spent, chain_id, signer, now))
-
-    async def find(self, key: str) -> Settlement | None:
-        return await self._pool.read(partial(queries.find, key))
-
-    async def get(self, settlement_id: str) -> SettlementRecord | None:
-        return await self._pool.read(partial(queries.get_record, settlement_id))
-
-    async def find_transaction(self, transaction_hash: bytes) -> Settlement | None:
-        return await self._pool.read(partial(queries.find_transaction, transaction_hash))
-
-    async def open_work(self, chain_id: int) -> OpenWork:
-        return await self._pool.read(partial(queries.open_work, chain_id))
-
-    async def watched(self, chain_id: int, horizon: int) -> OpenWork:
-        return await self._pool.read(partial(queries.watched, chain_id, horizon))
-
-    async def outstanding(
-        self, chain_id: int, asset: bytes, payer: bytes
-    ) -> tuple[Settlement, ...]:
-        return await self._pool.read(partial(queries.outstanding, chain_id, asset, payer))
-
-    async def become_waiter(
-        self, settlement_id: str, listener: str, until: int, now: int
-    ) -> Settlement:
-        return await self._pool.write(
-            partial(listeners.listen, settlement_id, listener, until, now)
-        )
-
-    async def renew(self, settlement_id: str, listener: str, until: int) -> bool:
-        return await self._pool.write(partial(listeners.renew, settlement_id, listener, until))
-
-    async def let_go(self, settlement_id: str, listener: str) -> None:
-        await self._pool.write(partial(listeners.let_go, settlement_id, listener))
+        return await self._pool.write(record)
 
     async def mark_success_replied(
-        self, settlement_id: str, listener: str, now: int, reply: bytes | None = None
+        self, settlement_id: str, waiter: str, now: int, reply: bytes | None = None
     ) -> bool:
-        mark = partial(listeners.mark_success_replied, settlement_id, listener, now, reply)
+        """As the operation says."""
+        mark = partial(
+            operations.mark_success_replied,
+            settlement_id=settlement_id,
+            waiter=waiter,
+            now=now,
+            reply=reply,
+        )
+
+        async def mark_or_marked(db: Connection) -> bool:
+            # Nobody else has this waiter's name: if the mark is there, it is ours.
+            return await mark(db) or bool(
+                await db.fetchval(
+                    """SELECT true FROM settlement
+                       WHERE id = $1 AND listener = $2 AND replied_success_at = $3""",
+                    settlement_id,
+                    waiter,
+                    now,
+                )
+            )
+
         try:
             return await self._pool.write(mark)
         except CommitUnknown:
-            # Nobody else has this listener's name: if the mark is there, it is ours.
-            return await self._once_known(partial(mark, again=True))
+            return await self._once_known(mark_or_marked)
 
     async def mark_all_replied(self, now: int) -> int:
-        return await self._pool.write(partial(listeners.mark_all_replied, now))
+        """As the operation says; the lock of a file keeps others out of that."""
 
-    async def keep_reply(self, settlement_id: str, reply: bytes) -> None:
-        await self._pool.write(partial(listeners.keep_reply, settlement_id, reply))
+        async def mark(db: Connection) -> int:
+            await leases.keep_others_out(db)
+            return await operations.mark_all_replied(db, now)
 
-    async def find_reply(self, tenant: str, idempotency_key: str) -> KeptReply | None:
-        return await self._pool.read(partial(queries.find_reply, tenant, idempotency_key))
-
-    async def raise_nonce_floor(self, chain_id: int, signer: bytes, floor: int) -> int:
-        return await self._pool.write(partial(signed.raise_nonce_floor, chain_id, signer, floor))
-
-    async def in_flight(self, chain_id: int) -> dict[bytes, int]:
-        return await self._pool.read(partial(queries.in_flight, chain_id))
+        return await self._pool.write(mark)
 
     async def settlement_counts(self, chain_id: int) -> SettlementCounts:
-        told, rows = await self._pool.read(partial(tally.counts, chain_id))
-        if rows > tally.TALLY_ROWS:
-            await self._pool.write(partial(tally.fold, chain_id))
-        return told
+        """As the query says; the tally has a row for each change, until they are folded."""
+
+        async def count(db: Connection) -> tuple[SettlementCounts, int]:
+            rows = "SELECT count(*) FROM settlement_tally WHERE chain_id = $1"
+            counts = await queries.settlement_counts(db, chain_id)
+            return counts, await db.fetchval(rows, chain_id)
+
+        counts, rows = await self._pool.read(count)
+        if rows > TALLY_ROWS:
+            await self._pool.write(lambda db: _fold_tally(db, chain_id))
+        return counts
 
     async def ping(self) -> None:
-        # Rewriting the version that is there is a real write, and changes nothing.
+        """As the facade says. Rewriting the version that is there is a real write, and changes
+        nothing.
+        """
         await self._pool.write(
             lambda db: db.execute("UPDATE facilitator_schema SET version = version")
         )
 
-    async def lead(self, chain_id: int, holder: str, lease_ms: int) -> int | None:
-        return await self._pool.write(partial(leases.lead, chain_id, holder, lease_ms))
-
-    async def step_down(self, chain_id: int, holder: str) -> None:
-        await self._pool.write(partial(leases.step_down, chain_id, holder))
-
-    async def refuse_shared(self) -> None:
-        await self._pool.read(leases.refuse_shared)
+    lead = writes(leases.lead)
+    step_down = writes(leases.step_down)
+    refuse_shared = reads(leases.refuse_shared)
 
     def fenced(self, fence: Fence) -> "PostgresStore":
-        return PostgresStore(FencedPool(self._pool, fence), self.notices)
+        """As the facade says."""
+        return PostgresStore(FencedPool(self._pool, fence), self._notices)
 
-    async def ended(self, settlement_ids: Sequence[str]) -> frozenset[str]:
-        return await self._pool.read(partial(queries.ended, settlement_ids))
+    @property
+    def notices(self) -> PostgresNotices:
+        """As the facade says."""
+        return self._notices
+
+
+def locks_of(group: Iterable[NewSettlement]) -> list[int]:
+    """The advisory locks of a claim: nobody else claims with these keys, idempotency keys included,
+    nor for the same payer and asset, whose pending payments are counted. Advisory, since rows that
+    are not there yet cannot be locked; two names that fall on one number only wait for each other.
+    """
+    about: set[str] = set()
+    for new in group:
+        payment = new.payment
+        about.add(f"payer {payment.chain_id} {payment.asset.hex()} {payment.payer.hex()}")
+        about.update(f"key {key}" for key in (new.key, new.second_key) if key is not None)
+        if new.idempotency_key is not None:
+            about.add(f"idempotency {new.tenant} {new.idempotency_key}")
+    digests = (blake2b(name.encode(), digest_size=8).digest() for name in about)
+    return sorted({int.from_bytes(digest, signed=True) for digest in digests})
+
+
+async def group_claimed(
+    db: Connection, group: Sequence[NewSettlement], signed_hash: bytes
+) -> tuple[ClaimedOrNot, ...] | None:
+    """What `claim_group` has answered, if these are the bytes that it had signed."""
+    if await queries.find_transaction(db, signed_hash) is None:
+        return None
+    answers: list[ClaimedOrNot] = []
+    for new in group:
+        settlement, other = await operations.find_taken(db, new)
+        record = None if settlement is None else await queries.get(db, settlement.id)
+        carriers = () if record is None else record.transactions
+        ours = [each for each in carriers if each.attempts[0].hash == signed_hash]
+        if settlement is not None and ours:
+            answers.append(Claimed(settlement, ours[0]))
+        elif settlement is not None and (other is None or not new.reopens(settlement)):
+            answers.append(Taken(settlement))
+        elif other is not None:
+            answers.append(IdempotencyKeyTaken(other))
+        else:
+            left = new.available - await operations.committed(db, new)
+            answers.append(Overcommitted(left))
+    return tuple(answers)
+
+
+async def _fold_tally(db: Connection, chain_id: int) -> None:
+    """Make few rows of many, beside others that do the same: each takes rows of its own."""
+    await db.execute(
+        """WITH taken AS (
+               DELETE FROM settlement_tally WHERE ctid = ANY (ARRAY(
+                   SELECT ctid FROM settlement_tally WHERE chain_id = $1 LIMIT $2
+                   FOR UPDATE SKIP LOCKED))
+               RETURNING state, number
+           ) INSERT INTO settlement_tally
+             SELECT $1::bigint, state, sum(number) FROM taken GROUP BY state""",
+        chain_id,
+        FOLD_LIMIT,
+    )

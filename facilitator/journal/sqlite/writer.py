@@ -9,16 +9,14 @@ import asyncio
 import sqlite3
 from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
 from queue import Empty, SimpleQueue
 from threading import Thread
 from typing import Any, TypeVar
 
-from facilitator.journal.store import StoreError
+from facilitator.journal.engine import StoreError, Undo
 
 # Operations a commit; more would only delay the first of them.
 BATCH_LIMIT = 256
-BUSY_TIMEOUT = 5.0  # seconds; only a backup tool could hold the lock
 
 T = TypeVar("T")
 Operation = Callable[[sqlite3.Connection], T]
@@ -101,6 +99,9 @@ class Writer:
         connection.execute("SAVEPOINT operation")
         try:
             task.result = task.operation(connection)
+        except Undo as undo:
+            connection.execute("ROLLBACK TO operation")
+            task.result = undo.result
         except BaseException as error:  # nothing ends this thread while callers wait for it
             told = _told(error)
             if not connection.in_transaction:
@@ -131,22 +132,3 @@ def _told(error: BaseException) -> Exception:
         # A future takes neither of them.
         return StoreError(f"the operation was broken off by {type(error).__name__}")
     return error
-
-
-def connect(path: Path) -> sqlite3.Connection:
-    """Open the file; every commit is on the disk when it returns. Raises sqlite3.Error."""
-    connection = sqlite3.connect(
-        path, timeout=BUSY_TIMEOUT, isolation_level=None, check_same_thread=False
-    )
-    connection.row_factory = sqlite3.Row
-    for pragma in ("synchronous = FULL", "foreign_keys = ON", "trusted_schema = OFF"):
-        connection.execute(f"PRAGMA {pragma}")
-    return connection
-
-
-def connect_reader(path: Path) -> sqlite3.Connection:
-    """A second connection, which sees what is committed and can write nothing."""
-    connection = connect(path)
-    connection.execute("PRAGMA query_only = ON")
-    connection.execute("PRAGMA busy_timeout = 0")  # it runs where requests are served
-    return connection

@@ -1,5 +1,6 @@
-"""Copying a journal from a SQLite file into an empty PostgreSQL database, while nothing runs on
-either: whatever is in flight goes along, and the next start takes it up.
+"""Bringing a journal's tables up to date, and copying a journal from a SQLite file into an empty
+PostgreSQL database, while nothing runs on either: whatever is in flight goes along, and the next
+start takes it up.
 """
 
 import sqlite3
@@ -7,18 +8,20 @@ from collections.abc import Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 from facilitator.config.database import PostgreSQL
-from facilitator.journal.forgetting import FINISHED
-from facilitator.journal.migrating import schema_version
+from facilitator.journal.engine import StoreError
 from facilitator.journal.open import require_asyncpg
-from facilitator.journal.schema import MIGRATIONS
+from facilitator.journal.pruning import FINISHED
+from facilitator.journal.schema import APPLICATION_ID, KNOWN_VERSION, next_step
+from facilitator.journal.sqlite.connection import connect_reader
+from facilitator.journal.sqlite.file import refuse_moved, version_of
 from facilitator.journal.sqlite.store import SQLiteStore
-from facilitator.journal.sqlite.writer import connect_reader
-from facilitator.journal.store import StoreError
 
 if TYPE_CHECKING:
-    from facilitator.journal.postgres.pool import Connection, Pool
+    from facilitator.journal.postgres.connection import PostgresConnection
+    from facilitator.journal.postgres.pool import Pool
 
 # Each after those that it refers to, with what its rows are sorted by. Attempts are told apart by
 # the order in which they were signed, which is that of SQLite's rowid.
@@ -38,6 +41,59 @@ LEASES = "chain_loop"
 
 BATCH = 5_000  # rows a COPY; read well within the time that a transaction may be idle
 COPY_TIMEOUT = 600.0  # seconds for one table or batch
+
+
+async def schema_version(database: Path | PostgreSQL) -> int:
+    """The version of the journal's tables; 0 where there are none yet. Nothing is
+    written, and a running service is not disturbed. Raises StoreError.
+    """
+    if isinstance(database, Path):
+        version = _version_of_file(database)
+    else:
+        version = await _on_server(database, only_look=True)
+    next_step(version)  # refuses what it does not know
+    return version
+
+
+async def migrate(database: Path | PostgreSQL) -> None:
+    """Make the steps that are missing. Raises StoreError, StoreLocked where a service runs on the
+    SQLite file.
+    """
+    if isinstance(database, Path):
+        await (await SQLiteStore.open(database)).close()
+    else:
+        await _on_server(database, only_look=False)
+
+
+async def _on_server(database: PostgreSQL, *, only_look: bool) -> int:
+    require_asyncpg()
+    from facilitator.journal.postgres import schema as postgres_schema  # noqa: PLC0415 - only where asyncpg is there
+    from facilitator.journal.postgres.pool import Pool  # noqa: PLC0415
+
+    pool = await Pool.open(database)
+    try:
+        if only_look:
+            return await postgres_schema.version_of(pool)
+        _, version = await postgres_schema.migrate(pool)
+        return version
+    finally:
+        await pool.close()
+
+
+def _version_of_file(path: Path) -> int:
+    if not path.exists():
+        return 0
+    try:
+        uri = f"file:{quote(str(path.resolve()))}?mode=ro"
+        with closing(sqlite3.connect(uri, uri=True)) as db:
+            refuse_moved(db)
+            (application,) = db.execute("PRAGMA application_id").fetchone()
+            version = version_of(db)
+    except (sqlite3.Error, StoreError) as error:
+        raise StoreError(f"cannot read the journal {path}: {error}") from None
+    if version and application != APPLICATION_ID:
+        raise StoreError(f"cannot read the journal {path}: it is the database of another program")
+    return version
 
 
 async def copy_journal(source: Path, target: PostgreSQL) -> dict[str, int]:
@@ -71,18 +127,17 @@ async def copy_journal(source: Path, target: PostgreSQL) -> dict[str, int]:
 
 def _refuse_newer(journal: Path | PostgreSQL, version: int) -> None:
     """There may be columns that this program would leave behind."""
-    known = len(MIGRATIONS)
-    if version != known:
+    if version != KNOWN_VERSION:
         raise StoreError(
-            f"the journal {journal} has schema version {version}, this program {known}: copy with"
-            " the newer program"
+            f"the journal {journal} has schema version {version}, this program {KNOWN_VERSION}:"
+            " copy with the newer program"
         )
 
 
 async def _copy(
     source: Path, target: PostgreSQL, pool: "Pool", held: SQLiteStore
 ) -> dict[str, int]:
-    async def copy(db: "Connection") -> dict[str, int]:
+    async def copy(db: "PostgresConnection") -> dict[str, int]:
         # A service that starts meanwhile waits, and finds a full journal.
         names = ", ".join(f'"{name}"' for name in (*TABLES, LEASES))
         await db.execute(f"LOCK TABLE {names} IN ACCESS EXCLUSIVE MODE")
@@ -94,7 +149,7 @@ async def _copy(
             for name, order in TABLES.items():
                 columns = [column[1] for column in reader.execute(f'PRAGMA table_info("{name}")')]
                 for batch in _batches(reader, name, columns, order):
-                    await db.copy_records_to_table(
+                    await db.driver.copy_records_to_table(
                         name, records=batch, columns=columns, timeout=COPY_TIMEOUT
                     )
                 (there,) = reader.execute(f'SELECT count(*) FROM "{name}"').fetchone()

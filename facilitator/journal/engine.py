@@ -1,0 +1,95 @@
+"""What a database engine gives the operations: transactions to run in, and the errors it raises.
+
+An operation is a coroutine of a `Connection`, inside a transaction. Its SQL is written once, as
+PostgreSQL reads it; SQLite's connection puts the few words that differ into its own. On SQLite a
+connection never waits, so the thread that writes runs an operation without an event loop.
+"""
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Protocol, TypeVar
+
+from facilitator.domain.settlement import Attempt
+from facilitator.journal.records import NewTransaction
+
+T = TypeVar("T")
+
+
+class StoreError(Exception):
+    """The database did not do what it was asked; whether it was written is unknown."""
+
+
+class StoreLocked(StoreError):
+    """Another process has this database open."""
+
+
+class LostLease(StoreError):
+    """Nothing was written: another process watches the chain by now."""
+
+
+class Undo(Exception):
+    """Raised by an operation: its transaction is rolled back, and `result` is what comes of it."""
+
+    def __init__(self, result: object) -> None:
+        super().__init__()
+        self.result = result
+
+
+class Row(Protocol):
+    """What drivers give for a row."""
+
+    def __getitem__(self, column: str, /) -> Any: ...
+
+
+class Connection(Protocol):
+    """A database, inside a transaction. Parameters are $1, $2 and so on; a list is one of them, and
+    read by `= ANY($1)`. Text that is pasted into a statement is a constant of the program.
+    """
+
+    async def fetch(self, sql: str, *parameters: object) -> Sequence[Row]:
+        """All rows."""
+
+    async def fetchrow(self, sql: str, *parameters: object) -> Row | None:
+        """The first row."""
+
+    async def fetchval(self, sql: str, *parameters: object) -> Any:
+        """The first column of the first row; None where there is no row."""
+
+    async def execute(self, sql: str, *parameters: object) -> int:
+        """Change rows: how many were."""
+
+    async def lock(self, sql: str, *parameters: object) -> None:
+        """Lock what a SELECT ... FOR UPDATE finds, in its order; nothing where one alone writes."""
+
+    async def insert_signed(
+        self,
+        new: NewTransaction,
+        account_nonce: int,
+        attempt: Attempt,
+        carried: Sequence[str],
+        now: int,
+    ) -> int:
+        """Insert a transaction with its first attempt, and the settlements that it carries, in
+        their order: its id.
+        """
+
+    async def add_to_spent(self, chain_id: int, signer: bytes, day: int, wei: int) -> None:
+        """Add to what the FINAL transactions of a chain, a signer and a day have cost."""
+
+
+Operation = Callable[[Connection], Awaitable[T]]
+
+
+class Engine(Protocol):
+    """Runs operations, each in a transaction of its own. All raise StoreError."""
+
+    async def write(self, operation: Operation[T]) -> T:
+        """The operation's result, once it is committed, or once it is rolled back by Undo."""
+
+    async def read(self, operation: Operation[T]) -> T:
+        """The result of an operation that only reads, from one state of the database."""
+
+    async def look_up(self, operation: Operation[T]) -> T:
+        """The result of one statement that reads a few rows by an index."""
+
+    async def close(self) -> None:
+        """Finish what was asked, then release the database."""
