@@ -4,6 +4,7 @@ capabilities. The network is this machine's.
 """
 
 import os
+import re
 import signal
 import subprocess
 import time
@@ -32,14 +33,24 @@ exec chroot "$root" setpriv --reuid="${user%:*}" --regid="${user#*:}" --clear-gr
     --no-new-privs --bounding-set=-all --inh-caps=-all "$@"
 """
 
+_LISTENING = re.compile(r'"listening": ?"127\.0\.0\.1:(\d+)"')
+
+
+def _children(process: subprocess.Popen[bytes]) -> list[int]:
+    if process.poll() is not None:
+        return []
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    return [int(pid) for pid in children.read_text().split()]
+
 
 class Container:
     """A running container. `pid` is its process 1, as this machine numbers it."""
 
-    def __init__(self, process: subprocess.Popen[bytes], log: Path, port: int) -> None:
-        self.process, self.port = process, port
+    def __init__(self, process: subprocess.Popen[bytes], log: Path) -> None:
+        self.process = process
         self._log = log
         self.pid = 0
+        self.port = 0  # known once it has started
 
     def log(self) -> str:
         return self._log.read_text()
@@ -52,14 +63,19 @@ class Container:
         except urllib.error.HTTPError as error:
             return error.code, error.read()
 
+    def _listening(self) -> int:
+        """The port that it says it listens on; 0 where it has not said so yet."""
+        found = _LISTENING.search(self.log())
+        return int(found[1]) if found else 0
+
     def started(self) -> "Container":
         """Wait until it answers and its process is known."""
         deadline = time.monotonic() + DEADLINE
         while time.monotonic() < deadline and self.process.poll() is None:
             with suppress(OSError):
+                self.port = self._listening()
                 self.get("/health")
-                children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
-                [self.pid] = map(int, children.read_text().split())
+                [self.pid] = _children(self.process)
                 return self
             time.sleep(0.05)
         raise AssertionError(f"the container did not start: {self.log()}")
@@ -94,14 +110,13 @@ def run(
     environment: Mapping[str, str],
     folder: Path,
     *,
-    port: int,
     volume: Path | None = None,
     read_only: bool = True,
     command: list[str] | None = None,
 ) -> Iterator[Container]:
     """Run the image's entry point, with `command` or its own."""
     baked = dict(each.split("=", 1) for each in config["Env"])
-    variables = {**baked, "FACILITATOR_PORT": str(port), "HOST": "127.0.0.1", **environment}
+    variables = {**baked, "FACILITATOR_PORT": "0", "HOST": "127.0.0.1", **environment}
     log = folder / "log"
     with mounted() as root, log.open("wb") as output:
         process = subprocess.Popen(
@@ -117,8 +132,12 @@ def run(
             stderr=subprocess.STDOUT,
         )
         try:
-            yield Container(process, log, port)
+            yield Container(process, log)
         finally:
-            if process.poll() is None:
-                process.send_signal(signal.SIGKILL)
-                process.wait()
+            # unshare's --kill-child forgets its child when that becomes another user. With process
+            # 1 the kernel ends all others of the namespace.
+            for pid in _children(process):
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            process.kill()
+            process.wait()

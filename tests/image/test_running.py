@@ -25,13 +25,6 @@ pytestmark = pytest.mark.anyio
 Launch = Callable[..., AbstractContextManager[Container]]
 
 
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
-
-
 @pytest.fixture
 def volume(config: Mapping[str, Any], tmp_path: Path) -> Path:
     """A volume as an engine makes it: owned by the image's user."""
@@ -47,7 +40,7 @@ def launch(config: dict[str, Any], devnet: Devnet, tmp_path: Path) -> Launch:
     """Starts the image on the test chain."""
 
     def start(**options: Any) -> AbstractContextManager[Container]:
-        return run(config, devnet.environment(), tmp_path, port=free_port(), **options)
+        return run(config, devnet.environment(), tmp_path, **options)
 
     return start
 
@@ -93,10 +86,14 @@ async def test_the_health_check_tells_a_service_from_none(
     command = config["Healthcheck"]["Test"][1:]
     enter = ["nsenter", f"--target={running.pid}", "--pid", "--mount", "--root", "--wd"]
     path = {"PATH": os.environ["PATH"]}
-    for port, expected in ((running.port, 0), (free_port(), 1)):
-        environment = {**path, "FACILITATOR_PORT": str(port)}
-        done = subprocess.run([*enter, *command], env=environment, check=False, capture_output=True)
-        assert done.returncode == expected, done.stderr
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # and does not listen
+        for port, expected in ((running.port, 0), (taken.getsockname()[1], 1)):
+            variables = {**path, "FACILITATOR_PORT": str(port)}
+            done = subprocess.run(
+                [*enter, *command], env=variables, check=False, capture_output=True
+            )
+            assert done.returncode == expected, done.stderr
 
 
 async def test_sigterm_to_process_1_ends_it_with_code_0(running: Container) -> None:
@@ -169,13 +166,13 @@ async def test_a_setting_that_is_wrong_is_told_in_one_line(
     config: dict[str, Any], tmp_path: Path
 ) -> None:
     """In production nobody's money goes through an endpoint that nobody chose."""
-    with run(config, {}, tmp_path, port=free_port()) as container:
+    with run(config, {}, tmp_path) as container:
         assert container.ended() == 2
         [line] = container.log().splitlines()
         assert line.startswith("error: JEJU_RPC_URL must be set in production")
 
 
 async def test_every_command_runs_from_the_image(config: dict[str, Any], tmp_path: Path) -> None:
-    with run(config, {}, tmp_path, port=free_port(), command=["--version"]) as container:
+    with run(config, {}, tmp_path, command=["--version"]) as container:
         assert container.ended() == 0
         assert container.log().startswith("facilitator ")
