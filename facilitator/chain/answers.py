@@ -1,21 +1,30 @@
-"""What nodes say, read strictly: answers into bytes and integers, error texts into kinds.
+"""JSON-RPC in words of ours: what reads ask, answers into bytes and integers, error texts into
+kinds.
 
 An answer that is not what its method gives counts as no answer, so garbage never makes anything
 valid.
 """
 
+import asyncio
 import re
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from enum import StrEnum
+from typing import TypeVar
 
 from facilitator.chain.rpc import RPCError
 from facilitator.domain.strict_json import JSON
 from facilitator.ethereum.fees import FeeMarket, fee_market
 from facilitator.ethereum.receipts import Block, Log, Receipt
+from facilitator.ethereum.transactions import Call, CodeOf, Read
 
 _QUANTITY = re.compile(r"\A0x[0-9a-fA-F]{1,64}\Z")
 _DATA = re.compile(r"\A0x(?:[0-9a-fA-F]{2})*\Z")
 COUNTER_LIMIT = 2**63
+# No read may use more: a payer's wallet or a token could otherwise burn a node's time in an endless
+# loop. A wallet that checks a signature of another curve (passkeys) needs about 350 k.
+READ_GAS = 1_000_000
+S = TypeVar("S")
+T = TypeVar("T")
 
 
 class ChainUnavailable(Exception):
@@ -268,3 +277,47 @@ def parse_receipt(answer: JSON) -> Receipt:
         gas_used=gas_used,
         gas_cost=gas_used * price + (0 if l1_fee is None else quantity(l1_fee)),
     )
+
+
+def question(read: Read, tag: str) -> tuple[str, tuple[object, ...]]:
+    """Return the method and parameters of a read as of a block's tag."""
+    if isinstance(read, CodeOf):
+        return "eth_getCode", (to_hex(read.address), tag)
+    return "eth_call", (call_object(read, READ_GAS), tag)
+
+
+def call_object(call: Call, gas: int, sender: bytes | None = None) -> dict[str, str]:
+    """Return the call as eth_call and eth_estimateGas take it."""
+    described = {"data": to_hex(call.calldata), "gas": hex(gas)}
+    if call.target:  # none: the call creates a contract
+        described["to"] = to_hex(call.target)
+    if sender is not None:
+        described["from"] = to_hex(sender)
+    return described
+
+
+async def ask_all(
+    ask: Callable[[S], Awaitable[T]], subjects: Iterable[S], at_once: int | None = None
+) -> list[T | ChainUnavailable]:
+    """Return what `ask` returns for each subject, in their order, or the ChainUnavailable that it
+    raised: one failure holds up no other. All are asked in the same turn of the event loop, so that
+    their calls share a POST; or at most `at_once` at a time. Raises anything else that one of them
+    raised, once all have ended.
+    """
+    asked = tuple(subjects)
+    gate = asyncio.Semaphore(at_once or max(len(asked), 1))
+
+    async def one(subject: S) -> T | ChainUnavailable:
+        async with gate:
+            try:
+                return await ask(subject)
+            except ChainUnavailable as fault:
+                return fault
+
+    answers = await asyncio.gather(*(one(each) for each in asked), return_exceptions=True)
+    told: list[T | ChainUnavailable] = []
+    for answer in answers:
+        if isinstance(answer, BaseException) and not isinstance(answer, ChainUnavailable):
+            raise answer
+        told.append(answer)
+    return told

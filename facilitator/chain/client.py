@@ -6,7 +6,7 @@ makes anything valid.
 """
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 
 from msgspec import Struct
@@ -14,33 +14,27 @@ from msgspec import Struct
 from facilitator.chain.answers import (
     ChainUnavailable,
     NodeFault,
+    call_object,
     classify,
     counter,
-    items,
     most_telling,
     parse_block,
     parse_data,
-    parse_log,
     parse_market,
     parse_receipt,
     quantity,
+    question,
     revert_data,
     send_fault,
     to_hex,
 )
-from facilitator.chain.quorum import QUORUM, Witnesses
+from facilitator.chain.quorum import FEE_HISTORY, Quorum
 from facilitator.chain.rpc import RPC, Endpoint, RPCError, TransportError
 from facilitator.domain.strict_json import JSON
-from facilitator.ethereum.fees import FeeMarket, agreed_market, are_near
+from facilitator.ethereum.fees import FeeMarket
 from facilitator.ethereum.gas import gas_limit
-from facilitator.ethereum.receipts import Block, Log, LogFilter, Receipt
+from facilitator.ethereum.receipts import Block, Receipt
 from facilitator.ethereum.transactions import Call, CodeOf, Read
-
-# No question may use more: a payer's wallet or a token could otherwise burn a node's time in an
-# endless loop. A wallet that checks a signature of another curve (passkeys) needs about 350 k.
-READ_GAS = 1_000_000
-FEE_HISTORY_BLOCKS = 10
-FEE_HISTORY_PERCENTILE = 50
 
 
 class Reverted(Struct, frozen=True):
@@ -65,8 +59,7 @@ class Chain:
 
     def __init__(self, rpc: RPC) -> None:
         self._rpc = rpc
-        self.witnesses = Witnesses(rpc)
-        self._agreed_market: FeeMarket | None = None
+        self.quorum = Quorum(rpc)
 
     @property
     def endpoints(self) -> Sequence[Endpoint]:
@@ -82,15 +75,15 @@ class Chain:
         number is given; a function that reverts answers nothing.
         """
         tag = "latest" if block is None else hex(block)
-        answers = await self._try_all([_question(each, tag) for each in reads])
+        answers = await self._try_all([question(each, tag) for each in reads])
         return tuple(_returned(*each) for each in zip(reads, answers, strict=True))
 
     async def read_and_simulate(
         self, reads: Sequence[Read], call: Call, sender: bytes, gas_cap: int
     ) -> tuple[tuple[bytes, ...], Reverted | None]:
         """What `read` and `simulate` answer, at the latest block."""
-        asked = [_question(each, "latest") for each in reads]
-        asked.append(("eth_call", (_call_object(call, gas_cap, sender), "latest")))
+        asked = [question(each, "latest") for each in reads]
+        asked.append(("eth_call", (call_object(call, gas_cap, sender), "latest")))
         *read, simulated = await self._try_all(asked)
         reverted = simulated if isinstance(simulated, Reverted) else None
         return tuple(_returned(*each) for each in zip(reads, read, strict=True)), reverted
@@ -99,7 +92,7 @@ class Chain:
         self, call: Call, sender: bytes, gas_cap: int, block: str = "latest"
     ) -> Reverted | None:
         """Run `call` as of a block's tag, as `sender` would send it."""
-        answer = await self._try("eth_call", _call_object(call, gas_cap, sender), block)
+        answer = await self._try("eth_call", call_object(call, gas_cap, sender), block)
         return answer if isinstance(answer, Reverted) else None
 
     async def prepare(
@@ -110,7 +103,7 @@ class Chain:
         would take the transaction, whatever is answered.
         """
         estimate, market, balance, account_nonce = await asyncio.gather(
-            self._try("eth_estimateGas", _call_object(call, gas_cap, sender), block),
+            self._try("eth_estimateGas", call_object(call, gas_cap, sender), block),
             self.fee_market(),
             self.balance(sender),
             self.account_nonce(sender),
@@ -123,22 +116,8 @@ class Chain:
         return Preparation(limit, market, balance, account_nonce)
 
     async def fee_market(self) -> FeeMarket:
-        """The next block's base fee and the tip of recent blocks. Of several endpoints all are
-        asked for fees that are far from what two of them agreed on before.
-        """
-        question = hex(FEE_HISTORY_BLOCKS), "latest", [FEE_HISTORY_PERCENTILE]
-        market = parse_market(await self._ask("eth_feeHistory", *question))
-        agreed = self._agreed_market
-        if not self.witnesses.exist or (agreed and are_near(market, agreed)):
-            return market
-        told = await self.witnesses.hear(parse_market, "eth_feeHistory", *question)
-        markets = [market for market in told if market is not None]
-        if not markets:
-            raise ChainUnavailable("eth_feeHistory: no endpoint answers")
-        market = agreed_market(markets)
-        if len(markets) >= QUORUM:
-            self._agreed_market = market
-        return market
+        """The next block's base fee and the tip of recent blocks."""
+        return await self.quorum.fee_market(parse_market(await self._ask(*FEE_HISTORY)))
 
     async def head(self) -> Block:
         """The latest block."""
@@ -185,23 +164,6 @@ class Chain:
         tag = hex(block) if isinstance(block, int) else block
         return counter(await self._ask("eth_getTransactionCount", to_hex(address), tag))
 
-    async def pooled_nonces(self, address: bytes) -> tuple[int, ...]:
-        """How many transactions of `address` are mined or wait in a pool, as every endpoint that
-        is well counts them: ChainUnavailable where one gives no count and not two others do, for
-        one alone may lie.
-        """
-        method = "eth_getTransactionCount"
-        asked = await self._rpc.call_everywhere(method, to_hex(address), "pending")
-        answers = await asyncio.gather(*asked, return_exceptions=True)
-        counts = []
-        for answer in answers:
-            if not isinstance(answer, BaseException):
-                with suppress(ChainUnavailable):  # garbage
-                    counts.append(counter(answer))
-        if len(counts) < min(QUORUM, len(answers)):
-            raise ChainUnavailable(f"{method}: an endpoint does not answer")
-        return tuple(counts)
-
     async def account_nonces(
         self, addresses: Iterable[bytes], block: int | str
     ) -> dict[bytes, int]:
@@ -209,35 +171,6 @@ class Chain:
         asked = tuple(addresses)
         counts = await asyncio.gather(*(self.account_nonce(one, block) for one in asked))
         return dict(zip(asked, counts, strict=True))
-
-    async def logs(self, wanted: LogFilter, first: int, last: int) -> tuple[Log, ...]:
-        """A contract's events in blocks first..last, those that any endpoint shows: one alone hides
-        none. Two must answer where two are well, but for those that serve no logs at all.
-        """
-        query = {
-            "address": to_hex(wanted.address),
-            "topics": [None if topic is None else to_hex(topic) for topic in wanted.topics],
-            "fromBlock": hex(first),
-            "toBlock": hex(last),
-        }
-        told = await self.witnesses.hear(_parse_logs, "eth_getLogs", query, refusing=True)
-        shown = [logs for logs in told if logs is not None]
-        if len(shown) < max(min(QUORUM, len(told)), 1):
-            raise ChainUnavailable("eth_getLogs: too few endpoints answer")
-        return tuple({(log.block_hash, log.index): log for logs in shown for log in logs}.values())
-
-    async def confirm_read(
-        self, read: Read, block: int, same: Callable[[bytes], bool]
-    ) -> bool | None:
-        """Whether the witnesses answer a read as of a block in the same way; None without any.
-        Never raises.
-        """
-
-        def agrees(answer: JSON) -> bool:
-            return same(parse_data(answer))
-
-        method, params = _question(read, hex(block))
-        return await self.witnesses.confirm(agrees, method, *params)
 
     async def broadcast(self, raw: bytes) -> NodeFault | None:
         """Offer signed bytes to every endpoint that is well: None as soon as one has them, the most
@@ -292,28 +225,9 @@ def _reverted(method: str, error: RPCError) -> Reverted:
     return Reverted(revert_data(error))
 
 
-def _parse_logs(answer: JSON) -> tuple[Log, ...]:
-    return tuple(parse_log(entry) for entry in items(answer))
-
-
-def _question(read: Read, tag: str) -> tuple[str, tuple[object, ...]]:
-    if isinstance(read, CodeOf):
-        return "eth_getCode", (to_hex(read.address), tag)
-    return "eth_call", (_call_object(read, READ_GAS), tag)
-
-
 def _returned(read: Read, answer: JSON | Reverted) -> bytes:
     if not isinstance(answer, Reverted):
         return parse_data(answer)
     if isinstance(read, CodeOf):
         raise ChainUnavailable("eth_getCode: refused")
     return b""
-
-
-def _call_object(call: Call, gas: int, sender: bytes | None = None) -> dict[str, str]:
-    described = {"data": to_hex(call.calldata), "gas": hex(gas)}
-    if call.target:  # none: the call creates a contract
-        described["to"] = to_hex(call.target)
-    if sender is not None:
-        described["from"] = to_hex(sender)
-    return described

@@ -1,8 +1,8 @@
 """The head of one chain over time: whether it moved, stands, lags behind what was seen, or was
-replaced by another history.
+replaced by another history; and which blocks that history has.
 
-Where several endpoints are configured it is no higher than two of them bear out: the depth of all
-that is decided is measured from it.
+Where several endpoints are configured the head is no higher than two of them have come: the depth
+of everything that is decided is measured from it.
 """
 
 import logging
@@ -11,6 +11,7 @@ from enum import StrEnum
 
 from facilitator.chain.answers import ChainUnavailable
 from facilitator.chain.client import Chain
+from facilitator.chain.quorum import Agreement
 from facilitator.ethereum.receipts import Block
 from facilitator.telemetry.logs import event
 
@@ -19,27 +20,27 @@ _log = logging.getLogger(__name__)
 REMEMBERED = 256  # heads, and timestamps of blocks
 # No chain that keeps time is slower; one that mines on demand tells nothing about its next block.
 MAX_INTERVAL_MS = 15_000
-# A head that nothing as high was shown after, for so long and so many blocks, counts as never
-# having been: machines that lag catch up sooner, and after a lie nothing would be decided until
-# the chain has passed it.
+# A head is discarded when for so long, and for so many blocks, no endpoint shows one as high:
+# machines that lag catch up sooner, and after a lie nothing would be decided until the chain has
+# passed the height that was made up.
 LAG_LIMIT_MS = 10_000
 LAG_LIMIT_BLOCKS = 5
 
 
 class Sight(StrEnum):
-    """What a look at the head showed, against the looks before it."""
+    """How the head that was read compares with the one before it."""
 
     SAME = "same"
     MOVED = "moved"
-    # An endpoint that has not caught up: what it does not show may exist all the same.
+    # Read from an endpoint that has not caught up: what it does not show may exist all the same.
     LAGGING = "lagging"
-    # A reorg, a head that was forgotten, or the first look: nothing that was seen before is known
-    # to be still there.
+    # A reorg, a head that was discarded, or the first one: nothing that was seen before is known to
+    # be still there.
     REPLACED = "replaced"
 
 
-class Heads:
-    """Looks at one chain's head, and remembers the last ones by number. `clock` is in unix
+class HeadTracker:
+    """Follows one chain's head and remembers the last ones by number. `clock` is in unix
     milliseconds.
     """
 
@@ -49,17 +50,21 @@ class Heads:
         self._clock = clock
         self._hashes: dict[int, bytes] = {}
         self._timestamps: dict[bytes, int] = {}
-        # Whether one of several endpoints told of the head while the others were away.
-        self._told_alone = False
-        # Since when nothing as high as the head was shown, and the height that was shown first.
+        # Whether the head is the word of one endpoint while the others were away.
+        self._alone = False
+        # Since when no head as high as the known one was read, and the height that was read first.
         self._lagging_since: tuple[int, int] | None = None
         self.head: Block | None = None
         self.interval_ms = 0  # between blocks, as observed; 0 until two were seen
+        self._confirmed: set[tuple[int, bytes]] = set()  # blocks, since the last update
 
-    async def look(self) -> Sight:
-        """Ask for the head and compare. Raises ChainUnavailable."""
+    async def update(self) -> Sight:
+        """Read the head and compare it with the last one. Blocks that were confirmed before count
+        no more. Raises ChainUnavailable.
+        """
+        self._confirmed.clear()
         shown = await self._chain.head()
-        head = await self._borne_out(shown)
+        head = await self._agreed_on(shown)
         known = self.head
         if known is None or not await self._continues(head):
             return self._replace(head)
@@ -67,7 +72,7 @@ class Heads:
             if not self._lags_for_long(head):
                 return Sight.LAGGING
             self._forget(known)
-            return self._replace(await self._borne_out(shown))
+            return self._replace(await self._agreed_on(shown))
         self._lagging_since = None
         if head.number == known.number:
             return Sight.SAME
@@ -77,25 +82,25 @@ class Heads:
         self._remember(head)
         return Sight.MOVED
 
-    async def _borne_out(self, shown: Block) -> Block:
-        """The head that an endpoint has `shown`, or where that is higher than two of several bear
-        out, the block at the height that they do, as it shows that one.
+    async def _agreed_on(self, shown: Block) -> Block:
+        """Return the head that an endpoint has `shown` or, where that is higher than two of several
+        have come, the block at the height that they have, as the same endpoint shows it.
         """
-        witnesses, known = self._chain.witnesses, self.head
+        quorum, known = self._chain.quorum, self.head
         higher = known is None or shown.number > known.number
-        if not witnesses.exist or not (higher or self._told_alone):
+        if not quorum.several or not (higher or self._alone):
             return shown
         try:
-            agreed = await witnesses.height()
+            agreed = await quorum.height()
         except ChainUnavailable:
             if known is None:
                 raise
-            height = known.number  # nothing further is borne out for now
+            height = known.number  # nothing higher is agreed on for now
         else:
-            height = agreed.count
-            # What one told alone is asked for until others have come as far.
+            height = agreed.value
+            # A height that one endpoint alone gave is asked for until others have come as far.
             if agreed.alone or known is None or height >= known.number:
-                self._told_alone = agreed.alone
+                self._alone = agreed.alone
         if shown.number <= height:
             return shown
         block = await self._chain.block(height)
@@ -104,11 +109,11 @@ class Heads:
         return block
 
     def _lags_for_long(self, shown: Block) -> bool:
-        """Whether nothing as high as the known head was shown for too long."""
+        """Return whether no head as high as the known one was read for too long."""
         now = self._clock()
         since, height = self._lagging_since = self._lagging_since or (now, shown.number)
         lagged = now - since
-        # The interval is what the block that is doubted would have it be: blocks count as well.
+        # The observed interval may come from the block that is doubted, so blocks count as well.
         return lagged >= LAG_LIMIT_MS and (
             lagged >= LAG_LIMIT_BLOCKS * self.interval_ms
             or shown.number >= height + LAG_LIMIT_BLOCKS
@@ -132,7 +137,9 @@ class Heads:
         return Sight.REPLACED
 
     async def _continues(self, head: Block) -> bool:
-        """Whether `head` stands on the newest block that was seen at or below its height."""
+        """Return whether `head` descends from the newest block that was seen at or below its
+        height.
+        """
         known = max((number for number in self._hashes if number <= head.number), default=None)
         if known is None:
             return False
@@ -144,8 +151,9 @@ class Heads:
         return block is not None and block.hash == self._hashes[known]
 
     async def holds(self, number: int, block_hash: bytes) -> bool | None:
-        """Whether the chain that ends in the head has this block; None where that cannot be told,
-        as from a machine that does not know the block's height yet. Raises ChainUnavailable.
+        """Return whether the chain that ends in the head has this block, as the endpoint that is
+        read from shows it; None where that is not known, as by a machine that lags behind the
+        block's height. Raises ChainUnavailable.
         """
         if self.head is None or number > self.head.number:
             return None
@@ -157,6 +165,33 @@ class Heads:
             known = block.hash
             self._note_timestamp(block)
         return known == block_hash
+
+    async def confirms(self, number: int, block_hash: bytes) -> bool:
+        """Take a second look at a block by which something final is decided: return False where the
+        endpoint that is read from no longer shows it, or the quorum does not bear it out. Raises
+        ChainUnavailable.
+        """
+        if (number, block_hash) in self._confirmed:
+            return True
+        held = await self.holds(number, block_hash)
+        if held is False:
+            return False
+        if self._chain.quorum.several:
+            held = (await self._chain.quorum.block(number, block_hash)) is Agreement.AGREED
+        if held:
+            self._confirmed.add((number, block_hash))
+        return held is not False
+
+    async def still_holds(self, number: int, block_hash: bytes) -> bool | None:
+        """Return what `holds` does, but False only where the quorum has another block at this
+        height: None as long as one endpoint alone says that it is gone. Raises ChainUnavailable.
+        """
+        held = await self.holds(number, block_hash)
+        quorum = self._chain.quorum
+        if held is False and quorum.several:
+            gone = await quorum.block(number, block_hash) is Agreement.CONTRADICTED
+            return False if gone else None
+        return held
 
     def _remember(self, head: Block) -> None:
         self.head = head
@@ -172,7 +207,9 @@ class Heads:
             del self._timestamps[next(iter(self._timestamps))]
 
     async def timestamp_of(self, block_hash: bytes) -> int | None:
-        """When a block was made, unix seconds; None where the chain has no such block."""
+        """Return when a block was made, unix seconds; None where the chain has no such block.
+        Raises ChainUnavailable.
+        """
         timestamp = self._timestamps.get(block_hash)
         if timestamp is None:
             block = await self._chain.block(block_hash)

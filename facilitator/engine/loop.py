@@ -13,7 +13,7 @@ import anyio
 
 from facilitator.chain.answers import ChainUnavailable
 from facilitator.chain.client import Chain
-from facilitator.chain.head_tracker import Heads, Sight
+from facilitator.chain.head_tracker import HeadTracker, Sight
 from facilitator.domain.settlement import (
     Attempt,
     Policy,
@@ -22,18 +22,15 @@ from facilitator.domain.settlement import (
     transaction_change,
 )
 from facilitator.engine.broadcast import Broadcaster
-from facilitator.engine.confirmation import SecondLook
 from facilitator.engine.counters import Tally
 from facilitator.engine.leader import Leadership
 from facilitator.engine.nonce_gaps import Gaps
-from facilitator.engine.observation import Observer
-from facilitator.engine.outcomes import Judge
-from facilitator.engine.payment_search import Investigator
+from facilitator.engine.outcomes import OutcomeResolver
+from facilitator.engine.payment_search import PaymentSearch
 from facilitator.engine.pending import PendingTransactions
 from facilitator.engine.record import Recorder, Resettler
 from facilitator.engine.reorgs import ReorgWatch
 from facilitator.engine.signers import SignerPool
-from facilitator.engine.simulate import Simulator
 from facilitator.engine.waiters import Waiters
 from facilitator.journal.store import LostLease, Store, StoreError
 from facilitator.telemetry.logs import event
@@ -62,7 +59,8 @@ class Watcher:
         network: str,
         chain_id: int,
         chain: Chain,
-        simulator: Simulator,
+        heads: HeadTracker,
+        search: PaymentSearch,
         store: Store,
         signers: SignerPool,
         waiters: Waiters,
@@ -78,29 +76,17 @@ class Watcher:
         self._policy = policy
         self._clock = clock
         self.tally = Tally()
-        self._heads = Heads(network=network, chain=chain, clock=clock)
-        self._second_look = SecondLook(
-            network=network, chain=chain, heads=self._heads, policy=policy
-        )
+        self._heads = heads
         self._broadcaster = Broadcaster(network=network, chain=chain, signers=signers, clock=clock)
-        self.investigator = Investigator(
-            chain=chain, simulator=simulator, heads=self._heads, policy=policy, clock=clock
-        )
-        judge = Judge(
-            chain=chain,
-            heads=self._heads,
-            investigator=self.investigator,
-            policy=policy,
-            confirm_block=self._second_look.confirm_block,
-        )
+        outcomes = OutcomeResolver(chain=chain, heads=heads, search=search, policy=policy)
         self._reorgs = ReorgWatch(
-            chain_id=chain_id, store=store, judge=judge, heads=self._heads, policy=policy
+            chain_id=chain_id, store=store, outcomes=outcomes, heads=heads, policy=policy
         )
         self._gaps = Gaps(
             network=network,
             chain_id=chain_id,
             chain=chain,
-            heads=self._heads,
+            heads=heads,
             store=store,
             signers=signers,
             policy=policy,
@@ -108,7 +94,9 @@ class Watcher:
             send=self.send,
         )
         self._pending = PendingTransactions(
-            observer=Observer(chain=chain, heads=self._heads, policy=policy),
+            network=network,
+            chain=chain,
+            heads=heads,
             store=store,
             signers=signers,
             broadcaster=self._broadcaster,
@@ -119,7 +107,7 @@ class Watcher:
         self._recorder = Recorder(
             network=network,
             store=store,
-            judge=judge,
+            outcomes=outcomes,
             resettler=Resettler(
                 network=network, store=store, signers=signers, clock=clock, send=self.send
             ),
@@ -220,12 +208,11 @@ class Watcher:
         self._broadcaster.forget_before(now - self._policy.rebroadcast_every_ms)
         if now - self._looked_at >= FOLLOW_HEAD_MS:
             self._looked_at = now
-            await self._heads.look()
+            await self._heads.update()
 
     async def _turn(self) -> float | None:
         """One turn; the seconds until the next one, None where nothing is open."""
-        self._second_look.begin_turn()
-        sight = await self._heads.look()
+        sight = await self._heads.update()
         if sight is Sight.REPLACED:
             self._reorgs.doubt()
         if self._reorgs.in_doubt and sight is not Sight.LAGGING:
@@ -254,7 +241,6 @@ class Watcher:
         resolved, mined = await self._pending.advance(
             tuple(pending.values()), work.records, withheld
         )
-        resolved = await self._second_look.confirm_ends(resolved)
         for number in await self._recorder.conclude(work.records, resolved, self.settle_margin):
             signer = pending.pop(number).signer
             self._signers.ended(signer)

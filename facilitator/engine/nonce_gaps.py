@@ -14,7 +14,8 @@ from contextlib import suppress
 
 from facilitator.chain.answers import ChainUnavailable
 from facilitator.chain.client import Chain, Reverted
-from facilitator.chain.head_tracker import Heads
+from facilitator.chain.head_tracker import HeadTracker
+from facilitator.chain.quorum import Agreement
 from facilitator.domain import nonces
 from facilitator.domain.budget import Prepared
 from facilitator.domain.payment import Refusal
@@ -42,7 +43,7 @@ class Gaps:
         network: str,
         chain_id: int,
         chain: Chain,
-        heads: Heads,
+        heads: HeadTracker,
         store: Store,
         signers: SignerPool,
         policy: Policy,
@@ -108,8 +109,8 @@ class Gaps:
             return False
         if await self._chain.account_nonce(signer) != account_nonce:
             return False
-        confirmed = await self._chain.witnesses.confirm_account_nonce(signer, account_nonce)
-        return confirmed is not False
+        agreement = await self._chain.quorum.account_nonce_is(signer, account_nonce)
+        return agreement is Agreement.AGREED
 
     async def replace_with_filler(self, given_up: Sequence[Transaction]) -> bool:
         """Have fillers take the place of these, at once: a pool that has their bytes is to get ours
@@ -163,9 +164,8 @@ class Gaps:
             await self._filled(filler)
 
     async def _is_unused(self, signer: bytes, account_nonce: int) -> bool:
-        """Whether two endpoints say so, where there are several."""
-        agreed = await self._chain.witnesses.agree_unused(signer, account_nonce)
-        return agreed is not False
+        agreement = await self._chain.quorum.account_nonce_unused(signer, account_nonce)
+        return agreement is Agreement.AGREED
 
     async def _prepare(self, signer: bytes) -> Prepared | None:
         """What a filler takes; None where none can be paid for now."""

@@ -1,12 +1,13 @@
-"""What one turn makes of a settlement: its own receipts first, the rest of the chain where it
-must."""
+"""The outcome of each settlement: decided by the receipts of its own transactions, and by a search
+of the chain where these leave it open.
+"""
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
-from facilitator.chain.answers import ChainUnavailable
+from facilitator.chain.answers import ChainUnavailable, ask_all
 from facilitator.chain.client import Chain
-from facilitator.chain.head_tracker import Heads
-from facilitator.chain.together import together
+from facilitator.chain.head_tracker import HeadTracker
+from facilitator.chain.quorum import Agreement
 from facilitator.domain.payment import Proof
 from facilitator.domain.schemes import AnyPayment, scheme_of
 from facilitator.domain.settlement import (
@@ -32,7 +33,7 @@ from facilitator.domain.settlement import (
     settlement_change,
     watched_hashes,
 )
-from facilitator.engine.payment_search import Investigator
+from facilitator.engine.payment_search import PaymentSearch
 from facilitator.ethereum.receipts import Receipt
 
 # What is to be written down about what a reorg has undone.
@@ -40,60 +41,59 @@ Found = tuple[tuple[TransactionChange, ...], SettlementChange | None]
 _OPEN = frozenset({SettlementState.PENDING, SettlementState.REORGED})
 
 
-class Judge:
-    """Judges the settlements of one chain. Its methods raise ChainUnavailable.
+class OutcomeResolver:
+    """Resolves the outcomes of one chain's settlements. Its methods raise ChainUnavailable.
 
-    `confirm_block` takes a second look: whether the chain has a block (number, hash), None where
-    that cannot be told. Nothing final is said of a block of which it says no.
+    Nothing final is decided by a block or a receipt before a second look at it, by the quorum.
     """
 
     def __init__(
         self,
         *,
         chain: Chain,
-        heads: Heads,
-        investigator: Investigator,
+        heads: HeadTracker,
+        search: PaymentSearch,
         policy: Policy,
-        confirm_block: Callable[[int, bytes], Awaitable[bool | None]],
     ) -> None:
-        self._confirm_block = confirm_block
         self._chain = chain
         self._heads = heads
-        self._investigator = investigator
+        self._search = search
         self._policy = policy
 
-    async def judge(
+    async def verdict(
         self, record: SettlementRecord, resolved: Mapping[int, Resolved], margin: int
     ) -> Verdict:
-        """The verdict on one settlement, after a fresh look at the chain where that is due.
+        """Return the verdict on one settlement, after a search of the chain where that is due.
 
-        `resolved` are the transactions that this turn saw come to an end, by id; `margin` is the
-        seconds that must be left to mine another one.
+        `resolved` are the transactions that this turn saw mined or superseded, by id; `margin` is
+        the seconds that must be left to mine another one.
         """
         settlement = record.settlement
         transactions, receipts = as_resolved(record.transactions, resolved)
         proof = await self._proof_among(settlement.payment, receipts)
         if settlement.state not in _OPEN and proof is None:
-            # It has its answer already; this is about a transaction that a reorg has set free.
+            # It has its answer already; this is about a transaction that a reorg has undone.
             return Keep()
         verdict = outcome(settlement, transactions, proof, None, self._policy)
         if isinstance(verdict, Investigate):
             # A group or a filler succeeds whatever becomes of one payment in it.
-            alone = [each for each in transactions if each.kind is TransactionKind.SETTLE]
-            sent = [attempt.hash for each in alone for attempt in each.attempts]
-            findings = await self._investigator.findings(settlement, sent, margin)
+            single = [each for each in transactions if each.kind is TransactionKind.SETTLE]
+            sent = [attempt.hash for each in single for attempt in each.attempts]
+            findings = await self._search.findings(settlement, sent, margin)
             if findings is not None:
                 verdict = outcome(settlement, transactions, None, findings, self._policy)
                 if isinstance(verdict, Confirm | Fail):
-                    await self._look_twice(findings.block_number, findings.block_hash)
+                    await self._confirm_block(findings.block_number, findings.block_hash)
                 if isinstance(verdict, Confirm):
-                    await self._look_twice_at(settlement.payment, verdict.proof)
+                    await self._confirm_log(settlement.payment, verdict.proof)
                 if isinstance(verdict, Fail):
-                    await self._look_twice_at_use(settlement.payment, findings)
+                    await self._confirm_use(settlement.payment, findings)
         return verdict
 
     async def _proof_among(self, payment: AnyPayment, receipts: Iterable[Receipt]) -> Proof | None:
-        """The proof in receipts that are known to be on the chain, deep enough."""
+        """Return the proof in receipts that are on the chain and deep enough, None where none is
+        one.
+        """
         for receipt in receipts:
             if not receipt.succeeded:
                 continue
@@ -102,49 +102,51 @@ class Judge:
                 raise ChainUnavailable("a receipt's block is missing")
             proof: Proof | None = scheme_of(payment).find_proof(payment, receipt.logs, timestamp)
             if proof is not None:
-                await self._look_twice(receipt.block_number, receipt.block_hash)
+                await self._confirm_block(receipt.block_number, receipt.block_hash)
                 return proof
         return None
 
-    async def _look_twice(self, number: int, block_hash: bytes) -> None:
-        if await self._confirm_block(number, block_hash) is False:
+    async def _confirm_block(self, number: int, block_hash: bytes) -> None:
+        if not await self._heads.confirms(number, block_hash):
             raise ChainUnavailable("a block that decides is not there at a second look")
 
-    async def _look_twice_at(self, payment: AnyPayment, proof: Proof) -> None:
-        """At a log of somebody else's transaction."""
-        receipt = await self._chain.witnesses.agree_receipt(proof.transaction_hash)
+    async def _confirm_log(self, payment: AnyPayment, proof: Proof) -> None:
+        """Confirm a proof in somebody else's transaction."""
+        answer = await self._chain.quorum.receipt(proof.transaction_hash)
+        receipt = answer.value if answer.agreed else None
         if receipt is None or await self._proof_among(payment, (receipt,)) != proof:
             raise ChainUnavailable("a receipt that decides is not there at a second look")
 
-    async def _look_twice_at_use(self, payment: AnyPayment, findings: Findings) -> None:
-        """At whether a payment was executed, by whomever: if it was, and no more is known of it, it
-        has not failed.
+    async def _confirm_use(self, payment: AnyPayment, findings: Findings) -> None:
+        """Confirm whether a payment was executed, by anybody: if it was, and no more is known of
+        it, it has not failed.
         """
 
         def same(answer: bytes) -> bool:
             return bool(int.from_bytes(answer)) is findings.authorization_used
 
         call = scheme_of(payment).used_call(payment)
-        if await self._chain.confirm_read(call, findings.block_number, same) is False:
+        agreement = await self._chain.quorum.read(call, findings.block_number, same)
+        if agreement is not Agreement.AGREED:
             raise ChainUnavailable("whether a payment was executed is not agreed on")
 
-    async def look_again(self, watched: Sequence[Watched]) -> list[Found | None]:
-        """What has changed about settlements whose transactions were mined, and about gap fillers
-        that were, if a reorg undid or moved them; None where that cannot be told now.
+    async def recheck(self, watched: Sequence[Watched]) -> list[Found | None]:
+        """Return what a reorg has changed about settlements and gap fillers that were mined, in
+        their order; None where that is not known now.
 
-        In a few round trips for all: their receipts, the blocks of these, a second look at them.
+        It takes a few round trips for all: their receipts, the blocks of these, a second look.
         """
         hashes = dict.fromkeys(one for each in watched for one in watched_hashes(each))
         receipts = await self._deep_receipts(tuple(hashes))
-        await self.learn_blocks(each for each in receipts.values() if isinstance(each, Receipt))
+        await self.prefetch_blocks(each for each in receipts.values() if isinstance(each, Receipt))
 
-        async def look(each: Watched) -> Found:
-            return await self._look_again(each, receipts)
+        async def found_of(each: Watched) -> Found:
+            return await self._changes(each, receipts)
 
-        found = await together(look, watched)
+        found = await ask_all(found_of, watched)
         return [None if isinstance(each, ChainUnavailable) else each for each in found]
 
-    async def _look_again(
+    async def _changes(
         self, watched: Watched, receipts: Mapping[bytes, Receipt | ChainUnavailable]
     ) -> Found:
         mine: dict[bytes, Receipt] = {}
@@ -167,48 +169,42 @@ class Judge:
             )
         return changes, change
 
-    async def learn_blocks(self, receipts: Iterable[Receipt]) -> None:
-        """Look at the blocks in which these may prove something, all at once: whoever judges by
-        one of them then finds it known. What is not known then is asked again by him.
+    async def prefetch_blocks(self, receipts: Iterable[Receipt]) -> None:
+        """Read and confirm the blocks of receipts that may prove something, all in the same round
+        trips. What fails is asked again when it is needed.
         """
         blocks = {each.block_hash: each.block_number for each in receipts if each.succeeded}
 
         async def learn(block: tuple[bytes, int]) -> None:
             block_hash, number = block
             await self._heads.timestamp_of(block_hash)
-            await self._confirm_block(number, block_hash)
+            await self._heads.confirms(number, block_hash)
 
-        await together(learn, blocks.items())
+        await ask_all(learn, blocks.items())
 
     async def _deep_receipts(
         self, hashes: Sequence[bytes]
     ) -> dict[bytes, Receipt | ChainUnavailable]:
-        """Receipts on the head's chain, `confirmations` deep: all others count as none. Of one that
-        cannot be told apart, ChainUnavailable.
+        """Return, by transaction hash, the receipts on the head's chain that are `confirmations`
+        deep, and ChainUnavailable for those of which that is not known; all others are left out.
         """
         head = self._heads.head
         assert head is not None
 
         async def receipt_of(each: bytes) -> Receipt | None:
-            witnesses = self._chain.witnesses
-            if not witnesses.exist:
-                return await witnesses.find_receipt(each)
-            # One alone neither makes a receipt up nor hides it.
-            receipt = await witnesses.agree_receipt(each)
-            if receipt is None and await witnesses.find_receipt(each) is not None:
+            # One endpoint alone neither makes a receipt up nor hides it.
+            answer = await self._chain.quorum.receipt(each)
+            if not answer.agreed:
                 raise ChainUnavailable("a receipt is not agreed on")
-            return receipt
+            return answer.value
 
         async def holds(block: tuple[int, bytes]) -> bool | None:
-            known = await self._heads.holds(*block)
-            if known is False and await self._chain.witnesses.deny_block(*block) is False:
-                return None
-            return known
+            return await self._heads.still_holds(*block)
 
-        receipts = await together(receipt_of, hashes)
+        receipts = await ask_all(receipt_of, hashes)
         mined = [each for each in receipts if isinstance(each, Receipt)]
         blocks = tuple(dict.fromkeys((each.block_number, each.block_hash) for each in mined))
-        held = dict(zip(blocks, await together(holds, blocks), strict=True))
+        held = dict(zip(blocks, await ask_all(holds, blocks), strict=True))
         deep: dict[bytes, Receipt | ChainUnavailable] = {}
         for each, receipt in zip(hashes, receipts, strict=True):
             if isinstance(receipt, ChainUnavailable):

@@ -1,15 +1,21 @@
-"""A fresh look at a payment whose own transactions did not pay it.
+"""Searches of the chain for a payment that the journal does not know to be paid.
 
-Its nonce may have been used by somebody else, who paid it just the same; or the reason why the
-transaction failed may have passed, so that another one would settle it.
+For a settlement whose own transactions did not pay: somebody else may have used its nonce and paid
+it just the same, or the reason why its transaction failed may have passed, so that another one
+would settle it. For a request whose payment is in no journal (it is new, was lost, or comes from a
+backup) and whose nonce is used: the chain says in which transaction, and a seller whose reply was
+lost with the journal can find the money by it.
 """
 
 import asyncio
 from collections.abc import Callable, Collection
 
+import anyio
+
 from facilitator.chain.answers import ChainUnavailable
 from facilitator.chain.client import Chain
-from facilitator.chain.head_tracker import Heads
+from facilitator.chain.head_tracker import HeadTracker
+from facilitator.chain.quorum import Agreement
 from facilitator.domain.payment import Proof, Reason, Refusal
 from facilitator.domain.schemes import AnyPayment, scheme_of
 from facilitator.domain.settlement import Findings, Policy, Settlement
@@ -24,17 +30,24 @@ MAX_LOG_QUERIES = 200
 # Seconds before a payment was taken on for which the clocks of chain and service may disagree: its
 # nonce was unused then, so nothing older can have used it.
 SLACK = 3600
+# Log queries for a payment that is in no journal, and such searches at once: everybody may ask.
+REQUEST_QUERIES = 20
+AT_ONCE = 2
+REMEMBERED = 4096  # searches
+# Milliseconds for which a search that found nothing counts: nodes index logs late.
+NOTHING_FOR = 60_000
+_USED = frozenset({Reason.AUTHORIZATION_USED, Reason.AUTHORIZATION_USED_ON_CHAIN})
 
 
-class Investigator:
-    """Looks at one chain. `clock` is in unix milliseconds. Its methods raise ChainUnavailable."""
+class PaymentSearch:
+    """Searches one chain. `clock` is in unix milliseconds. Its methods raise ChainUnavailable."""
 
     def __init__(
         self,
         *,
         chain: Chain,
         simulator: Simulator,
-        heads: Heads,
+        heads: HeadTracker,
         policy: Policy,
         clock: Callable[[], int],
     ) -> None:
@@ -43,18 +56,39 @@ class Investigator:
         self._heads = heads
         self._policy = policy
         self._clock = clock
+        self._limit = anyio.Semaphore(AT_ONCE)
+        # By request digest: two payments may share a nonce, and one transaction paid one of them.
+        self._found: dict[bytes, tuple[bytes | None, int]] = {}
+
+    async def transaction_of(self, payment: AnyPayment) -> bytes | None:
+        """Return the hash of the transaction that paid exactly this payment, whoever sent it; None
+        where the last blocks show none.
+        """
+        key = scheme_of(payment).request_digest(payment)
+        found, at = self._found.get(key, (None, 0))
+        if found is not None or self._clock() - at < NOTHING_FOR:
+            return found
+        async with self._limit:
+            head = await self._chain.head()
+            since = payment.valid_from
+            proof = await self.find_proof(payment, head.number, since, REQUEST_QUERIES)
+        found = None if proof is None else proof.transaction_hash
+        self._found[key] = (found, self._clock())
+        while len(self._found) > REMEMBERED:
+            del self._found[next(iter(self._found))]
+        return found
 
     async def findings(
         self, settlement: Settlement, sent: Collection[bytes], margin: int
     ) -> Findings | None:
-        """What the chain shows about a payment, and whether another transaction would settle it;
-        None while that is still open. `sent` are the hashes of what was signed for it alone so
+        """Return what the chain shows about a payment, and whether another transaction would settle
+        it; None while that is still open. `sent` are the hashes of what was signed for it alone so
         far; `margin` is the seconds that must be left to mine another one.
         """
         payment = settlement.payment
         head = self._heads.head
         assert head is not None
-        # Not what the endpoint that is read from calls its head by now: nobody has borne that out.
+        # Not the head of the endpoint that is read from by now: no quorum has agreed on that one.
         shown = await self._chain.block(head.number)
         if shown is None or shown.hash != head.hash:
             return None  # an endpoint that lags: what it does not show may exist all the same
@@ -98,26 +132,27 @@ class Investigator:
         )
 
     async def _long_used(self, payment: AnyPayment, head: int) -> bool:
-        """Whether the nonce was used so long ago that every machine shows the log that says by
-        whom, if there is one.
+        """Return whether the nonce was used so long ago that every machine shows the log that says
+        by whom, if there is one.
         """
-        buried = max(head - self._policy.superseded_depth + 1, 0)
-        examined = await self._simulator.look(payment, buried)
+        final = max(head - self._policy.superseded_depth + 1, 0)
+        examined = await self._simulator.look(payment, final)
         return examined.facts.authorization_used
 
     async def find_proof(
         self, payment: AnyPayment, last: int, since: int, queries: int = MAX_LOG_QUERIES
     ) -> Proof | None:
-        """The log that proves the payment, in anybody's transaction up to block `last`, back to
-        `since` (unix seconds), in at most so many `queries` of LOG_RANGE blocks.
+        """Return the log that proves the payment, in anybody's transaction up to block `last` and
+        back to `since` (unix seconds), by at most `queries` log queries of LOG_RANGE blocks; None
+        where there is none.
         """
         wanted = scheme_of(payment).proof_filter(payment)
         for _ in range(queries):
             first = max(last - LOG_RANGE + 1, 0)
-            logs = await self._chain.logs(wanted, first, last)
+            logs = await self._chain.quorum.logs(wanted, first, last)
             carriers = dict.fromkeys(log.transaction_hash for log in logs)
-            find_receipt = self._chain.witnesses.find_receipt
-            receipts = await asyncio.gather(*(find_receipt(each) for each in carriers))
+            shown_receipt = self._chain.quorum.shown_receipt
+            receipts = await asyncio.gather(*(shown_receipt(each) for each in carriers))
             for receipt in receipts:
                 if receipt is None or not receipt.succeeded:
                     raise ChainUnavailable("a log without a receipt that bears it out")
@@ -130,7 +165,7 @@ class Investigator:
             if oldest is None:
                 raise ChainUnavailable("an old block is missing")
             if oldest.timestamp < since:
-                if await self._chain.witnesses.confirm_older(first, since) is False:
+                if await self._chain.quorum.block_older(first, since) is not Agreement.AGREED:
                     raise ChainUnavailable("how old a block is, is not agreed on")
                 return None
             last = first - 1
@@ -150,12 +185,10 @@ class Investigator:
         return proof
 
     async def _mined_at(self, receipt: Receipt) -> int | None:
-        """When a receipt's block was made, unix seconds; None where the chain has another block at
-        its height, or none: what a machine shows that lags behind a reorg proves nothing.
+        """Return when a receipt's block was made, unix seconds; None where the chain has another
+        block at its height, or none: a receipt from a machine that lags behind a reorg proves
+        nothing.
         """
         block = await self._chain.block(receipt.block_number)
         same = block is not None and block.hash == receipt.block_hash
         return block.timestamp if block is not None and same else None
-
-
-_USED = frozenset({Reason.AUTHORIZATION_USED, Reason.AUTHORIZATION_USED_ON_CHAIN})

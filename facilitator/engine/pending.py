@@ -1,17 +1,22 @@
 """What is done for transactions that are pending: wait for them, send them again, replace them."""
 
 import asyncio
+import logging
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 from msgspec.structs import replace
 
+from facilitator.chain.answers import ChainUnavailable, ask_all, to_hex
+from facilitator.chain.client import Chain
+from facilitator.chain.head_tracker import HeadTracker
 from facilitator.domain import batching
 from facilitator.domain.schemes import AnyPayment, scheme_of
 from facilitator.domain.settlement import (
     Attempt,
     Broadcast,
     Mined,
+    Observation,
     Policy,
     Replace,
     Resolved,
@@ -23,12 +28,15 @@ from facilitator.domain.settlement import (
 from facilitator.engine.broadcast import Broadcaster
 from facilitator.engine.counters import Tally
 from facilitator.engine.nonce_gaps import FILLER_GAS_CAP
-from facilitator.engine.observation import Observer
 from facilitator.engine.signers import SignerPool
 from facilitator.ethereum.fees import Fees
 from facilitator.ethereum.gas import intrinsic_gas
+from facilitator.ethereum.receipts import Receipt
 from facilitator.journal.store import SettlementRecord, Store
+from facilitator.telemetry.logs import event
 from facilitator.telemetry.tracing import inside
+
+_log = logging.getLogger(__name__)
 
 
 class PendingTransactions:
@@ -37,7 +45,9 @@ class PendingTransactions:
     def __init__(
         self,
         *,
-        observer: Observer,
+        network: str,
+        chain: Chain,
+        heads: HeadTracker,
         store: Store,
         signers: SignerPool,
         broadcaster: Broadcaster,
@@ -45,7 +55,9 @@ class PendingTransactions:
         tally: Tally,
         clock: Callable[[], int],
     ) -> None:
-        self._observer = observer
+        self._network = network
+        self._chain = chain
+        self._heads = heads
         self._store = store
         self._signers = signers
         self._broadcaster = broadcaster
@@ -64,7 +76,7 @@ class PendingTransactions:
         `withheld`, by id, are not sent again. Raises ChainUnavailable, StoreError.
         """
         now = self._clock()
-        observations = await self._observer.observe(transactions, self._broadcaster.sent_at, now)
+        observations = await self._observe(transactions, self._broadcaster.sent_at, now)
         load = Counter(transaction.signer for transaction in transactions)
         for signer in self._signers.addresses:
             self._signers.observe(signer, load[signer])
@@ -86,7 +98,146 @@ class PendingTransactions:
                     to_send.append((transaction, await self._replace(generous, fees, now)))
         await asyncio.gather(*(self._broadcaster.send_again(*one) for one in to_send))
         mined = {each.signer: observations[each.id].account_nonce for each in transactions}
-        return resolved, mined
+        ends = await asyncio.gather(*(self._confirm_end(end) for end in resolved.values()))
+        confirmed = zip(resolved, ends, strict=True)
+        return {number: end for number, end in confirmed if end is not None}, mined
+
+    async def _observe(
+        self, transactions: Sequence[Transaction], broadcast_at: Mapping[int, int], now: int
+    ) -> dict[int, Observation]:
+        """Return what the chain shows of each transaction, by id, in one round trip for all
+        receipts and account nonces, and a second one where it is needed.
+
+        A receipt counts where the head's chain has its block: a machine that lags behind a reorg
+        shows others. While it is not known which of them is right, or whether another endpoint
+        shows a receipt, no transaction counts as superseded. `broadcast_at` says when each was last
+        offered to the chain, `now` is in unix milliseconds. Raises ChainUnavailable.
+        """
+        head = self._heads.head
+        assert head is not None
+        # each once, and in the same order in every run
+        signers = tuple(dict.fromkeys(transaction.signer for transaction in transactions))
+        hashes = [attempt.hash for each in transactions for attempt in each.attempts]
+        receipts, mined = await asyncio.gather(
+            self._chain.receipts(hashes), self._chain.account_nonces(signers, "latest")
+        )
+        shown, unknown = await self._missed(transactions, receipts, mined, now)
+        receipts.update(shown)
+        strangers = await self._strangers(receipts.values())
+        overruling = await self._chain.quorum.overruling_receipts(strangers)
+        if overruling:
+            receipts.update(overruling)
+            strangers = await self._strangers(receipts.values())
+        doubtful = unknown | strangers
+        receipts = {each: found for each, found in receipts.items() if each not in doubtful}
+        unmined = [
+            transaction
+            for transaction in transactions
+            if not any(attempt.hash in receipts for attempt in transaction.attempts)
+        ]
+        depth = head.number - self._policy.superseded_depth
+        passed = dict.fromkeys(
+            each.signer for each in unmined if each.account_nonce < mined[each.signer]
+        )
+        final = await self._chain.quorum.final_account_nonces(
+            passed, depth, self._policy.superseded_depth
+        )
+        oldest = min((each.attempts[-1].signed_at for each in unmined), default=None)
+        market = None
+        if oldest is not None and now - oldest >= self._policy.replace_after_ms:
+            market = await self._chain.fee_market()
+        return {
+            each.id: Observation(
+                head=head,
+                receipts=receipts,
+                account_nonce=mined[each.signer],
+                buried_account_nonce=0
+                if any(attempt.hash in doubtful for attempt in each.attempts)
+                else final.get(each.signer, 0),
+                market=market,
+                broadcast_at=broadcast_at.get(each.id),
+                block_interval_ms=self._heads.interval_ms,
+            )
+            for each in transactions
+        }
+
+    async def _missed(
+        self,
+        transactions: Sequence[Transaction],
+        receipts: Mapping[bytes, Receipt],
+        mined: Mapping[bytes, int],
+        now: int,
+    ) -> tuple[dict[bytes, Receipt], set[bytes]]:
+        """Return the receipts that other endpoints show of transactions which should be mined by
+        now, and the hashes of which that is not known. Asked is for those whose account nonce the
+        chain has used, and for each signer's first one, if it is old enough to be replaced.
+        """
+        unmined = [
+            each
+            for each in transactions
+            if not any(attempt.hash in receipts for attempt in each.attempts)
+        ]
+        first: dict[bytes, int] = {}
+        for each in unmined:
+            first[each.signer] = min(each.account_nonce, first.get(each.signer, each.account_nonce))
+        patience = self._policy.patience_ms(self._heads.interval_ms)
+        hashes = [
+            attempt.hash
+            for each in unmined
+            for attempt in each.attempts
+            if each.account_nonce < mined[each.signer]
+            or (
+                each.account_nonce == first[each.signer]
+                and now - each.attempts[-1].signed_at >= patience
+            )
+        ]
+        answers = await ask_all(self._chain.quorum.shown_receipt, hashes)
+        found = dict(zip(hashes, answers, strict=True))
+        return (
+            {each: receipt for each, receipt in found.items() if isinstance(receipt, Receipt)},
+            {each for each, receipt in found.items() if isinstance(receipt, ChainUnavailable)},
+        )
+
+    async def _strangers(self, receipts: Iterable[Receipt]) -> set[bytes]:
+        """Return the transaction hashes of receipts whose block is not known to be on the head's
+        chain.
+        """
+        found = tuple(receipts)
+        blocks = tuple(dict.fromkeys((each.block_number, each.block_hash) for each in found))
+        held = await asyncio.gather(*(self._heads.holds(*block) for block in blocks))
+        sure = {block for block, holds in zip(blocks, held, strict=True) if holds}
+        return {
+            each.transaction_hash
+            for each in found
+            if (each.block_number, each.block_hash) not in sure
+        }
+
+    async def _confirm_end(self, end: Resolved) -> Resolved | None:
+        """Return an end by the receipt that the quorum agrees on, None where that shows none: by
+        one that is made up a payment would seem to be made, or never to be.
+        """
+        if not isinstance(end, Mined):
+            return end
+        answer = await self._chain.quorum.confirm_receipt(end.receipt)
+        if answer.agreed:
+            return end
+        event(
+            _log,
+            logging.WARNING,
+            "receipt_not_confirmed",
+            network=self._network,
+            transaction=to_hex(end.receipt.transaction_hash),
+        )
+        if answer.value is None or not await self._is_deep(answer.value):
+            return None
+        return Mined(end.attempt, answer.value)
+
+    async def _is_deep(self, receipt: Receipt) -> bool:
+        head = self._heads.head
+        assert head is not None
+        depth = head.number - receipt.block_number + 1
+        held = await self._heads.holds(receipt.block_number, receipt.block_hash)
+        return held is True and depth >= self._policy.confirmations
 
     def _with_gas(
         self, transaction: Transaction, records: Sequence[SettlementRecord]

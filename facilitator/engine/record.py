@@ -9,9 +9,8 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 import anyio
 from msgspec import Struct
 
-from facilitator.chain.answers import ChainUnavailable
+from facilitator.chain.answers import ChainUnavailable, ask_all
 from facilitator.chain.client import Reverted
-from facilitator.chain.together import together
 from facilitator.domain.budget import Prepared
 from facilitator.domain.payment import Reason, Refusal
 from facilitator.domain.schemes import scheme_of
@@ -31,7 +30,7 @@ from facilitator.domain.settlement import (
 from facilitator.engine.broadcast import Broadcaster
 from facilitator.engine.counters import Tally
 from facilitator.engine.events import paid_after_failure, settled_again, settlement_changed
-from facilitator.engine.outcomes import Judge
+from facilitator.engine.outcomes import OutcomeResolver
 from facilitator.engine.reorgs import ReorgWatch
 from facilitator.engine.signers import SignerPool
 from facilitator.engine.waiters import Waiters
@@ -132,7 +131,7 @@ class Recorder:
         *,
         network: str,
         store: Store,
-        judge: Judge,
+        outcomes: OutcomeResolver,
         resettler: Resettler,
         reorgs: ReorgWatch,
         broadcaster: Broadcaster,
@@ -142,7 +141,7 @@ class Recorder:
     ) -> None:
         self._network = network
         self._store = store
-        self._judge = judge
+        self._outcomes = outcomes
         self._resettler = resettler
         self._reorgs = reorgs
         self._broadcaster = broadcaster
@@ -157,22 +156,22 @@ class Recorder:
         be settled again is. `margin` is the seconds before its deadline after which a payment is
         not sent any more. The ids of the transactions that are pending no more. Raises StoreError.
         """
-        await self._judge.learn_blocks(
+        await self._outcomes.prefetch_blocks(
             end.receipt for end in resolved.values() if isinstance(end, Mined)
         )
 
-        async def judge(record: SettlementRecord) -> Verdict | _Fault:
+        async def verdict_on(record: SettlementRecord) -> Verdict | _Fault:
             self._tally.step()
             try:
                 with inside(record.settlement.traceparent):
-                    return await self._judge.judge(record, resolved, margin)
+                    return await self._outcomes.verdict(record, resolved, margin)
             except Exception as fault:  # one that breaks something must not hold up all others
                 return _Fault(fault)
 
         undecided: set[int] = set()
         changes: list[SettlementChange] = []
         again: list[Settlement] = []
-        verdicts = await together(judge, records, AT_ONCE)
+        verdicts = await ask_all(verdict_on, records, AT_ONCE)
         for record, verdict in zip(records, verdicts, strict=True):
             assert not isinstance(verdict, ChainUnavailable)  # it is a _Fault
             if isinstance(verdict, _Fault):
@@ -199,7 +198,7 @@ class Recorder:
         ]
         if ended or changes:
             await self.record(ended, changes)
-        await together(self._settle_again, again, AT_ONCE)
+        await ask_all(self._settle_again, again, AT_ONCE)
         return [change.id for change in ended]
 
     async def record(

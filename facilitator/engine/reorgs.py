@@ -10,7 +10,7 @@ from itertools import islice
 
 from msgspec import Struct
 
-from facilitator.chain.head_tracker import Heads
+from facilitator.chain.head_tracker import HeadTracker
 from facilitator.domain.settlement import (
     Policy,
     SettlementChange,
@@ -20,7 +20,7 @@ from facilitator.domain.settlement import (
     TransactionState,
     Watched,
 )
-from facilitator.engine.outcomes import Judge
+from facilitator.engine.outcomes import OutcomeResolver
 from facilitator.journal.store import Store
 
 # What one turn looks at, in settlements and gap fillers: three or four round trips.
@@ -51,11 +51,17 @@ class ReorgWatch:
     """Watches the journal's mined transactions and proofs."""
 
     def __init__(
-        self, *, chain_id: int, store: Store, judge: Judge, heads: Heads, policy: Policy
+        self,
+        *,
+        chain_id: int,
+        store: Store,
+        outcomes: OutcomeResolver,
+        heads: HeadTracker,
+        policy: Policy,
     ) -> None:
         self._chain_id = chain_id
         self._store = store
-        self._judge = judge
+        self._outcomes = outcomes
         self._heads = heads
         self._policy = policy
         self._must_read = False  # what there is in the journal to look at
@@ -103,7 +109,7 @@ class ReorgWatch:
             if max(_blocks_of(each.watched), default=-1) <= head.number
         }
         step()
-        told = await self._judge.look_again(tuple(low.values()))
+        told = await self._outcomes.recheck(tuple(low.values()))
         found = {
             name: None if each is None else Undone(*each)
             for name, each in zip(low, told, strict=True)

@@ -172,7 +172,7 @@ class SignerPool:
             return
         address, chain = account.address, self._chain
         mined, pooled = await asyncio.gather(
-            chain.witnesses.account_nonce(address), chain.pooled_nonces(address)
+            chain.quorum.account_nonce(address), chain.quorum.pooled_nonces(address)
         )
         # Only now, or what another process has signed meanwhile would seem to be a stranger's.
         known = await self._store.raise_nonce_floor(self._chain_id, address, 0)
@@ -180,7 +180,7 @@ class SignerPool:
         # What is left out by a lie stops the signer. One of several endpoints, while the others are
         # away, is believed only where the journal cannot be right without it, and never far.
         if not mined.alone or not known or account.doubted:
-            floor = nonce_floor(known, mined.count, pooled, alone=mined.alone)
+            floor = nonce_floor(known, mined.value, pooled, alone=mined.alone)
         if floor is not None:
             await self._store.raise_nonce_floor(self._chain_id, address, floor)
             account.doubted = False
@@ -310,11 +310,8 @@ class SignerPool:
         """The least account nonce of the next transaction, where the chain has told of a higher
         one than it was.
         """
-        witnesses = self._chain.witnesses
-        if not witnesses.exist:
-            return told
-        agreed = await witnesses.account_nonce(account.address)
-        return account.floor if agreed.alone else max(account.floor, agreed.count)
+        agreed = await self._chain.quorum.raised_account_nonce(account.address, told)
+        return account.floor if agreed is None else max(account.floor, agreed)
 
     async def prepare_group(
         self, call: Call, address: bytes, singles: Sequence[Prepared]

@@ -13,8 +13,8 @@ from facilitator.domain.payment import Reason, Refusal
 from facilitator.domain.schemes import AnyPayment, scheme_of
 from facilitator.domain.verification import check_time
 from facilitator.engine.claiming import Claimer, Submitted
-from facilitator.engine.history import History
 from facilitator.engine.loop import Watcher
+from facilitator.engine.payment_search import PaymentSearch
 from facilitator.engine.requests import SettleReply, SettleRequest
 from facilitator.engine.signers import UNFIT, QueueFull, SignerPool
 from facilitator.engine.simulate import Simulator
@@ -39,7 +39,7 @@ class Submitter:
         store: Store,
         signers: SignerPool,
         watcher: Watcher,
-        history: History,
+        search: PaymentSearch,
         batch_max: int,
         clock: Callable[[], int],
     ) -> None:
@@ -57,7 +57,7 @@ class Submitter:
         self._store = store
         self._signers = signers
         self._watcher = watcher
-        self._history = history
+        self._search = search
         self._clock = clock
 
     async def submit(
@@ -139,7 +139,7 @@ class Submitter:
             event(_log, logging.CRITICAL, "authorization_used_elsewhere", payer=payment.payer)
         if refusal.reason is not Reason.AUTHORIZATION_USED:
             return SettleReply(refusal=refusal)
-        found = await self._history.transaction_of(payment)
+        found = await self._search.transaction_of(payment)
         return SettleReply(refusal=refusal, transaction_hash=found)
 
     def _too_late(self, payment: AnyPayment) -> SettleReply | None:

@@ -15,6 +15,7 @@ from anyio.abc import TaskGroup
 
 from facilitator.chain.answers import ChainUnavailable, may_differ_elsewhere
 from facilitator.chain.client import Chain
+from facilitator.chain.head_tracker import HeadTracker
 from facilitator.chain.protocol_fee import ProtocolFee
 from facilitator.chain.recent import Recent
 from facilitator.chain.rpc import RPC, FaultKind
@@ -26,11 +27,11 @@ from facilitator.dialects.x402 import decode as x402_dialect
 from facilitator.domain.schemes import eip3009, jeju
 from facilitator.domain.settlement import Policy
 from facilitator.domain.verification import Terms
-from facilitator.engine.history import History
 from facilitator.engine.leader import Leadership
 from facilitator.engine.loop import Watcher
 from facilitator.engine.measurement import observe, watch_event_loop
 from facilitator.engine.metrics import ChainMetrics
+from facilitator.engine.payment_search import PaymentSearch
 from facilitator.engine.retention import Retention
 from facilitator.engine.settle import Settler
 from facilitator.engine.signers import SignerPool
@@ -314,11 +315,16 @@ def _settling(
             store=common.opened, chain_id=chain_id, signers=pool, waiters=waiters
         )
     store = common.measured(common.opened if leadership is None else leadership.store)
+    heads = HeadTracker(network=name, chain=served.chain, clock=unix_ms)
+    search = PaymentSearch(
+        chain=served.chain, simulator=simulator, heads=heads, policy=policy, clock=unix_ms
+    )
     watcher = Watcher(
         network=name,
         chain_id=chain_id,
         chain=served.chain,
-        simulator=simulator,
+        heads=heads,
+        search=search,
         store=store,
         signers=pool,
         waiters=waiters,
@@ -338,7 +344,7 @@ def _settling(
         )
     settler = None
     if len(common.retiring) < len(common.signers):
-        settler = _settler(common, served.chain, simulator, pool, watcher, waiters, policy)
+        settler = _settler(common, served.chain, simulator, pool, watcher, search, waiters, policy)
     return replace(served, settler=settler, watcher=watcher, signers=pool, retention=retention)
 
 
@@ -366,6 +372,7 @@ def _settler(
     simulator: Simulator,
     pool: SignerPool,
     watcher: Watcher,
+    search: PaymentSearch,
     waiters: Waiters,
     policy: Policy,
 ) -> Settler:
@@ -376,7 +383,7 @@ def _settler(
         store=store,
         signers=pool,
         watcher=watcher,
-        history=History(chain=chain, investigator=watcher.investigator, clock=unix_ms),
+        search=search,
         batch_max=policy.batch_max,
         clock=unix_ms,
     )

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from facilitator.chain.client import Chain
+from facilitator.chain.quorum import Agreement
 from facilitator.chain.rpc import RPC
 from facilitator.commands.devnet import Devnet, DevnetOptions
 from facilitator.ethereum.fees import GWEI
@@ -203,20 +204,23 @@ async def test_a_second_endpoint_contradicts_what_the_first_one_forges(devnet: D
             )
         )
         head = await chain.head()
-        assert await chain.witnesses.confirm_block(head.number, head.hash) is True
+        assert await chain.quorum.block(head.number, head.hash) is Agreement.AGREED
         first.faults["eth_getTransactionCount"] = lying_nonce(7)
         lied = await chain.account_nonce(address, head.number)
-        agreed = await chain.witnesses.account_nonce(address, head.number)
-        assert (agreed.count, agreed.alone) == (lied - 7, False)
+        agreed = await chain.quorum.account_nonce(address, head.number)
+        assert (agreed.value, agreed.alone) == (lied - 7, False)
         first.faults["eth_getTransactionReceipt"] = forged_receipt(succeeded=True)
         receipts = await chain.receipts([b"\x11" * 32])
         forged = receipts[b"\x11" * 32]
         assert forged.succeeded
-        assert await chain.witnesses.confirm_block(forged.block_number, b"\x22" * 32) is False
-        assert await chain.witnesses.agree_receipt(forged.transaction_hash) is None
+        other = await chain.quorum.block(forged.block_number, b"\x22" * 32)
+        assert other is not Agreement.AGREED
+        receipt = await chain.quorum.receipt(forged.transaction_hash)
+        assert (receipt.agreed, receipt.value) == (False, forged)
         second.faults["*"] = stale_by(5)
-        assert await chain.witnesses.confirm_block(head.number, head.hash) is False
-        assert await chain.witnesses.confirm_block(head.number - 9, head.parent_hash) is False
+        assert await chain.quorum.block(head.number, head.hash) is not Agreement.AGREED
+        older = await chain.quorum.block(head.number - 9, head.parent_hash)
+        assert older is not Agreement.AGREED
 
 
 async def test_a_failure_that_one_endpoint_makes_up_is_never_told(

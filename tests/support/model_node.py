@@ -12,7 +12,7 @@ from eth_abi.abi import encode
 
 from facilitator.chain.answers import ChainUnavailable, NodeFault
 from facilitator.chain.client import Chain, Preparation, Reverted
-from facilitator.chain.quorum import AgreedCount, Witnesses
+from facilitator.chain.quorum import Agreement, Answer, Quorum
 from facilitator.domain.schemes import eip3009
 from facilitator.domain.schemes.eip3009 import Eip3009Payment
 from facilitator.ethereum.fees import GWEI, FeeMarket
@@ -50,7 +50,7 @@ class ModelNode(Chain):
         }
         self._by_nonce = {each.authorization_nonce: name for name, each in payments.items()}
         self.step: Callable[[], None] = lambda: None
-        self.witnesses = NoWitnesses(self)
+        self.quorum = LoneQuorum(self)
 
     def _view(self) -> ModelBlock:
         """One machine's head."""
@@ -139,10 +139,7 @@ class ModelNode(Chain):
     ) -> dict[bytes, int]:
         return {address: await self.account_nonce(address, block) for address in addresses}
 
-    async def pooled_nonces(self, address: bytes) -> tuple[int, ...]:
-        return (await self.account_nonce(address, "pending"),)
-
-    async def logs(self, wanted: LogFilter, first: int, last: int) -> tuple[Log, ...]:
+    def logs_of(self, wanted: LogFilter, first: int, last: int) -> tuple[Log, ...]:
         nonce = wanted.topics[-1]
         assert nonce is not None
         log = self._view().paid.get(self._by_nonce[nonce])
@@ -162,21 +159,26 @@ class ModelNode(Chain):
         return None
 
 
-class NoWitnesses(Witnesses):
+class LoneQuorum(Quorum):
     """There is one endpoint, whichever machine answers behind it."""
 
     def __init__(self, node: ModelNode) -> None:
         self._node = node
+        self._alone_since = {}
 
     @property
-    def exist(self) -> bool:
+    def several(self) -> bool:
         return False
 
-    async def account_nonce(self, address: bytes, block: int | str = "latest") -> AgreedCount:
-        return AgreedCount(await self._node.account_nonce(address, block), alone=False)
+    async def account_nonce(self, address: bytes, block: int | str = "latest") -> Answer[int]:
+        return Answer(Agreement.AGREED, await self._node.account_nonce(address, block))
 
-    async def find_receipt(self, transaction_hash: bytes) -> Receipt | None:
-        return (await self._node.receipts([transaction_hash])).get(transaction_hash)
+    async def receipt(self, transaction_hash: bytes) -> Answer[Receipt | None]:
+        receipts = await self._node.receipts([transaction_hash])
+        return Answer(Agreement.AGREED, receipts.get(transaction_hash))
 
-    async def agree_receipt(self, transaction_hash: bytes) -> Receipt | None:
-        return await self.find_receipt(transaction_hash)
+    async def pooled_nonces(self, address: bytes) -> tuple[int, ...]:
+        return (await self._node.account_nonce(address, "pending"),)
+
+    async def logs(self, wanted: LogFilter, first: int, last: int) -> tuple[Log, ...]:
+        return self._node.logs_of(wanted, first, last)

@@ -13,11 +13,12 @@ from typing import cast
 import anyio
 
 from facilitator.chain.answers import ChainUnavailable
+from facilitator.chain.head_tracker import HeadTracker
 from facilitator.domain.schemes import eip3009, scheme_of
 from facilitator.domain.schemes.eip3009 import Eip3009Payment
 from facilitator.domain.settlement import Policy
-from facilitator.engine.history import History
 from facilitator.engine.loop import Watcher
+from facilitator.engine.payment_search import PaymentSearch
 from facilitator.engine.requests import SettleRequest, may_open_again
 from facilitator.engine.signers import SignerPool
 from facilitator.engine.simulate import Simulator
@@ -94,11 +95,16 @@ class Process:
             policy=policy,
             clock=clock,
         )
+        heads = HeadTracker(network="model", chain=node, clock=clock)
+        search = PaymentSearch(
+            chain=node, simulator=simulator, heads=heads, policy=policy, clock=clock
+        )
         self._watcher = Watcher(
             network="model",
             chain_id=CHAIN_ID,
             chain=node,
-            simulator=simulator,
+            heads=heads,
+            search=search,
             store=store,
             signers=pool,
             waiters=Waiters(),
@@ -111,7 +117,7 @@ class Process:
             store=store,
             signers=pool,
             watcher=self._watcher,
-            history=History(chain=node, investigator=self._watcher.investigator, clock=clock),
+            search=search,
             batch_max=1,
             clock=clock,
         )

@@ -10,7 +10,7 @@ import pytest
 
 from facilitator.chain.answers import ChainUnavailable
 from facilitator.chain.client import Chain
-from facilitator.chain.head_tracker import LAG_LIMIT_BLOCKS, LAG_LIMIT_MS, Heads, Sight
+from facilitator.chain.head_tracker import LAG_LIMIT_BLOCKS, LAG_LIMIT_MS, HeadTracker, Sight
 from facilitator.chain.rpc import RPC
 from facilitator.commands.devnet import Devnet, DevnetOptions
 from tests.support.blocks import height_of, mine, stop_mining
@@ -36,7 +36,7 @@ def devnet_options() -> DevnetOptions:
 @asynccontextmanager
 async def heads_of(
     devnet: Devnet, count: int
-) -> AsyncIterator[tuple[Heads, list[FaultProxy], Clock]]:
+) -> AsyncIterator[tuple[HeadTracker, list[FaultProxy], Clock]]:
     """The head as so many endpoints show it, each of which can lie by itself."""
     await stop_mining(devnet)
     await mine(devnet, 20)
@@ -49,15 +49,15 @@ async def heads_of(
             chain_id=devnet.chain_id,
         )
         clock = Clock()
-        yield Heads(network="jeju", chain=Chain(rpc), clock=clock), proxies, clock
+        yield HeadTracker(network="jeju", chain=Chain(rpc), clock=clock), proxies, clock
 
 
-async def follow(heads: Heads, devnet: Devnet, seconds: int = 1) -> None:
+async def follow(heads: HeadTracker, devnet: Devnet, seconds: int = 1) -> None:
     """So many blocks that machines which lag show known ones, each so many seconds later."""
-    await heads.look()
+    await heads.update()
     for _ in range(12):
         await devnet.rpc("anvil_mine", hex(1), hex(seconds))
-        assert await heads.look() is Sight.MOVED
+        assert await heads.update() is Sight.MOVED
 
 
 @pytest.mark.parametrize("everywhere", [False, True])
@@ -69,15 +69,15 @@ async def test_a_head_is_no_higher_than_two_endpoints_bear_out(
     """From the first look on, and block by block; nothing is left of the lie when it ends."""
     async with heads_of(devnet, count) as (heads, proxies, _):
         proxies[liar].faults = lies(by, everywhere=everywhere)
-        assert await heads.look() is Sight.REPLACED
+        assert await heads.update() is Sight.REPLACED
         for _ in range(3):
             assert heads.head is not None
             assert heads.head.number == await height_of(devnet)
-            assert await heads.look() is Sight.SAME
+            assert await heads.update() is Sight.SAME
             await mine(devnet, 1)
-            assert await heads.look() is Sight.MOVED
+            assert await heads.update() is Sight.MOVED
         proxies[liar].heal()
-        assert await heads.look() is Sight.SAME
+        assert await heads.update() is Sight.SAME
 
 
 @pytest.mark.parametrize("laggard", [0, 1])
@@ -86,23 +86,23 @@ async def test_an_endpoint_that_lags_for_ever_costs_its_blocks_and_no_more(
 ) -> None:
     async with heads_of(devnet, 2) as (heads, proxies, _):
         proxies[laggard].faults["*"] = stale_by(5)
-        await heads.look()
+        await heads.update()
         for _ in range(8):
             assert heads.head is not None
             assert heads.head.number == await height_of(devnet) - 5
             await mine(devnet, 1)
-            assert await heads.look() is Sight.MOVED
+            assert await heads.update() is Sight.MOVED
 
 
 async def test_a_height_is_asked_for_once_a_block(devnet: Devnet) -> None:
     """And of a lone endpoint never."""
     for count in (1, 2):
         async with heads_of(devnet, count) as (heads, proxies, _):
-            await heads.look()
+            await heads.update()
             for _ in range(3):
                 await mine(devnet, 1)
                 for _ in range(4):
-                    await heads.look()
+                    await heads.update()
             asked = [proxy.calls.get(HEIGHT, 0) for proxy in proxies]
             assert asked == ([0] if count == 1 else [4, 4])
 
@@ -112,36 +112,36 @@ async def test_no_new_head_is_known_while_the_other_endpoint_is_silent(devnet: D
     async with heads_of(devnet, 2) as (heads, [_, second], _clock):
         second.faults[HEIGHT] = refuse_with(-32603, "try again")
         with pytest.raises(ChainUnavailable):
-            await heads.look()
+            await heads.update()
         second.heal()
-        await heads.look()
+        await heads.update()
         known = heads.head
         second.faults[HEIGHT] = refuse_with(-32603, "try again")
         await mine(devnet, 1)
-        assert await heads.look() is Sight.SAME
+        assert await heads.update() is Sight.SAME
         assert heads.head == known
         second.faults = {"*": lose_request}
-        sights = [await heads.look() for _ in range(5)]
+        sights = [await heads.update() for _ in range(5)]
         assert set(sights) == {Sight.SAME, Sight.MOVED}
 
 
 async def test_a_head_that_one_told_alone_is_asked_for_again(devnet: Devnet) -> None:
     """Though it tells of nothing new: when the other one is back, it is not believed any more."""
     async with heads_of(devnet, 2) as (heads, [first, second], clock):
-        await heads.look()
+        await heads.update()
         second.faults["*"] = lose_request
         first.faults = lies(1_000, everywhere=True)
         honest = await height_of(devnet)
         for _ in range(6):
-            await heads.look()
+            await heads.update()
         assert heads.head is not None
         assert heads.head.number == honest + 1_000
         second.heal()
         async with asyncio.timeout(20):
-            while await heads.look() is not Sight.LAGGING:  # noqa: ASYNC110 - it comes back itself
+            while await heads.update() is not Sight.LAGGING:  # noqa: ASYNC110 - it comes back itself
                 await asyncio.sleep(0.1)
         clock.now += LAG_LIMIT_MS
-        assert await heads.look() is Sight.REPLACED
+        assert await heads.update() is Sight.REPLACED
         assert heads.head.number == honest
 
 
@@ -149,35 +149,35 @@ async def test_a_head_that_one_told_alone_is_asked_for_again(devnet: Devnet) -> 
 async def test_a_head_that_nothing_as_high_follows_is_forgotten(devnet: Devnet, count: int) -> None:
     """After a while, in which nothing is decided; all endpoints lied at once."""
     async with heads_of(devnet, count) as (heads, proxies, clock):
-        await heads.look()
+        await heads.update()
         for proxy in proxies:
             proxy.faults = lies(100, everywhere=True)
         await mine(devnet, 1)
-        assert await heads.look() is Sight.MOVED
+        assert await heads.update() is Sight.MOVED
         for proxy in proxies:
             proxy.heal()
-        assert await heads.look() is Sight.LAGGING
+        assert await heads.update() is Sight.LAGGING
         clock.now += LAG_LIMIT_MS - 1
-        assert await heads.look() is Sight.LAGGING
+        assert await heads.update() is Sight.LAGGING
         clock.now += 1
-        assert await heads.look() is Sight.REPLACED
+        assert await heads.update() is Sight.REPLACED
         assert heads.head is not None
         assert heads.head.number == await height_of(devnet)
         await mine(devnet, 1)
-        assert await heads.look() is Sight.MOVED
+        assert await heads.update() is Sight.MOVED
 
 
 async def test_one_that_still_lies_is_not_believed_when_a_head_is_forgotten(devnet: Devnet) -> None:
     async with heads_of(devnet, 2) as (heads, [first, second], clock):
-        await heads.look()
+        await heads.update()
         first.faults, second.faults = lies(100, everywhere=True), lies(100, everywhere=True)
         await mine(devnet, 1)
-        await heads.look()
+        await heads.update()
         second.heal()
         first.faults = lies(50, everywhere=True)
-        assert await heads.look() is Sight.LAGGING
+        assert await heads.update() is Sight.LAGGING
         clock.now += LAG_LIMIT_MS
-        assert await heads.look() is Sight.REPLACED
+        assert await heads.update() is Sight.REPLACED
         assert heads.head is not None
         assert heads.head.number == await height_of(devnet)
 
@@ -188,11 +188,11 @@ async def test_machines_that_catch_up_make_nothing_forgotten(devnet: Devnet) -> 
         await follow(heads, devnet)
         for _ in range(3):
             proxy.faults["*"] = stale_by(4)
-            assert await heads.look() is Sight.LAGGING
+            assert await heads.update() is Sight.LAGGING
             clock.now += LAG_LIMIT_MS - 1
-            assert await heads.look() is Sight.LAGGING
+            assert await heads.update() is Sight.LAGGING
             proxy.heal()
-            assert await heads.look() is Sight.SAME
+            assert await heads.update() is Sight.SAME
             clock.now += LAG_LIMIT_MS
 
 
@@ -210,10 +210,10 @@ async def test_of_a_slow_chain_a_head_is_forgotten_after_some_blocks(devnet: Dev
         async with heads_of(devnet, 1) as (heads, [proxy], clock):
             await follow(heads, devnet, seconds=12)
             await devnet.rpc("anvil_mine", hex(2), hex(12))
-            assert await heads.look() is Sight.MOVED
+            assert await heads.update() is Sight.MOVED
             assert heads.interval_ms == 12_000
             proxy.faults["*"] = stale_by(9)
-            assert await heads.look() is Sight.LAGGING
+            assert await heads.update() is Sight.LAGGING
             clock.now += passed
             proxy.faults["*"] = stale_by(9 - shown)
-            assert await heads.look() is sight
+            assert await heads.update() is sight

@@ -1,4 +1,4 @@
-"""Laws of what is asked of more than one endpoint: sends, and second looks."""
+"""Laws of what is asked of more than one endpoint: what must agree, and sends."""
 
 import asyncio
 import time
@@ -7,6 +7,7 @@ import pytest
 
 from facilitator.chain.answers import ChainUnavailable, NodeFault
 from facilitator.chain.client import Chain
+from facilitator.chain.quorum import Agreement
 from facilitator.domain.strict_json import JSON
 from facilitator.ethereum.receipts import LogFilter
 from tests.support.rpcnodes import HASH, OTHER_HASH, nodes
@@ -15,11 +16,12 @@ from tests.support.rpcserver import Reply, calls_in
 pytestmark = pytest.mark.anyio
 
 
-# --- witnesses
+# --- agreement
 
 
-async def confirmed(chain: Chain, block_hash: str = HASH) -> bool | None:
-    return await chain.witnesses.confirm_block(1_000, bytes.fromhex(block_hash[2:]))
+async def confirmed(chain: Chain, block_hash: str = HASH) -> bool:
+    agreement = await chain.quorum.block(1_000, bytes.fromhex(block_hash[2:]))
+    return agreement is Agreement.AGREED
 
 
 def block(block_hash: str, number: int = 1_000) -> JSON:
@@ -115,18 +117,19 @@ async def test_with_no_endpoint_left_nothing_is_confirmed() -> None:
     async with nodes(2) as (rpc, [first, second]):
         first.chain_id = second.chain_id = 1
         assert await confirmed(Chain(rpc)) is False
-        assert await Chain(rpc).witnesses.confirm_account_nonce(bytes(20), 0) is False
+        assert await Chain(rpc).quorum.account_nonce_is(bytes(20), 0) is Agreement.UNKNOWN
         with pytest.raises(ChainUnavailable):
-            await Chain(rpc).witnesses.account_nonce(bytes(20))
+            await Chain(rpc).quorum.account_nonce(bytes(20))
 
 
-async def test_a_lone_endpoint_has_no_witness() -> None:
+async def test_a_lone_endpoint_is_not_asked_whether_it_agrees_with_itself() -> None:
     async with nodes(1) as (rpc, [node]):
-        assert await confirmed(Chain(rpc)) is None
-        assert await Chain(rpc).witnesses.confirm_account_nonce(bytes(20), 7) is None
+        assert await confirmed(Chain(rpc)) is True
+        assert await Chain(rpc).quorum.account_nonce_is(bytes(20), 7) is Agreement.AGREED
+        assert node.asked == []
         node.answers["eth_getTransactionCount"] = {"result": "0x5"}
-        agreed = await Chain(rpc).witnesses.account_nonce(bytes(20))
-        assert (agreed.count, agreed.alone) == (5, False)
+        agreed = await Chain(rpc).quorum.account_nonce(bytes(20))
+        assert (agreed.value, agreed.alone) == (5, False)
 
 
 @pytest.mark.parametrize(
@@ -139,13 +142,14 @@ async def test_an_account_nonce_is_what_two_endpoints_bear_out(
     async with nodes(len(told)) as (rpc, running):
         for node, each in zip(running, told, strict=True):
             node.answers["eth_getTransactionCount"] = {"result": hex(each)}
-        agreed = await Chain(rpc).witnesses.account_nonce(b"\x11" * 20, 7)
-        assert (agreed.count, agreed.alone) == (count, False)
+        agreed = await Chain(rpc).quorum.account_nonce(b"\x11" * 20, 7)
+        assert (agreed.value, agreed.alone) == (count, False)
         for node in running:
             assert calls_in(node.server.posts[-1])[0]["params"] == ["0x" + "11" * 20, "0x7"]
-        exactly = Chain(rpc).witnesses.confirm_account_nonce
+        exactly = Chain(rpc).quorum.account_nonce_is
         for each in {*told, count}:
-            assert await exactly(b"\x11" * 20, each) is (told.count(each) >= 2)
+            agreed_on = await exactly(b"\x11" * 20, each) is Agreement.AGREED
+            assert agreed_on is (told.count(each) >= 2)
 
 
 @pytest.mark.parametrize(
@@ -168,16 +172,16 @@ async def test_a_height_is_what_two_endpoints_bear_out(
     async with nodes(len(told)) as (rpc, running):
         for node, each in zip(running, told, strict=True):
             node.answers["eth_blockNumber"] = {"result": None if each is None else hex(each)}
-        agreed = await Chain(rpc).witnesses.height()
-        assert (agreed.count, agreed.alone) == (height, False)
+        agreed = await Chain(rpc).quorum.height()
+        assert (agreed.value, agreed.alone) == (height, False)
 
 
 async def test_a_height_is_what_the_one_that_is_left_tells() -> None:
     async with nodes(2) as (rpc, [first, second]):
         second.chain_id = 1
         first.answers["eth_blockNumber"] = {"result": "0x5"}
-        agreed = await Chain(rpc).witnesses.height()
-        assert (agreed.count, agreed.alone) == (5, True)
+        agreed = await Chain(rpc).quorum.height()
+        assert (agreed.value, agreed.alone) == (5, True)
 
 
 @pytest.mark.parametrize("silence", ["0x", None, 5, hex(2**63)])
@@ -186,11 +190,11 @@ async def test_no_height_is_told_where_too_few_endpoints_answer(silence: JSON) -
         first.answers["eth_blockNumber"] = {"result": "0x5"}
         second.answers["eth_blockNumber"] = {"result": silence}
         with pytest.raises(ChainUnavailable):
-            await Chain(rpc).witnesses.height()
+            await Chain(rpc).quorum.height()
     async with nodes(2) as (rpc, [first, second]):
         first.chain_id = second.chain_id = 1
         with pytest.raises(ChainUnavailable):
-            await Chain(rpc).witnesses.height()
+            await Chain(rpc).quorum.height()
 
 
 @pytest.mark.parametrize(
@@ -203,7 +207,8 @@ async def test_an_account_nonce_is_unused_where_two_endpoints_say_so(
     async with nodes(len(told)) as (rpc, running):
         for node, each in zip(running, told, strict=True):
             node.answers["eth_getTransactionCount"] = {"result": hex(each)}
-        assert await Chain(rpc).witnesses.agree_unused(b"\x11" * 20, 5) is unused
+        agreement = await Chain(rpc).quorum.account_nonce_unused(b"\x11" * 20, 5)
+        assert (agreement is Agreement.AGREED) is unused
 
 
 async def test_one_that_is_left_of_several_does_not_make_an_account_nonce_unused() -> None:
@@ -211,9 +216,9 @@ async def test_one_that_is_left_of_several_does_not_make_an_account_nonce_unused
     async with nodes(2) as (rpc, [first, second]):
         first.answers["eth_getTransactionCount"] = {"result": "0x0"}
         second.chain_id = 1
-        assert await Chain(rpc).witnesses.agree_unused(bytes(20), 5) is False
+        assert await Chain(rpc).quorum.account_nonce_unused(bytes(20), 5) is Agreement.UNKNOWN
     async with nodes(1) as (rpc, [_]):
-        assert await Chain(rpc).witnesses.agree_unused(bytes(20), 5) is None
+        assert await Chain(rpc).quorum.account_nonce_unused(bytes(20), 5) is Agreement.AGREED
 
 
 @pytest.mark.parametrize("silence", ["0x", None, 5, hex(2**63)])
@@ -222,17 +227,17 @@ async def test_an_endpoint_that_gives_no_count_bears_out_none(silence: JSON) -> 
     async with nodes(2) as (rpc, [first, second]):
         first.answers["eth_getTransactionCount"] = {"result": "0x0"}
         second.answers["eth_getTransactionCount"] = {"result": silence}
-        assert await Chain(rpc).witnesses.confirm_account_nonce(bytes(20), 0) is False
+        assert await Chain(rpc).quorum.account_nonce_is(bytes(20), 0) is Agreement.UNKNOWN
         first.answers["eth_getTransactionCount"] = {"result": "0x5"}
-        assert (await Chain(rpc).witnesses.account_nonce(bytes(20))).count == 0
+        assert (await Chain(rpc).quorum.account_nonce(bytes(20))).value == 0
 
 
 async def test_an_account_nonce_that_one_of_several_tells_alone_is_marked() -> None:
     async with nodes(2) as (rpc, [first, second]):
         second.chain_id = 1
         first.answers["eth_getTransactionCount"] = {"result": "0x5"}
-        agreed = await Chain(rpc).witnesses.account_nonce(bytes(20))
-        assert (agreed.count, agreed.alone) == (5, True)
+        agreed = await Chain(rpc).quorum.account_nonce(bytes(20))
+        assert (agreed.value, agreed.alone) == (5, True)
 
 
 @pytest.mark.parametrize("code", [-32601, -32004, -32000, -32005, -32603])
@@ -243,10 +248,10 @@ async def test_an_endpoint_that_serves_no_logs_is_no_witness_of_them(code: int) 
         first.answers["eth_getLogs"] = {"result": []}
         second.answers["eth_getLogs"] = {"error": {"code": code, "message": "not now"}}
         if code in (-32601, -32004):
-            assert await Chain(rpc).logs(wanted, 0, 9) == ()
+            assert await Chain(rpc).quorum.logs(wanted, 0, 9) == ()
         else:
             with pytest.raises(ChainUnavailable):
-                await Chain(rpc).logs(wanted, 0, 9)
+                await Chain(rpc).quorum.logs(wanted, 0, 9)
 
 
 async def test_every_endpoint_counts_what_waits_in_its_pool() -> None:
@@ -255,12 +260,12 @@ async def test_every_endpoint_counts_what_waits_in_its_pool() -> None:
         await rpc.call("eth_call")
         first.answers["eth_getTransactionCount"] = {"result": "0x5"}
         second.answers["eth_getTransactionCount"] = {"result": "0x7"}
-        assert sorted(await Chain(rpc).pooled_nonces(bytes(20))) == [5, 7]
+        assert sorted(await Chain(rpc).quorum.pooled_nonces(bytes(20))) == [5, 7]
         silences: list[JSON] = [{"result": "many"}, {"error": {"code": -32000, "message": "none"}}]
         for silent in silences:
             second.answers["eth_getTransactionCount"] = silent
             with pytest.raises(ChainUnavailable):
-                await Chain(rpc).pooled_nonces(bytes(20))
+                await Chain(rpc).quorum.pooled_nonces(bytes(20))
 
 
 # --- sends
@@ -370,10 +375,11 @@ async def test_one_of_three_neither_makes_a_receipt_up_nor_hides_it(
     async with nodes(len(told)) as (rpc, some):
         for node, answer in zip(some, told, strict=True):
             node.answers["eth_getTransactionReceipt"] = answer
-        witnesses = Chain(rpc).witnesses
+        quorum = Chain(rpc).quorum
         wanted = bytes.fromhex(HASH[2:])
-        shown = await witnesses.find_receipt(wanted)
-        best = await witnesses.agree_receipt(wanted)
+        shown = await quorum.shown_receipt(wanted)
+        agreed_on = await quorum.receipt(wanted)
+        best = agreed_on.value if agreed_on.agreed else None
         assert (shown is not None, best is not None) == (found, agreed)
         assert all(each.succeeded for each in (shown, best) if each is not None)
 
@@ -386,4 +392,4 @@ async def test_no_receipt_is_missing_as_long_as_too_few_say_so(
         for node, answer in zip(some, told, strict=True):
             node.answers["eth_getTransactionReceipt"] = answer
         with pytest.raises(ChainUnavailable):
-            await Chain(rpc).witnesses.find_receipt(bytes.fromhex(HASH[2:]))
+            await Chain(rpc).quorum.shown_receipt(bytes.fromhex(HASH[2:]))
