@@ -84,7 +84,7 @@ async def test_one_that_has_failed_a_moment_ago_is_still_asked() -> None:
 
 
 async def test_the_one_that_is_left_of_several_is_believed() -> None:
-    """Those on another chain are no witnesses, and those that are away neither."""
+    """Those on another chain do not count, and those that are away neither."""
     async with nodes(2) as (rpc, [_, second]):
         second.chain_id = 1
         await rpc.call("eth_call")
@@ -241,7 +241,7 @@ async def test_an_account_nonce_that_one_of_several_tells_alone_is_marked() -> N
 
 
 @pytest.mark.parametrize("code", [-32601, -32004, -32000, -32005, -32603])
-async def test_an_endpoint_that_serves_no_logs_is_no_witness_of_them(code: int) -> None:
+async def test_an_endpoint_that_serves_no_logs_does_not_count_for_them(code: int) -> None:
     """One that could tell, and does not now, leaves open what there is."""
     wanted = LogFilter(bytes(20), (None,))
     async with nodes(2) as (rpc, [first, second]):
