@@ -85,6 +85,10 @@ format: $(VENV) ## format the code and mend what the linter can mend
 	@$(BIN)/ruff check --fix --quiet
 	@$(BIN)/ruff format
 
+.PHONY: count
+count: $(VENV) $(TOOLS) ## count files and lines by room, and the files that one payment runs through
+	@$(BIN)/python -m tests.count
+
 .PHONY: contracts
 contracts: $(TOOLS) ## compile the Solidity sources into the committed artifacts
 	@node facilitator/commands/contracts/build.mjs
