@@ -1,7 +1,8 @@
-"""A token's unit: its symbol and decimals, read from the token itself.
+"""What replies show beside a payment: a token's unit (its symbol and decimals), read from the token
+itself, and the share that a network's contract keeps, read from the contract.
 
-Replies show amounts in it; everything else counts atomic units, so no money depends on it. A token
-without a usable answer has no known unit.
+No money depends on either: everything else counts atomic units, and what was kept of a payment
+comes from the payment's own log. A token without a usable answer has no known unit.
 """
 
 from contextlib import suppress
@@ -12,6 +13,7 @@ from facilitator.chain.answers import ChainUnavailable
 from facilitator.chain.client import Chain
 from facilitator.chain.recent import Recent
 from facilitator.config.networks import Unit
+from facilitator.domain.schemes import jeju
 from facilitator.ethereum.abi import WORD, selector
 from facilitator.ethereum.transactions import Call
 
@@ -21,6 +23,8 @@ READ_TIMEOUT = 0.25
 UNKNOWN_FOR = 60.0  # seconds after which a token that could not be read is asked again
 SYMBOL_LIMIT = 32  # characters
 MAX_DECIMALS = 255  # of a uint8
+FEE_READ_FOR = 15.0  # seconds for which a contract's share is reused
+FEE_TIMEOUT = 1.0  # seconds that a reply waits for it
 
 _SYMBOL = selector("symbol()")
 _DECIMALS = selector("decimals()")
@@ -83,3 +87,41 @@ def read_decimals(answer: bytes) -> int | None:
     """The answer of `decimals()`; None unless it is a uint8."""
     decimals = int.from_bytes(answer)
     return decimals if len(answer) == WORD and decimals <= MAX_DECIMALS else None
+
+
+class ProtocolFee:
+    """The share of one contract. `configured` (basis points) stands in while it does not answer."""
+
+    def __init__(self, chain: Chain, contract: bytes | None, configured: int) -> None:
+        self._chain = chain
+        self._contract = contract
+        self._configured = configured
+        self._read: Recent[int] = Recent(self._ask, FEE_READ_FOR)
+
+    async def bps(self, amount: int, fee: int) -> int:
+        """Return the share in basis points, of a payment of `amount` of which the contract kept
+        `fee` (atomic units). It is read again where the last answer is old, or does not give `fee`.
+        """
+        if not _fits(self._read.recall(), amount, fee):
+            self._read.expire()
+        with anyio.move_on_after(FEE_TIMEOUT), suppress(ChainUnavailable):
+            await self._read.look()
+        for known in (self._read.recall(), self._configured):
+            if known is not None and _fits(known, amount, fee):
+                return known
+        # The owner has changed it since, or no node answers: the least that keeps as much.
+        return -(-fee * 10_000 // amount)
+
+    async def _ask(self) -> int:
+        if self._contract is None:
+            raise ChainUnavailable("no contract is configured")
+        [answer] = await self._chain.read([jeju.stats_call(self._contract)])
+        state = jeju.read_stats(answer)
+        if state is None:
+            raise ChainUnavailable("there is no X402Facilitator")
+        return state.fee_bps
+
+
+def _fits(bps: int | None, amount: int, fee: int) -> bool:
+    """Return whether the contract, which rounds down, keeps `fee` of `amount` at this share."""
+    return bps is not None and amount * bps // 10_000 == fee

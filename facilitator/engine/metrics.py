@@ -1,25 +1,41 @@
-"""What is known of the chains, as metrics: read from memory at each scrape, without asking anybody.
+"""Metrics of the chains and the event loop.
 
-What counts is counted where it happens, in plain numbers: endpoints, signers, the loop's tally.
+A scrape reads memory and asks nobody: endpoints, signers and the loop count in plain numbers where
+it happens. What they do not see is polled every few seconds, since the loop of a chain asks nothing
+while nothing is open: nobody would learn that the nodes, or a signer's gas money, are gone before
+the next payment comes.
 """
 
+import asyncio
+import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 
+import anyio
+from anyio.abc import TaskGroup
 from msgspec import Struct
 from prometheus_client import Metric
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from facilitator.chain.answers import ChainUnavailable
 from facilitator.chain.client import Chain
 from facilitator.chain.rpc import FaultKind
 from facilitator.chain.rpc.health import Standing
-from facilitator.domain.settlement import SettlementState
+from facilitator.config.settings import NetworkConfig
+from facilitator.domain import budget
+from facilitator.domain.settlement import SettlementCounts, SettlementState
 from facilitator.engine.loop import Watcher
 from facilitator.engine.queue import QUEUE_LIMIT
 from facilitator.engine.signers import SignerPool
-from facilitator.engine.survey import Survey
 from facilitator.ethereum.addresses import checksum
+from facilitator.ethereum.fees import initial_fees
+from facilitator.journal.store import Store, StoreError
+from facilitator.telemetry.logs import event, get_logger
+from facilitator.telemetry.metrics import Metrics
+
+_log = get_logger(__name__)
 
 _USED = frozenset({Standing.GOOD, Standing.UNKNOWN})
 # What a settlement can come to, after it was taken on.
@@ -27,15 +43,131 @@ _ENDS = tuple(state for state in SettlementState if state is not SettlementState
 
 Sample = tuple[Sequence[str], float]
 
+# Seconds. Counting reads what is open, and a tally of the rest; asking costs one POST to a node.
+COUNT_EVERY = 5.0
+ASK_EVERY = 15.0
+# Gas of a settlement, before one was seen: the dearest of the two plain ones takes 145-175 k.
+TYPICAL_GAS = 175_000
+LAG_EVERY = 1.0  # seconds between two looks at how late the event loop is
+
+
+class ChainPoller:
+    """Polls one network; where it has no `signers`, only the journal's counts of it.
+
+    `counts` are those, None until they were read first; `settlement_cost` is the wei that one
+    payment may cost at the fees of the last poll, `max_fee_per_gas` the cap of those.
+    """
+
+    def __init__(
+        self,
+        *,
+        network: str,
+        chain_id: int,
+        chain: Chain,
+        store: Store,
+        signers: SignerPool | None,
+        metrics: Metrics,
+        max_fee_per_gas: int,
+    ) -> None:
+        self.network = network
+        self.counts: SettlementCounts | None = None
+        self.settlement_cost: int | None = None
+        self._chain_id = chain_id
+        self._chain = chain
+        self._store = store
+        self._signers = signers
+        self._metrics = metrics
+        self._max_fee_per_gas = max_fee_per_gas
+
+    async def run(self) -> None:
+        """Poll for ever."""
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._repeat, self._count, COUNT_EVERY)
+            if self._signers is not None:
+                tasks.start_soon(self._repeat, self._ask, ASK_EVERY)
+
+    async def _repeat(self, poll: Callable[[], Awaitable[None]], every: float) -> None:
+        while True:
+            try:
+                await poll()
+            except Exception as bug:  # what is only for metrics must not end anything else
+                event(_log, logging.ERROR, "survey_broken", exc_info=bug, network=self.network)
+            await anyio.sleep(every)
+
+    async def _count(self) -> None:
+        with suppress(StoreError):  # counted where it is raised
+            self.counts = await self._store.settlement_counts(self._chain_id)
+            if self.network in self._metrics.networks:
+                self._metrics.count_rows(self.network, self.counts)
+
+    async def _ask(self) -> None:
+        """In one round trip; the endpoints note the head for themselves."""
+        chain, signers = self._chain, self._signers
+        assert signers is not None
+        accounts = signers.accounts
+        with suppress(ChainUnavailable):  # the endpoints' own metrics show it
+            _, market, balances = await asyncio.gather(
+                chain.head(),
+                chain.fee_market(),
+                asyncio.gather(*(chain.balance(account.address) for account in accounts)),
+            )
+            for account, balance in zip(accounts, balances, strict=True):
+                account.balance = balance
+            fees = initial_fees(market, self._max_fee_per_gas)
+            paid = fees.max_fee_per_gas if fees else self._max_fee_per_gas
+            last = signers.last_prepared
+            gas, data = (last.gas_limit, last.l1_fee) if last else (TYPICAL_GAS, 0)
+            self.settlement_cost = budget.most_cost(gas, paid, data)
+
 
 class Observed(Struct, frozen=True):
-    """One network: `signers`, `watcher` and `survey` where it has them."""
+    """One network: `signers`, `watcher` and `poller` where it has them."""
 
     network: str
     chain: Chain
     signers: SignerPool | None
     watcher: Watcher | None
-    survey: Survey | None
+    poller: ChainPoller | None
+
+
+def observe(
+    tasks: TaskGroup,
+    network: NetworkConfig,
+    *,
+    chain: Chain,
+    signers: SignerPool | None,
+    watcher: Watcher | None,
+    store: Store,
+    metrics: Metrics,
+    max_fee_per_gas: int,
+) -> Observed:
+    """Time the calls to a network's nodes and, where payments are settled on it or dashboards know
+    it, poll it from now on. Return what its metrics are read from.
+    """
+    name = network.network.name
+    for endpoint in chain.endpoints:
+        endpoint.observe = metrics.rpc_timer(name, endpoint.name).observe
+    poller = None
+    if signers is not None or name in metrics.networks:
+        poller = ChainPoller(
+            network=name,
+            chain_id=network.network.chain_id,
+            chain=chain,
+            store=store,
+            signers=signers,
+            metrics=metrics,
+            max_fee_per_gas=max_fee_per_gas,
+        )
+        tasks.start_soon(poller.run)
+    return Observed(name, chain, signers, watcher, poller)
+
+
+async def watch_event_loop(metrics: Metrics) -> None:
+    """Record for ever how late timers fire: everything else is as late."""
+    while True:
+        due = anyio.current_time() + LAG_EVERY
+        await anyio.sleep(LAG_EVERY)
+        metrics.loop_lag.observe(max(anyio.current_time() - due, 0))
 
 
 class ChainMetrics(Collector):
@@ -78,19 +210,19 @@ def _queue_limit(one: Observed, _: int) -> Iterator[Sample]:
 
 
 def _rows(one: Observed, _: int) -> Iterator[Sample]:
-    if one.survey is not None and one.survey.counts is not None:
+    if one.poller is not None and one.poller.counts is not None:
         for state in SettlementState:
-            yield (state,), one.survey.counts.states.get(state, 0)
+            yield (state,), one.poller.counts.states.get(state, 0)
 
 
 def _in_flight(one: Observed, _: int) -> Iterator[Sample]:
-    if one.survey is not None and one.survey.counts is not None:
-        yield (), one.survey.counts.pending
+    if one.poller is not None and one.poller.counts is not None:
+        yield (), one.poller.counts.pending
 
 
 def _oldest(one: Observed, now: int) -> Iterator[Sample]:
-    if one.survey is not None and one.survey.counts is not None:
-        since = one.survey.counts.oldest_pending
+    if one.poller is not None and one.poller.counts is not None:
+        since = one.poller.counts.oldest_pending
         yield (), 0 if since is None else max(now - since, 0) / 1000
 
 
@@ -106,8 +238,8 @@ def _loads(one: Observed, _: int) -> Iterator[Sample]:
 
 
 def _cost(one: Observed, _: int) -> Iterator[Sample]:
-    if one.survey is not None and one.survey.settlement_cost is not None:
-        yield (), one.survey.settlement_cost
+    if one.poller is not None and one.poller.settlement_cost is not None:
+        yield (), one.poller.settlement_cost
 
 
 def _gaps(one: Observed, _: int) -> Iterator[Sample]:

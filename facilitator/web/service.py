@@ -16,10 +16,9 @@ from anyio.abc import TaskGroup
 from facilitator.chain.answers import ChainUnavailable, may_differ_elsewhere
 from facilitator.chain.client import Chain
 from facilitator.chain.head_tracker import HeadTracker
-from facilitator.chain.protocol_fee import ProtocolFee
 from facilitator.chain.recent import Recent
 from facilitator.chain.rpc import RPC, FaultKind
-from facilitator.chain.tokens import Tokens
+from facilitator.chain.tokens import ProtocolFee, Tokens
 from facilitator.config.networks import Unit
 from facilitator.config.settings import Config, NetworkConfig
 from facilitator.dialects.jeju import decode as jeju_dialect
@@ -29,8 +28,7 @@ from facilitator.domain.settlement import Policy
 from facilitator.domain.verification import Terms
 from facilitator.engine.leader import Leadership
 from facilitator.engine.loop import Watcher
-from facilitator.engine.measurement import observe, watch_event_loop
-from facilitator.engine.metrics import ChainMetrics
+from facilitator.engine.metrics import ChainMetrics, observe, watch_event_loop
 from facilitator.engine.payment_search import PaymentSearch
 from facilitator.engine.retention import Retention
 from facilitator.engine.settle import Settler

@@ -11,7 +11,7 @@ from facilitator import __version__
 from facilitator.chain.rpc import FaultKind
 from facilitator.commands.devnet import Devnet, DevnetOptions
 from facilitator.domain.payment import Reason
-from facilitator.engine.survey import ASK_EVERY
+from facilitator.engine.metrics import ASK_EVERY
 from facilitator.journal.measured import LABELS
 from facilitator.journal.store import Store
 from facilitator.web.routes import ROUTES

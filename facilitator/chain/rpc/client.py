@@ -13,9 +13,7 @@ from urllib.parse import urlsplit
 
 import aiohttp
 
-from facilitator.chain.rpc.calls import Answer, Params, PendingCall, settle
 from facilitator.chain.rpc.endpoint import Endpoint
-from facilitator.chain.rpc.faults import FaultKind, RPCError, TransportError
 from facilitator.chain.rpc.health import (
     LONE_PENALTY_LIMIT,
     PENALTY,
@@ -24,6 +22,15 @@ from facilitator.chain.rpc.health import (
     Standing,
 )
 from facilitator.chain.rpc.inspection import Inspector, OnChange, ignore_change
+from facilitator.chain.rpc.wire import (
+    Answer,
+    FaultKind,
+    Params,
+    PendingCall,
+    RPCError,
+    TransportError,
+    settle,
+)
 from facilitator.domain.strict_json import JSON
 
 RESPONSE_LIMIT = 16 * 1024 * 1024  # bytes, after decompression

@@ -11,16 +11,18 @@ from collections.abc import Callable, Mapping, Sequence
 import aiohttp
 from yarl import URL
 
-from facilitator.chain.rpc.calls import (
+from facilitator.chain.rpc.health import Health, Standing
+from facilitator.chain.rpc.wire import (
     Answer,
+    BatchRefused,
+    FaultKind,
     PendingCall,
+    TransportError,
     body_of,
     parse_answers,
     place_of,
     repeatable,
 )
-from facilitator.chain.rpc.faults import BatchRefused, FaultKind, TransportError
-from facilitator.chain.rpc.health import Health, Standing
 from facilitator.telemetry.redaction import REDACTED, url_secrets
 
 RETRY_AFTER_LIMIT = 60.0  # seconds; a longer Retry-After is not obeyed any longer than this

@@ -11,9 +11,7 @@ import re
 import time
 from collections.abc import Callable, Sequence
 
-from facilitator.chain.rpc.calls import Answer, PendingCall
 from facilitator.chain.rpc.endpoint import RETRY_AFTER_LIMIT, Endpoint
-from facilitator.chain.rpc.faults import FaultKind, TransportError
 from facilitator.chain.rpc.health import (
     EXCLUDED_PAUSE,
     FUTURE_LIMIT,
@@ -23,6 +21,7 @@ from facilitator.chain.rpc.health import (
     is_stale,
     parse_head,
 )
+from facilitator.chain.rpc.wire import Answer, FaultKind, PendingCall, TransportError
 
 INSPECTION_WAIT = 1.0  # seconds for which calls wait to learn which endpoint is the best
 INSPECTION_TIMEOUT = 5.0  # seconds
