@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import socket
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -13,15 +12,9 @@ import yaml
 from aiohttp import web
 
 from tests.alerts.programs import RULES, program
+from tests.support.ports import reserved_port
 
 DEADLINE = 60.0  # seconds
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
 
 
 class Webhook:
@@ -64,7 +57,7 @@ def hurried(rules: Path) -> str:
 @asynccontextmanager
 async def monitoring(folder: Path, target: str) -> AsyncIterator[Webhook]:
     """Watch `target` (host:port), a scrape and an evaluation a second, until the block ends."""
-    webhook, (prometheus, alertmanager) = Webhook(), (free_port(), free_port())
+    webhook, (prometheus, alertmanager) = Webhook(), (reserved_port(), reserved_port())
     async with AsyncExitStack() as stack:
         app = web.Application()
         app.router.add_post("/", webhook.handle)

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from facilitator.commands.devnet import Devnet
-from tests.alerts.monitoring import free_port, monitoring
+from tests.alerts.monitoring import monitoring
 from tests.support.chain import approve, devnet_payment
 from tests.support.faultproxy import Answer, Call, Cut, Forward, fault_proxy
+from tests.support.ports import reserved_port
 from tests.support.service import Service, request, serve
 
 pytestmark = pytest.mark.anyio
@@ -68,7 +69,7 @@ async def test_when_the_node_is_gone_somebody_hears_of_it(devnet: Devnet, tmp_pa
 async def test_when_the_service_is_gone_somebody_hears_of_it_and_of_its_return(
     devnet: Devnet, tmp_path: Path
 ) -> None:
-    port = str(free_port())
+    port = str(reserved_port())
     async with (
         serve(devnet, tmp_path, FACILITATOR_PORT=port) as first,
         monitoring(tmp_path, f"127.0.0.1:{port}") as webhook,

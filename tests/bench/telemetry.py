@@ -6,7 +6,6 @@ round that says nothing. CPU time is the service's own, with the thread that sen
 
 import argparse
 import asyncio
-import socket
 import statistics
 import sys
 import tempfile
@@ -24,6 +23,7 @@ from tests.bench.processes import Server, serve
 from tests.bench.report import Spread
 from tests.bench.verification import PREPARED_PER_SECOND, WARM_UP
 from tests.support.chain import approve
+from tests.support.ports import reserved_port
 from tests.support.service import environment
 
 SILENT = {"LOG_LEVEL": "WARNING"}
@@ -102,19 +102,12 @@ def _markdown(loads: Mapping[str, list[Load]]) -> str:
 @asynccontextmanager
 async def _service(devnet: Devnet, variables: Mapping[str, str]) -> AsyncIterator[Server]:
     with tempfile.TemporaryDirectory() as name:
-        folder, port = Path(name), _free_port()
+        folder, port = Path(name), reserved_port()
         told = environment(devnet, folder, FACILITATOR_PORT=str(port), **variables)
         async with serve(
             *("facilitator", "serve"), environment=told, log=folder / "log", port=port
         ) as server:
             yield server
-
-
-def _free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port: int = found.getsockname()[1]
-        return port
 
 
 @asynccontextmanager

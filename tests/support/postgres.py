@@ -7,7 +7,6 @@ import os
 import pwd
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from facilitator.config.database import PostgreSQL, parse_postgresql
+from tests.support.ports import reserved_port
 
 USER = "facilitator"
 PASSWORD = "a password: with @ / and %"
@@ -177,13 +177,6 @@ def spawn(command: list[str], log: Path) -> "subprocess.Popen[bytes]":
         )
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 @contextmanager
 def _folder() -> Iterator[Path]:
     """One that the servant may use."""
@@ -212,7 +205,7 @@ def running_server(*, durable: bool = False) -> Iterator[Server]:
         )
         with open(folder / "data" / "postgresql.conf", "a") as file:
             file.write(SETTINGS)
-        server = Server(folder, free_port())
+        server = Server(folder, reserved_port())
         try:
             server.start(durable=durable)
             yield server
@@ -224,7 +217,7 @@ def running_server(*, durable: bool = False) -> Iterator[Server]:
 def running_bouncer(server: Server) -> Iterator[Server]:
     """PgBouncer in transaction mode before the server: another connection for every transaction."""
     with _folder() as folder:
-        bouncer = Server(folder, free_port())
+        bouncer = Server(folder, reserved_port())
         (folder / "users").write_text(f'"{USER}" "{PASSWORD}"\n')
         (folder / "ini").write_text(
             BOUNCER.format(server=server.port, port=bouncer.port, folder=folder)
