@@ -93,3 +93,29 @@ class Engine(Protocol):
 
     async def close(self) -> None:
         """Finish what was asked, then release the database."""
+
+
+_SIGNED = (
+    "one statement inserts what is signed, since on PostgreSQL every round trip holds up whoever"
+    " waits for the signer's row; SQLite has no statement that inserts into several tables"
+)
+_SPENT = (
+    "PostgreSQL adds wei up in the statement, since others add at the same time; SQLite's integers"
+    " have 64 bits"
+)
+# The operations of the store whose SQL differs between the engines, and why. Beside these, where a
+# commit is in doubt PostgreSQL is asked what became of it (`mark_success_replied`, `claim_group`),
+# which a file never has to be.
+DIFFERENCES = {
+    "claim": _SIGNED,
+    "claim_group": _SIGNED,
+    "settle_again": _SIGNED,
+    "fill": _SIGNED,
+    "revive": _SPENT,
+    "replace_with_filler": _SPENT,
+    "finalize": _SPENT,
+    "record": "NOTIFY tells the other processes that have a PostgreSQL database open",
+    "mark_all_replied": "leases tell who else uses a PostgreSQL database, a lock who uses a file",
+    "settlement_counts": "on PostgreSQL the tally has many rows, which are folded now and then",
+    "ping": "what is rewritten without a change is the version, which stands in another place",
+}

@@ -158,13 +158,13 @@ async def _insert(
         updated_at=now,
         traceparent=new.traceparent,
     )
-    inserted = await db.fetchval(
+    inserted = await db.execute(
         """INSERT INTO settlement (id, key, second_key, tenant, idempotency_key, body_digest,
                request_digest, dialect, chain_id, asset, payer, amount, payment, state, version,
                listener, listener_until, traceparent, created_at, updated_at)
            VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, 'pending', 1, $14, $15,
                $16, $17, $17)
-           ON CONFLICT DO NOTHING RETURNING 1""",
+           ON CONFLICT DO NOTHING""",
         settlement.id,
         new.key,
         new.second_key,
@@ -183,7 +183,7 @@ async def _insert(
         new.traceparent,
         now,
     )
-    if inserted is not None:
+    if inserted:
         return settlement
     found, other = await find_taken(db, new)
     if found is not None:

@@ -125,7 +125,7 @@ async def _keep_keys(db: Connection, settlement: Settlement, now: int) -> None:
     )
 
 
-async def _delete_transactions(db: Connection, ids: Sequence[int]) -> None:
+async def _delete_transactions(db: Connection, ids: list[int]) -> None:
     """Those of them that carry nothing any more."""
     rows = await db.fetch(
         f'SELECT id FROM "transaction" WHERE id = ANY($1) AND {_CARRIES_NOTHING}', ids
@@ -140,6 +140,6 @@ async def used_by(db: Connection, keys: Sequence[str]) -> bytes | None:
     keys; None where there was none whose payment could still be presented.
     """
     found = await db.fetchval(
-        "SELECT transaction_hash FROM used_key WHERE key = ANY($1) LIMIT 1", keys
+        "SELECT transaction_hash FROM used_key WHERE key = ANY($1) LIMIT 1", list(keys)
     )
     return None if found is None else bytes(found)

@@ -160,7 +160,8 @@ async def settlement_counts(db: Connection, chain_id: int) -> SettlementCounts:
 async def ended(db: Connection, settlement_ids: Sequence[str]) -> frozenset[str]:
     """Those of the settlements that are not PENDING nor REORGED."""
     rows = await db.fetch(
-        f"SELECT id FROM settlement WHERE id = ANY($1) AND state NOT IN {OPEN}", settlement_ids
+        f"SELECT id FROM settlement WHERE id = ANY($1) AND state NOT IN {OPEN}",
+        list(settlement_ids),
     )
     return frozenset(row["id"] for row in rows)
 

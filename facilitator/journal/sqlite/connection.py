@@ -46,6 +46,10 @@ def in_sqlite(sql: str) -> str:
     return sql
 
 
+def _as_json(values: object) -> str:
+    return msgspec.json.encode(values).decode()
+
+
 class SQLiteConnection:
     """`Connection` on a connection that is inside a transaction."""
 
@@ -53,11 +57,9 @@ class SQLiteConnection:
         self._connection = connection
 
     def _run(self, sql: str, parameters: Sequence[object]) -> sqlite3.Cursor:
-        bound = [
-            msgspec.json.encode(each).decode() if isinstance(each, list | tuple) else each
-            for each in parameters
-        ]
-        return self._connection.execute(in_sqlite(sql), bound)
+        if list in map(type, parameters):
+            parameters = [_as_json(each) if type(each) is list else each for each in parameters]
+        return self._connection.execute(in_sqlite(sql), parameters)
 
     async def fetch(self, sql: str, *parameters: object) -> Sequence[Row]:
         """As the protocol says."""
@@ -65,8 +67,8 @@ class SQLiteConnection:
 
     async def fetchrow(self, sql: str, *parameters: object) -> Row | None:
         """As the protocol says. All rows are fetched: a statement is not done before its last."""
-        rows = self._run(sql, parameters).fetchall()
-        return cast(Row, rows[0]) if rows else None
+        rows: list[Row] = self._run(sql, parameters).fetchall()
+        return rows[0] if rows else None
 
     async def fetchval(self, sql: str, *parameters: object) -> Any:
         """As the protocol says."""
@@ -127,11 +129,11 @@ class SQLiteConnection:
 
 def run_through(operation: Operation[T], connection: sqlite3.Connection) -> T:
     """The result of an operation. It never waits, since nothing on a SQLiteConnection does."""
-    steps = cast(Coroutine[Any, Any, T], operation(SQLiteConnection(connection)))
+    steps = cast("Coroutine[Any, Any, T]", operation(SQLiteConnection(connection)))
     try:
         steps.send(None)
     except StopIteration as done:
-        return cast(T, done.value)
+        return done.value  # type: ignore[no-any-return]
     steps.close()
     raise AssertionError("an operation waits for something else than the database")
 
