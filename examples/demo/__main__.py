@@ -16,8 +16,7 @@ from pathlib import Path
 
 import aiohttp
 
-from examples.demo.cast import DemoFailed, expect, say
-from examples.demo.story import tell
+from examples.demo.story import DemoFailed, expect, say, tell
 from facilitator.commands.devnet import AnvilError, Devnet, DevnetOptions
 from facilitator.ethereum.addresses import checksum
 
