@@ -7,24 +7,23 @@ as there, and there is no member that takes a private key.
 
 import re
 import tomllib
-from collections.abc import Collection
+from collections.abc import Callable
 from typing import Final, TypeVar
 
-from msgspec import Struct, structs
+from msgspec import Struct, ValidationError, convert, structs
 
 from facilitator.config.networks import NETWORKS, Network, Token
 from facilitator.config.parsers import (
-    MAX_NAME_LENGTH,
-    MAX_SYMBOL_LENGTH,
     ConfigError,
     distinct,
     distinct_tokens,
     parse_contract,
     parse_decimals,
+    parse_name,
     parse_public_url,
+    parse_symbol,
     parse_token,
     parse_url,
-    parse_words,
 )
 
 VARIABLE: Final = "FACILITATOR_CONFIG"
@@ -35,6 +34,7 @@ MAX_CONFIRMATIONS: Final = 64
 MAX_CHAIN_ID: Final = 2**53 - 1
 
 _Kind = TypeVar("_Kind")
+_Written = TypeVar("_Written")
 
 # A name becomes part of variables' names, and must not look like a CAIP-2 one (eip155:8453).
 _NETWORK_NAME = re.compile(r"\A[a-z][a-z0-9-]{0,31}\Z")
@@ -42,12 +42,49 @@ _NETWORK_NAME = re.compile(r"\A[a-z][a-z0-9-]{0,31}\Z")
 _MEMBER_NAME = re.compile(r"\A[A-Za-z][A-Za-z0-9_-]{0,31}\Z")
 _POSITION = re.compile(r"\(at (line [0-9]+), column [0-9]+\)\Z")
 
-_TOP = ("networks", "eip6492_allowed_factories")
-_NETWORK = (
-    *("chain_id", "title", "rpc_urls", "contract", "usdc", "usdc_name", "explorer"),
-    *("native_symbol", "native_name", "native_decimals", "mainnet", "tokens", "confirmations"),
-)
-_TOKEN = ("address", "symbol", "decimals", "name", "version")
+# How TOML calls what msgspec expected.
+_KINDS = {
+    "str": "a string",
+    "int": "an integer",
+    "bool": "true or false",
+    "array": "an array",
+    "object": "a table",
+}
+
+
+class _Token(Struct, kw_only=True, forbid_unknown_fields=True):
+    """A token as it is written in the file."""
+
+    address: str
+    symbol: str
+    decimals: int | None = None
+    name: str
+    version: str
+
+
+class _Network(Struct, kw_only=True, forbid_unknown_fields=True):
+    """A network as it is written in the file; None stands for a member that is not there."""
+
+    chain_id: int | None = None
+    title: str | None = None
+    rpc_urls: list[str] | None = None
+    contract: str | None = None
+    usdc: str | None = None
+    usdc_name: str | None = None
+    explorer: str | None = None
+    native_symbol: str | None = None
+    native_name: str | None = None
+    native_decimals: int | None = None
+    mainnet: bool | None = None
+    tokens: list[_Token] = []
+    confirmations: int | None = None
+
+
+class _File(Struct, forbid_unknown_fields=True):
+    """The file as it is written."""
+
+    networks: dict[str, object] = {}
+    eip6492_allowed_factories: list[str] = []
 
 
 class NetworkEntry(Struct, frozen=True, kw_only=True):
@@ -72,101 +109,49 @@ class ConfigFile(Struct, frozen=True, kw_only=True):
     allowed_factories: tuple[bytes, ...] = ()  # EIP-6492
 
 
-class _Table:
-    """A table of the file; `prefix` and a member's name together say where in the file it stands.
-
-    A method returns None for a member that is not there, and raises ConfigError for another type.
-    """
-
-    def __init__(self, prefix: str, content: object, known: Collection[str]) -> None:
-        if not isinstance(content, dict):
-            raise ConfigError(f"{prefix.removesuffix('.')} must be a table")
-        for name in content:
-            if name not in known:
-                named = name if _MEMBER_NAME.match(name) else "a member"
-                raise ConfigError(f"{prefix}{named} is not known; known: {', '.join(known)}")
-        self.prefix = prefix
-        self._content: dict[str, object] = content
-
-    def content(self, name: str) -> object:
-        return self._content.get(name)
-
-    def text(self, name: str) -> str | None:
-        return self._typed(name, str, "a string")
-
-    def integer(self, name: str) -> int | None:
-        return self._typed(name, int, "an integer")
-
-    def boolean(self, name: str) -> bool | None:
-        return self._typed(name, bool, "true or false")
-
-    def contract(self, name: str) -> bytes | None:
-        text = self.text(name)
-        return None if text is None else parse_contract(f"{self.prefix}{name}", text)
-
-    def public_url(self, name: str) -> str | None:
-        text = self.text(name)
-        return None if text is None else parse_public_url(f"{self.prefix}{name}", text)
-
-    def words(self, name: str, limit: int) -> str | None:
-        text = self.text(name)
-        return None if text is None else parse_words(f"{self.prefix}{name}", text, limit)
-
-    def decimals(self, name: str) -> int | None:
-        value = self.integer(name)
-        return None if value is None else parse_decimals(f"{self.prefix}{name}", value)
-
-    def confirmations(self, name: str) -> int | None:
-        value = self.integer(name)
-        if value is not None and not 1 <= value <= MAX_CONFIRMATIONS:
-            raise ConfigError(f"{self.prefix}{name} must be from 1 to {MAX_CONFIRMATIONS}")
-        return value
-
-    def elements(self, name: str) -> list[tuple[str, object]]:
-        """The elements of an array, each with the place where it stands."""
-        found = self._typed(name, list, "an array") or []
-        return [(f"{self.prefix}{name}[{n}]", element) for n, element in enumerate(found)]
-
-    def texts(self, name: str) -> list[tuple[str, str]]:
-        """The elements of an array of strings, each with the place where it stands."""
-        return [(where, _text(where, element)) for where, element in self.elements(name)]
-
-    def needed_text(self, name: str) -> str:
-        """A string that must be there."""
-        return _text(f"{self.prefix}{name}", self._content.get(name))
-
-    def _typed(self, name: str, kind: type[_Kind], described: str) -> _Kind | None:
-        value = self._content.get(name)
-        if value is None:
-            return None
-        # true is an int as well, to isinstance
-        if isinstance(value, kind) and isinstance(value, bool) == (kind is bool):
-            return value
-        raise ConfigError(f"{self.prefix}{name} must be {described}")
-
-
 def read_config_file(path: str | None) -> ConfigFile:
     """The file at `path`, or what holds without one. Raises ConfigError."""
     entries = {name: NetworkEntry(network=network) for name, network in NETWORKS.items()}
     if path is None:
         return ConfigFile(networks=entries)
-    top = _Table(f"{VARIABLE}: ", _load(path), _TOP)
-    networks = top.content("networks")
-    if networks is not None:
-        if not isinstance(networks, dict):
-            raise ConfigError(f"{VARIABLE}: networks must be a table")
-        for name, content in networks.items():
-            entries[name] = _entry(name, content)
+    file = _convert(f"{VARIABLE}: ", _load(path), _File)
+    for name, content in file.networks.items():
+        entries[name] = _entry(name, content)
     _check_chain_ids(entries)
-    factories = top.texts("eip6492_allowed_factories")
+    where = f"{VARIABLE}: eip6492_allowed_factories"
     return ConfigFile(
         networks=entries,
         allowed_factories=distinct(
-            f"{VARIABLE}: eip6492_allowed_factories",
+            where,
             "address",
-            [parse_contract(where, text) for where, text in factories],
+            [
+                parse_contract(f"{where}[{n}]", text)
+                for n, text in enumerate(file.eip6492_allowed_factories)
+            ],
         ),
     )
+
+
+def _convert(prefix: str, content: object, kind: type[_Kind]) -> _Kind:
+    """Return a table of the file as `kind`. Raises ConfigError about `prefix` and the member that
+    is unknown, missing or of another type; no value is repeated.
+    """
+    try:
+        return convert(content, kind)
+    except ValidationError as error:
+        text = str(error)
+    message, found, path = text.rpartition(" - at `$")
+    path = path.strip(".`") if found else ""
+    quoted = (message if found else text).partition("`")[2].rpartition("`")[0]
+    if text.startswith("Expected"):
+        expected = _KINDS[re.split("[ `]", quoted)[0]]
+        raise ConfigError(f"{prefix}{path}".removesuffix(".") + f" must be {expected}")
+    inside = f"{prefix}{path}." if path else prefix
+    if text.startswith("Object missing"):  # what a token must have are strings
+        raise ConfigError(f"{inside}{quoted} must be a string")
+    known = [field.name for field in structs.fields(_Token if path else kind)]
+    named = quoted if _MEMBER_NAME.match(quoted) else "a member"
+    raise ConfigError(f"{inside}{named} is not known; known: {', '.join(known)}")
 
 
 def _load(path: str) -> dict[str, object]:
@@ -198,32 +183,39 @@ def _entry(name: str, content: object) -> NetworkEntry:
             " characters at most"
         )
     prefix = f"{VARIABLE}: networks.{name}."
-    table = _Table(prefix, content, _NETWORK)
-    rpc_urls = [parse_url(where, text) for where, text in table.texts("rpc_urls")]
-    if not rpc_urls and table.content("rpc_urls") is not None:
+    table = _convert(prefix, content, _Network)
+    if table.rpc_urls == []:
         raise ConfigError(f"{prefix}rpc_urls must name one URL at least")
-    tokens = [_token(f"{where}.", element) for where, element in table.elements("tokens")]
+    rpc_urls = [
+        parse_url(f"{prefix}rpc_urls[{n}]", text) for n, text in enumerate(table.rpc_urls or [])
+    ]
+    tokens = [
+        parse_token(f"{prefix}tokens[{n}].", **structs.asdict(token))
+        for n, token in enumerate(table.tokens)
+    ]
+    confirmations = table.confirmations
+    if confirmations is not None and not 1 <= confirmations <= MAX_CONFIRMATIONS:
+        raise ConfigError(f"{prefix}confirmations must be from 1 to {MAX_CONFIRMATIONS}")
     return NetworkEntry(
-        network=_network(name, table),
+        network=_network(name, prefix, table),
         rpc_urls=distinct(f"{prefix}rpc_urls", "URL", rpc_urls),
-        contract=table.contract("contract"),
+        contract=_given(parse_contract, f"{prefix}contract", table.contract),
         tokens=distinct_tokens(f"{prefix}tokens", tokens),
-        confirmations=table.confirmations("confirmations"),
+        confirmations=confirmations,
     )
 
 
-def _network(name: str, table: _Table) -> Network:
-    """The network with what the file says of it; one that is known stays the chain that it is."""
-    where, known = f"{table.prefix}chain_id", NETWORKS.get(name)
-    chain_id = table.integer("chain_id")
+def _network(name: str, prefix: str, table: _Network) -> Network:
+    """Return the network with what the file says of it; a known one keeps its chain."""
+    known, chain_id = NETWORKS.get(name), table.chain_id
     if known is not None:
         if chain_id not in (None, known.chain_id):
-            raise ConfigError(f"{where} must be {known.chain_id}, which {name} has")
-        if known.is_mainnet and table.boolean("mainnet") is False:
-            raise ConfigError(f"{table.prefix}mainnet must be true, which {name} is")
+            raise ConfigError(f"{prefix}chain_id must be {known.chain_id}, which {name} has")
+        if known.is_mainnet and table.mainnet is False:
+            raise ConfigError(f"{prefix}mainnet must be true, which {name} is")
         network = known
     elif chain_id is None or not 1 <= chain_id <= MAX_CHAIN_ID:
-        raise ConfigError(f"{where} must be given, an integer from 1 to {MAX_CHAIN_ID}")
+        raise ConfigError(f"{prefix}chain_id must be given, an integer from 1 to {MAX_CHAIN_ID}")
     else:
         network = Network(
             name=name,
@@ -233,42 +225,28 @@ def _network(name: str, table: _Table) -> Network:
             default_rpc_url=None,
             explorer=None,
         )
-    changes = _changes(table)
+    changes = {
+        "title": _given(parse_name, f"{prefix}title", table.title),
+        "usdc": _given(parse_contract, f"{prefix}usdc", table.usdc),
+        "usdc_domain_name": _given(parse_name, f"{prefix}usdc_name", table.usdc_name),
+        "explorer": _given(parse_public_url, f"{prefix}explorer", table.explorer),
+        "native_symbol": _given(parse_symbol, f"{prefix}native_symbol", table.native_symbol),
+        "native_name": _given(parse_name, f"{prefix}native_name", table.native_name),
+        "native_decimals": _given(
+            parse_decimals, f"{prefix}native_decimals", table.native_decimals
+        ),
+        "is_mainnet": table.mainnet,
+    }
     return structs.replace(
         network, **{field: value for field, value in changes.items() if value is not None}
     )
 
 
-def _changes(table: _Table) -> dict[str, object]:
-    """The fields of a Network that the file may set, None where it does not."""
-    return {
-        "title": table.words("title", MAX_NAME_LENGTH),
-        "usdc": table.contract("usdc"),
-        "usdc_domain_name": table.words("usdc_name", MAX_NAME_LENGTH),
-        "explorer": table.public_url("explorer"),
-        "native_symbol": table.words("native_symbol", MAX_SYMBOL_LENGTH),
-        "native_name": table.words("native_name", MAX_NAME_LENGTH),
-        "native_decimals": table.decimals("native_decimals"),
-        "is_mainnet": table.boolean("mainnet"),
-    }
-
-
-def _token(prefix: str, content: object) -> Token:
-    table = _Table(prefix, content, _TOKEN)
-    return parse_token(
-        prefix,
-        address=table.needed_text("address"),
-        symbol=table.needed_text("symbol"),
-        decimals=table.integer("decimals"),
-        name=table.needed_text("name"),
-        version=table.needed_text("version"),
-    )
-
-
-def _text(where: str, value: object) -> str:
-    if not isinstance(value, str):
-        raise ConfigError(f"{where} must be a string")
-    return value
+def _given(
+    parse: Callable[[str, _Written], _Kind], name: str, value: _Written | None
+) -> _Kind | None:
+    """Parse a member that is there; None stands for one that is not."""
+    return None if value is None else parse(name, value)
 
 
 def _check_chain_ids(entries: dict[str, NetworkEntry]) -> None:

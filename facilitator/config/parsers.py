@@ -58,8 +58,17 @@ def parse_public_url(name: str, text: str) -> str:
     return text
 
 
-def parse_words(name: str, text: str, limit: int) -> str:
-    """Printable text of 1 to `limit` characters, no blank at either end."""
+def parse_name(name: str, text: str) -> str:
+    """A name that people read, of MAX_NAME_LENGTH characters at most."""
+    return _printable(name, text, MAX_NAME_LENGTH)
+
+
+def parse_symbol(name: str, text: str) -> str:
+    """A symbol or a version, of MAX_SYMBOL_LENGTH characters at most."""
+    return _printable(name, text, MAX_SYMBOL_LENGTH)
+
+
+def _printable(name: str, text: str, limit: int) -> str:
     if text and text.isprintable() and text == text.strip() and len(text) <= limit:
         return text
     raise ConfigError(
@@ -80,10 +89,10 @@ def parse_token(
     """A token from its members; an error is about `prefix` and the member's name."""
     return Token(
         parse_contract(f"{prefix}address", address),
-        parse_words(f"{prefix}symbol", symbol, MAX_SYMBOL_LENGTH),
+        parse_symbol(f"{prefix}symbol", symbol),
         parse_decimals(f"{prefix}decimals", decimals),
-        parse_words(f"{prefix}name", name, MAX_NAME_LENGTH),
-        parse_words(f"{prefix}version", version, MAX_SYMBOL_LENGTH),
+        parse_name(f"{prefix}name", name),
+        parse_symbol(f"{prefix}version", version),
     )
 
 
