@@ -176,6 +176,32 @@ class Settlement(Struct, frozen=True, kw_only=True):
     traceparent: str | None = None
 
 
+def may_open_again(settlement: Settlement, request_digest: bytes) -> bool:
+    """Return whether a request with this digest may settle the payment, which failed, once more."""
+    failed = settlement.state is SettlementState.FAILED
+    return failed and settlement.request_digest == request_digest
+
+
+def nonce_conflict(settlement: Settlement, *, authorization_used: bool) -> Refusal:
+    """Return why a payment is refused whose nonce `settlement`, of another payment, has: the nonce
+    is used, will be, or was taken in vain (the chain would still take it).
+    """
+    if settlement.state is SettlementState.FAILED and not authorization_used:
+        return Refusal(Reason.NONCE_TAKEN)
+    over = settlement.state in ENDED
+    return Refusal(Reason.AUTHORIZATION_USED if over else Reason.BEING_SETTLED)
+
+
+def repetition_refused(settlement: Settlement, now: int) -> Refusal | None:
+    """Return why an identical request would not hear the outcome, None where it would."""
+    if settlement.replied_success_at is not None or settlement.state is SettlementState.LOST:
+        return Refusal(Reason.AUTHORIZATION_USED)
+    if settlement.waiter is not None and settlement.waiter_until > now:
+        return Refusal(Reason.BEING_SETTLED)
+    heard = (SettlementState.PENDING, SettlementState.CONFIRMED)
+    return None if settlement.state in heard else Refusal(Reason.BEING_SETTLED)
+
+
 class SettlementCounts(Struct, frozen=True):
     """The settlements of one chain, counted by state. `oldest_pending` is when the oldest PENDING
     one was taken on, unix milliseconds; None where none is pending.
@@ -214,6 +240,10 @@ class Policy(Struct, frozen=True, kw_only=True):
     # Payments that may share a transaction; 1: none do.
     batch_max: int = 32
     gas_budget: int | None = None
+
+    def margin_seconds(self, block_interval_ms: int) -> int:
+        """Return the seconds before its deadline from which a payment is not sent any more."""
+        return max(self.settle_margin, -(-2 * block_interval_ms // 1000))
 
     def patience_ms(self, block_interval_ms: int) -> int:
         """How long what was signed last may wait for a block before it counts as stuck."""

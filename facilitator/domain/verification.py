@@ -8,8 +8,7 @@ seconds.
 from msgspec import Struct
 
 from facilitator.domain.payment import Payment, PaymentRequirements, Reason, Refusal
-from facilitator.domain.schemes import eip3009
-from facilitator.domain.schemes.eip3009 import Eip3009Payment
+from facilitator.domain.schemes import eip3009, scheme_of
 from facilitator.domain.schemes.jeju import SCHEMES, JejuPayment
 from facilitator.ethereum.addresses import ZERO_ADDRESS, parse_address
 from facilitator.ethereum.multicall3 import MULTICALL3
@@ -51,7 +50,7 @@ def check_time(payment: Payment, now: int, margin: int = 0) -> Refusal | None:
     early = Refusal(Reason.IN_THE_FUTURE) if now < payment.valid_from else None
     latest = payment.deadline - margin
     late = Refusal(Reason.EXPIRED, str(now), str(latest)) if now > latest else None
-    return late or early if isinstance(payment, Eip3009Payment) else early or late
+    return late or early if scheme_of(payment).expiry_first else early or late
 
 
 def check_terms(
@@ -125,7 +124,7 @@ def check_offer(
 
 
 def check_authorization(
-    payment: Eip3009Payment, requirements: PaymentRequirements, terms: Terms, now: int | None
+    payment: Payment, requirements: PaymentRequirements, terms: Terms, now: int | None
 ) -> Refusal | None:
     """Refuse an authorization that is not what the seller asks for, or not what this service
     settles: what comes after the signature. Without `now`, time is left to be checked later.

@@ -7,8 +7,7 @@ addresses, amounts and hashes: what the chain shows to everybody. Nothing that w
 import logging
 
 from facilitator.chain.answers import to_hex
-from facilitator.domain.schemes import AnyPayment
-from facilitator.domain.schemes.jeju import JejuPayment
+from facilitator.domain.schemes import scheme_of
 from facilitator.domain.settlement import Settlement, SettlementState
 from facilitator.ethereum.addresses import checksum
 from facilitator.journal.store import Claimed
@@ -77,7 +76,7 @@ def described(settlement: Settlement) -> Fields:
         "settlement": settlement.id,
         "state": settlement.state,
         "dialect": settlement.dialect,
-        "scheme": scheme_name(payment),
+        "scheme": scheme_of(payment).name(payment),
         "payer": checksum(payment.payer),
         "pay_to": checksum(payment.pay_to),
         "asset": checksum(payment.asset),
@@ -93,8 +92,3 @@ def _outcome(settlement: Settlement) -> Fields:
     if settlement.refusal is not None:
         told["reason"] = str(settlement.refusal.reason)
     return told
-
-
-def scheme_name(payment: AnyPayment) -> str:
-    """Of x402: "exact" or "upto"."""
-    return payment.scheme if isinstance(payment, JejuPayment) else "exact"

@@ -5,11 +5,12 @@ for it in the journal, and take over within seconds when the lease is not prolon
 """
 
 import secrets
-from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from typing import Protocol
 
 import anyio
 
+from facilitator.engine.counters import Tally
 from facilitator.engine.signers import SignerPool
 from facilitator.engine.waiters import Waiters
 from facilitator.journal.store import Fence, LostLease, SharedStore, Store, StoreError
@@ -21,6 +22,21 @@ FOLLOW_EVERY = 0.5  # seconds between two looks at the journal
 # Seconds between two looks for outcomes while notices tell of them as well. Not many: a replica of
 # a release that sends none may watch the chain, in the middle of an upgrade.
 LOOK_ANYWAY_EVERY = 2.0
+
+
+class Loop(Protocol):
+    """The loop of one chain, as its leadership drives it. `tally` says whether it is stuck."""
+
+    tally: Tally
+
+    async def turn(self) -> float | None:
+        """Take one turn. Returns the seconds until the next one, None where nothing is open."""
+
+    def take_over(self) -> None:
+        """Begin to lead: what happened while another process did is not known here."""
+
+    async def follow(self) -> None:
+        """Take one step while another process leads."""
 
 
 class Leadership:
@@ -47,27 +63,20 @@ class Leadership:
         """Whether this process watches the chain, as far as it knows."""
         return self._fence.token is not None
 
-    async def take_part(
-        self,
-        turn: Callable[[], Awaitable[float | None]],
-        take_over: Callable[[], None],
-        follow: Callable[[], Awaitable[None]],
-        is_stuck: Callable[[], bool],
-    ) -> float:
-        """One step: `take_over` when it is newly this process that watches the chain, and then a
-        `turn` of the loop, or else `follow`. The seconds until the next one.
+    async def take_part(self, loop: Loop) -> float:
+        """Take one step, leading or following. Returns the seconds until the next one.
 
-        A turn may take longer than a lease, which is prolonged meanwhile, unless it `is_stuck`; it
-        is cut off where another process has the lease. Raises what these raise, StoreError, and
-        LostLease of a turn that was cut off.
+        A turn may take longer than a lease, which is prolonged meanwhile, unless the loop is stuck;
+        it is cut off where another process has the lease. Raises what the loop raises, StoreError,
+        and LostLease for a turn that was cut off.
         """
         leads, is_new = await self._hold()
         if is_new:
             self._idle = self._failed = False
-            take_over()
+            loop.take_over()
         await self._wake_who_waits()
         if leads and not self._idle:
-            pause = await self._take_turn(turn, is_stuck)
+            pause = await self._take_turn(loop)
             self._idle = pause is None
             return FOLLOW_EVERY if pause is None else pause
         # Others sign as well: what they have claimed is seen here.
@@ -78,7 +87,7 @@ class Leadership:
         if leads:
             self._idle = not in_flight
             return 0 if in_flight else FOLLOW_EVERY
-        await follow()
+        await loop.follow()
         return FOLLOW_EVERY
 
     async def _hold(self) -> tuple[bool, bool]:
@@ -98,18 +107,16 @@ class Leadership:
         self._prolong_at = now + PROLONG_EVERY
         return token
 
-    async def _take_turn(
-        self, turn: Callable[[], Awaitable[float | None]], is_stuck: Callable[[], bool]
-    ) -> float | None:
+    async def _take_turn(self, loop: Loop) -> float | None:
         held, pause = self._fence.token, None
         fault: Exception | None = None
         async with anyio.create_task_group() as tasks:
             # After one that failed, another process gets to try where this takes long: its nodes
             # may answer.
             if not self._failed:
-                tasks.start_soon(self._prolong, held, tasks.cancel_scope, is_stuck)
+                tasks.start_soon(self._prolong, held, tasks.cancel_scope, loop.tally)
             try:
-                pause = await turn()
+                pause = await loop.turn()
             except Exception as raised:  # as it is, not in a group of exceptions
                 fault = raised
             tasks.cancel_scope.cancel()
@@ -122,13 +129,11 @@ class Leadership:
             raise LostLease("another replica watches this chain now")
         return pause
 
-    async def _prolong(
-        self, held: int | None, turn: anyio.CancelScope, is_stuck: Callable[[], bool]
-    ) -> None:
+    async def _prolong(self, held: int | None, turn: anyio.CancelScope, tally: Tally) -> None:
         """Beside a turn. Whatever becomes of the lease, the journal lets nothing be written by a
         token that is not its own any more.
         """
-        while not is_stuck():
+        while not tally.is_stuck:
             await anyio.sleep(self._prolong_at - anyio.current_time())
             try:
                 token = await self._lead()

@@ -12,12 +12,9 @@ from collections.abc import Callable
 import anyio
 
 from facilitator.chain.answers import ChainUnavailable
-from facilitator.chain.client import Chain
 from facilitator.chain.head_tracker import HeadTracker, Sight
 from facilitator.domain.settlement import (
-    Attempt,
     Policy,
-    Transaction,
     TransactionState,
     transaction_change,
 )
@@ -25,13 +22,10 @@ from facilitator.engine.broadcast import Broadcaster
 from facilitator.engine.counters import Tally
 from facilitator.engine.leader import Leadership
 from facilitator.engine.nonce_gaps import Gaps
-from facilitator.engine.outcomes import OutcomeResolver
-from facilitator.engine.payment_search import PaymentSearch
 from facilitator.engine.pending import PendingTransactions
-from facilitator.engine.record import Recorder, Resettler
+from facilitator.engine.record import Recorder
 from facilitator.engine.reorgs import ReorgWatch
 from facilitator.engine.signers import SignerPool
-from facilitator.engine.waiters import Waiters
 from facilitator.journal.store import LostLease, Store, StoreError
 from facilitator.telemetry.logs import event
 
@@ -48,82 +42,42 @@ MAX_JOURNAL_BACKOFF_SECONDS = 1.0
 FOLLOW_HEAD_MS = 5_000
 
 
-class Watcher:
-    """Takes every open transaction and settlement of one chain to its end. `clock` is in unix
-    milliseconds.
-    """
+class ChainLoop:
+    """Takes every open transaction and settlement of one chain to its end; see `wiring`."""
 
     def __init__(
         self,
         *,
         network: str,
         chain_id: int,
-        chain: Chain,
         heads: HeadTracker,
-        search: PaymentSearch,
+        broadcaster: Broadcaster,
+        reorgs: ReorgWatch,
+        gaps: Gaps,
+        pending: PendingTransactions,
+        recorder: Recorder,
         store: Store,
         signers: SignerPool,
-        waiters: Waiters,
         policy: Policy,
+        tally: Tally,
+        leadership: Leadership | None,
         clock: Callable[[], int],
-        leadership: Leadership | None = None,
     ) -> None:
-        """`leadership` where other processes share the journal; `store` is its own one then."""
         self._network = network
         self._chain_id = chain_id
+        self._heads = heads
+        self._broadcaster = broadcaster
+        self._reorgs = reorgs
+        self._gaps = gaps
+        self._pending = pending
+        self._recorder = recorder
         self._store = store
         self._signers = signers
         self._policy = policy
-        self._clock = clock
-        self.tally = Tally()
-        self._heads = heads
-        self._broadcaster = Broadcaster(network=network, chain=chain, signers=signers, clock=clock)
-        outcomes = OutcomeResolver(chain=chain, heads=heads, search=search, policy=policy)
-        self._reorgs = ReorgWatch(
-            chain_id=chain_id, store=store, outcomes=outcomes, heads=heads, policy=policy
-        )
-        self._gaps = Gaps(
-            network=network,
-            chain_id=chain_id,
-            chain=chain,
-            heads=heads,
-            store=store,
-            signers=signers,
-            policy=policy,
-            clock=clock,
-            send=self.send,
-        )
-        self._pending = PendingTransactions(
-            network=network,
-            chain=chain,
-            heads=heads,
-            store=store,
-            signers=signers,
-            broadcaster=self._broadcaster,
-            policy=policy,
-            tally=self.tally,
-            clock=clock,
-        )
-        self._recorder = Recorder(
-            network=network,
-            store=store,
-            outcomes=outcomes,
-            resettler=Resettler(
-                network=network, store=store, signers=signers, clock=clock, send=self.send
-            ),
-            reorgs=self._reorgs,
-            broadcaster=self._broadcaster,
-            waiters=waiters,
-            tally=self.tally,
-            clock=clock,
-        )
+        self.tally = tally
         self._leadership = leadership
+        self._clock = clock
         self._looked_at = 0
-
-    @property
-    def network(self) -> str:
-        """The chain's name."""
-        return self._network
 
     @property
     def gaps(self) -> frozenset[bytes]:
@@ -150,15 +104,6 @@ class Watcher:
     @property
     def _follows(self) -> bool:
         return self._leadership is not None and not self._leadership.leads
-
-    @property
-    def settle_margin(self) -> int:
-        """Seconds before its deadline after which a payment is not sent any more."""
-        return max(self._policy.settle_margin, -(-2 * self._heads.interval_ms // 1000))
-
-    async def send(self, transaction: Transaction, attempt: Attempt) -> None:
-        """Broadcast what the journal holds already, and have the loop follow it."""
-        await self._broadcaster.send(transaction, attempt)
 
     async def run(self) -> None:
         """Turn for ever; faults of the chain or the journal only delay the next turn."""
@@ -191,18 +136,16 @@ class Watcher:
     async def _take_part(self) -> float | None:
         """A turn, where no other process watches the chain; the seconds until the next one."""
         if self._leadership is None:
-            return await self._turn()
-        return await self._leadership.take_part(
-            self._turn, self._take_over, self._follow, lambda: self.tally.is_stuck
-        )
+            return await self.turn()
+        return await self._leadership.take_part(self)
 
-    def _take_over(self) -> None:
+    def take_over(self) -> None:
         """What happened while another process watched is not known here."""
         self._event(logging.INFO, "watching")
         self._looked_at = 0
         self._reorgs.doubt()
 
-    async def _follow(self) -> None:
+    async def follow(self) -> None:
         """Deadlines depend on how fast blocks come, whoever watches. Raises ChainUnavailable."""
         now = self._clock()
         self._broadcaster.forget_before(now - self._policy.rebroadcast_every_ms)
@@ -210,13 +153,13 @@ class Watcher:
             self._looked_at = now
             await self._heads.update()
 
-    async def _turn(self) -> float | None:
+    async def turn(self) -> float | None:
         """One turn; the seconds until the next one, None where nothing is open."""
         sight = await self._heads.update()
         if sight is Sight.REPLACED:
             self._reorgs.doubt()
         if self._reorgs.in_doubt and sight is not Sight.LAGGING:
-            for undone in await self._reorgs.look(self.tally.step):
+            for undone in await self._reorgs.look():
                 changed = () if undone.settlement is None else (undone.settlement,)
                 await self._recorder.record(undone.transactions, changed)
         now = self._clock()
@@ -241,7 +184,8 @@ class Watcher:
         resolved, mined = await self._pending.advance(
             tuple(pending.values()), work.records, withheld
         )
-        for number in await self._recorder.conclude(work.records, resolved, self.settle_margin):
+        margin = self._policy.margin_seconds(self._heads.interval_ms)
+        for number in await self._recorder.conclude(work.records, resolved, margin):
             signer = pending.pop(number).signer
             self._signers.ended(signer)
             self.tally.gas_spent[signer] += (

@@ -26,7 +26,7 @@ from facilitator.chain.rpc.health import Standing
 from facilitator.config.settings import NetworkConfig
 from facilitator.domain import budget
 from facilitator.domain.settlement import SettlementCounts, SettlementState
-from facilitator.engine.loop import Watcher
+from facilitator.engine.loop import ChainLoop
 from facilitator.engine.queue import QUEUE_LIMIT
 from facilitator.engine.signers import SignerPool
 from facilitator.ethereum.addresses import checksum
@@ -121,12 +121,12 @@ class ChainPoller:
 
 
 class Observed(Struct, frozen=True):
-    """One network: `signers`, `watcher` and `poller` where it has them."""
+    """One network: `signers`, `loop` and `poller` where it has them."""
 
     network: str
     chain: Chain
     signers: SignerPool | None
-    watcher: Watcher | None
+    loop: ChainLoop | None
     poller: ChainPoller | None
 
 
@@ -136,7 +136,7 @@ def observe(
     *,
     chain: Chain,
     signers: SignerPool | None,
-    watcher: Watcher | None,
+    loop: ChainLoop | None,
     store: Store,
     metrics: Metrics,
     max_fee_per_gas: int,
@@ -159,7 +159,7 @@ def observe(
             max_fee_per_gas=max_fee_per_gas,
         )
         tasks.start_soon(poller.run)
-    return Observed(name, chain, signers, watcher, poller)
+    return Observed(name, chain, signers, loop, poller)
 
 
 async def watch_event_loop(metrics: Metrics) -> None:
@@ -243,9 +243,9 @@ def _cost(one: Observed, _: int) -> Iterator[Sample]:
 
 
 def _gaps(one: Observed, _: int) -> Iterator[Sample]:
-    if one.watcher is not None and one.signers is not None:
+    if one.loop is not None and one.signers is not None:
         for address in one.signers.addresses:
-            yield (checksum(address),), address in one.watcher.gaps
+            yield (checksum(address),), address in one.loop.gaps
 
 
 def _paused(one: Observed, _: int) -> Iterator[Sample]:
@@ -254,13 +254,13 @@ def _paused(one: Observed, _: int) -> Iterator[Sample]:
 
 
 def _at_fee_cap(one: Observed, _: int) -> Iterator[Sample]:
-    if one.watcher is not None:
-        yield (), one.watcher.at_fee_cap
+    if one.loop is not None:
+        yield (), one.loop.at_fee_cap
 
 
 def _silence(one: Observed, _: int) -> Iterator[Sample]:
-    if one.watcher is not None:
-        yield (), one.watcher.tally.silence()
+    if one.loop is not None:
+        yield (), one.loop.tally.silence()
 
 
 def _up(one: Observed, _: int) -> Iterator[Sample]:
@@ -281,35 +281,35 @@ def _head_lag(one: Observed, _: int) -> Iterator[Sample]:
 
 
 def _signed(one: Observed, _: int) -> Iterator[Sample]:
-    if one.signers is not None and one.watcher is not None:
-        yield (), one.signers.signed + one.watcher.tally.replacements
+    if one.signers is not None and one.loop is not None:
+        yield (), one.signers.signed + one.loop.tally.replacements
 
 
 def _replacements(one: Observed, _: int) -> Iterator[Sample]:
-    if one.watcher is not None:
-        yield (), one.watcher.tally.replacements
+    if one.loop is not None:
+        yield (), one.loop.tally.replacements
 
 
 def _superseded(one: Observed, _: int) -> Iterator[Sample]:
-    if one.watcher is not None:
-        yield (), one.watcher.tally.superseded
+    if one.loop is not None:
+        yield (), one.loop.tally.superseded
 
 
 def _gas_spent(one: Observed, _: int) -> Iterator[Sample]:
-    if one.watcher is not None and one.signers is not None:
+    if one.loop is not None and one.signers is not None:
         for address in one.signers.addresses:
-            yield (checksum(address),), one.watcher.tally.gas_spent[address]
+            yield (checksum(address),), one.loop.tally.gas_spent[address]
 
 
 def _reorgs(one: Observed, _: int) -> Iterator[Sample]:
-    if one.watcher is not None:
-        yield (), one.watcher.tally.changes[SettlementState.REORGED]
+    if one.loop is not None:
+        yield (), one.loop.tally.changes[SettlementState.REORGED]
 
 
 def _changes(one: Observed, _: int) -> Iterator[Sample]:
-    if one.watcher is not None:
+    if one.loop is not None:
         for state in _ENDS:
-            yield (state,), one.watcher.tally.changes[state]
+            yield (state,), one.loop.tally.changes[state]
 
 
 def _calls(one: Observed, _: int) -> Iterator[Sample]:

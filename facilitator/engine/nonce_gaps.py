@@ -9,7 +9,7 @@ offers more for gas takes its place.
 """
 
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 
 from facilitator.chain.answers import ChainUnavailable
@@ -19,7 +19,8 @@ from facilitator.chain.quorum import Agreement
 from facilitator.domain import nonces
 from facilitator.domain.budget import Prepared
 from facilitator.domain.payment import Refusal
-from facilitator.domain.settlement import Attempt, Policy, Transaction, TransactionKind
+from facilitator.domain.settlement import Policy, Transaction, TransactionKind
+from facilitator.engine.broadcast import Broadcaster
 from facilitator.engine.signers import SignerPool
 from facilitator.ethereum.addresses import checksum
 from facilitator.ethereum.transactions import Call
@@ -35,7 +36,7 @@ POOLED_PATIENCE = 12
 
 
 class Gaps:
-    """Fills the gaps of one chain's signers. `send` broadcasts what the journal holds already."""
+    """Fills the gaps of one chain's signers."""
 
     def __init__(
         self,
@@ -46,9 +47,9 @@ class Gaps:
         heads: HeadTracker,
         store: Store,
         signers: SignerPool,
+        broadcaster: Broadcaster,
         policy: Policy,
         clock: Callable[[], int],
-        send: Callable[[Transaction, Attempt], Awaitable[None]],
     ) -> None:
         self._network = network
         self._chain_id = chain_id
@@ -58,7 +59,7 @@ class Gaps:
         self._signers = signers
         self._policy = policy
         self._clock = clock
-        self._send = send
+        self._broadcaster = broadcaster
         # By signer: the missing nonce, when it was first seen, and at which head.
         self._seen: dict[bytes, tuple[int, int, int]] = {}
         self._alerted: set[tuple[bytes, int]] = set()
@@ -186,7 +187,7 @@ class Gaps:
 
     async def _filled(self, filler: Transaction) -> None:
         self._alert("gap_filled", filler.signer, filler.account_nonce)
-        await self._send(filler, filler.attempts[-1])
+        await self._broadcaster.send(filler, filler.attempts[-1])
 
     async def _may_still_come(self, signer: bytes, account_nonce: int) -> bool:
         """Whether the node's pool holds something for the missing nonce, that gets more time."""

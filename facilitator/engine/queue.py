@@ -106,37 +106,37 @@ class Member(Generic[T]):
         self.withdrawn = False
         # Who asked for it, for logs and traces: others work for it as well.
         self.context = contextvars.copy_context()
-        self._told: T | Exception | None = None
-        self._answered = anyio.Event()
+        self._result: T | Exception | None = None
+        self._resolved = anyio.Event()
 
     @property
-    def is_answered(self) -> bool:
-        """Whether it has been told anything."""
-        return self._answered.is_set()
+    def is_resolved(self) -> bool:
+        """Whether it has been result anything."""
+        return self._resolved.is_set()
 
-    def tell(self, told: T | Exception | None) -> None:
+    def resolve(self, result: T | Exception | None) -> None:
         """What has become of it, or why that is not known; None: it must go alone. The first word
         counts.
         """
-        if not self.is_answered:
-            self._told = told
-            self._answered.set()
+        if not self.is_resolved:
+            self._result = result
+            self._resolved.set()
 
-    async def answer(self) -> T | None:
-        """Wait for what it is told. Raises what it is told of faults."""
+    async def result(self) -> T | None:
+        """Wait for what it is result. Raises what it is result of faults."""
         try:
-            await self._answered.wait()
+            await self._resolved.wait()
         except BaseException:  # cancelled
             self.withdrawn = True
             raise
-        if isinstance(self._told, Exception):
-            raise self._told
-        return self._told
+        if isinstance(self._result, Exception):
+            raise self._result
+        return self._result
 
 
 @dataclass(slots=True)
-class Place(Generic[T]):
-    """A place that is reserved with a signer, and who comes along. It is `taken` once there is a
+class Slot(Generic[T]):
+    """A slot that is reserved with a signer, and who comes along. It is `taken` once there is a
     transaction in it.
     """
 
@@ -161,67 +161,67 @@ class Place(Generic[T]):
         if not self.taken:
             self.account.reserved -= 1
         for member in self.company:
-            member.tell(None)
+            member.resolve(None)
 
 
-class _Waiter(Generic[T]):
-    __slots__ = ("granted", "member", "place")
+class _Queued(Generic[T]):
+    __slots__ = ("granted", "member", "slot")
 
     def __init__(self, member: Member[T] | None) -> None:
         self.granted = anyio.Event()
         self.member = member
-        self.place: Place[T] | None = None
+        self.slot: Slot[T] | None = None
 
 
 class Queue(Generic[T]):
-    """First come, first served. `reserve` takes a place of a signer that has one, if any has;
+    """First come, first served. `reserve` takes a slot of a signer that has one, if any has;
     `most` may share it.
     """
 
     def __init__(self, reserve: Callable[[], Account | None], most: int) -> None:
         self._reserve = reserve
         self._most = most
-        self._waiters: deque[_Waiter[T]] = deque()
+        self._queued: deque[_Queued[T]] = deque()
 
     def __len__(self) -> int:
-        return len(self._waiters)
+        return len(self._queued)
 
     def admit(self) -> None:
-        """A place may be free: it goes to who waits longest."""
-        while self._waiters:
+        """A slot may be free: it goes to who waits longest."""
+        while self._queued:
             account = self._reserve()
             if account is None:
                 return
-            waiter = self._waiters.popleft()
-            company = () if waiter.member is None else tuple(self._company())
-            waiter.place = Place(account, company)
-            waiter.granted.set()
+            queued = self._queued.popleft()
+            company = () if queued.member is None else tuple(self._company())
+            queued.slot = Slot(account, company)
+            queued.granted.set()
 
     def _company(self) -> Iterable[Member[T]]:
-        sharing = [each for each in self._waiters if each.member is not None][: self._most - 1]
-        for waiter in sharing:
-            self._waiters.remove(waiter)
-            waiter.granted.set()
-            assert waiter.member is not None
-            yield waiter.member
+        sharing = [each for each in self._queued if each.member is not None][: self._most - 1]
+        for queued in sharing:
+            self._queued.remove(queued)
+            queued.granted.set()
+            assert queued.member is not None
+            yield queued.member
 
-    async def wait(self, member: Member[T] | None) -> Place[T] | None:
-        """A reserved place, in turn; None where `member` comes along with somebody else, who tells
+    async def wait(self, member: Member[T] | None) -> Slot[T] | None:
+        """A reserved slot, in turn; None where `member` comes along with somebody else, who tells
         it what becomes of it. Raises QueueFull when too many wait already.
         """
-        if len(self._waiters) >= QUEUE_LIMIT:
+        if len(self._queued) >= QUEUE_LIMIT:
             raise QueueFull
-        waiter = _Waiter(member)
-        self._waiters.append(waiter)
+        queued = _Queued(member)
+        self._queued.append(queued)
         try:
-            await waiter.granted.wait()
+            await queued.granted.wait()
         except BaseException:  # cancelled: give back what may have been granted in the meantime
-            if waiter.place is not None:
-                waiter.place.give_back()
+            if queued.slot is not None:
+                queued.slot.give_back()
                 self.admit()
-            elif waiter in self._waiters:
-                self._waiters.remove(waiter)
+            elif queued in self._queued:
+                self._queued.remove(queued)
             elif member is not None:
                 member.withdrawn = True
             raise
-        return waiter.place
+        return queued.slot

@@ -4,7 +4,7 @@ A settlement whose transactions have ended without paying it gets a further one 
 """
 
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import anyio
 from msgspec import Struct
@@ -15,7 +15,6 @@ from facilitator.domain.budget import Prepared
 from facilitator.domain.payment import Reason, Refusal
 from facilitator.domain.schemes import scheme_of
 from facilitator.domain.settlement import (
-    Attempt,
     Mined,
     Resolved,
     SettleAgain,
@@ -54,7 +53,7 @@ AT_ONCE = 16
 
 
 class Resettler:
-    """Settles payments of one chain again. `send` broadcasts what the journal holds already."""
+    """Settles payments of one chain again."""
 
     def __init__(
         self,
@@ -62,14 +61,14 @@ class Resettler:
         network: str,
         store: Store,
         signers: SignerPool,
+        broadcaster: Broadcaster,
         clock: Callable[[], int],
-        send: Callable[[Transaction, Attempt], Awaitable[None]],
     ) -> None:
         self._network = network
         self._store = store
         self._signers = signers
         self._clock = clock
-        self._send = send
+        self._broadcaster = broadcaster
 
     async def settle_again(self, settlement: Settlement) -> None:
         """Sign a further transaction, unless something speaks against it by now: then the next turn
@@ -105,7 +104,7 @@ class Resettler:
         elif transaction is not None:
             attempt = transaction.attempts[-1]
             settled_again(self._network, settlement, attempt.hash)
-            await self._send(transaction, attempt)
+            await self._broadcaster.send(transaction, attempt)
 
     async def _sign(
         self, settlement: Settlement, call: Call, signer: bytes, prepared: Prepared

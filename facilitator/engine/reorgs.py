@@ -5,7 +5,7 @@ wait for it. A machine that lags does not show what exists all the same, so noth
 until two looks in a row agree on it, and nothing is looked at that lies above the head.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import islice
 
 from msgspec import Struct
@@ -20,6 +20,7 @@ from facilitator.domain.settlement import (
     TransactionState,
     Watched,
 )
+from facilitator.engine.counters import Tally
 from facilitator.engine.outcomes import OutcomeResolver
 from facilitator.journal.store import Store
 
@@ -58,7 +59,9 @@ class ReorgWatch:
         outcomes: OutcomeResolver,
         heads: HeadTracker,
         policy: Policy,
+        tally: Tally,
     ) -> None:
+        self._tally = tally
         self._chain_id = chain_id
         self._store = store
         self._outcomes = outcomes
@@ -91,14 +94,14 @@ class ReorgWatch:
         """Something of ours was mined there."""
         self._mined_until = max(self._mined_until, -1 if block_number is None else block_number)
 
-    async def look(self, step: Callable[[], None]) -> list[Undone]:
-        """What a reorg has undone or moved, of the next SLICE that are in doubt; `step` is called
-        as it gets on. Raises ChainUnavailable and StoreError.
+    async def look(self) -> list[Undone]:
+        """Return what a reorg has undone or moved, of the next SLICE that are in doubt. Raises
+        ChainUnavailable and StoreError.
         """
         head = self._heads.head
         assert head is not None
         horizon = head.number - self._policy.reorg_watch_blocks
-        step()
+        self._tally.step()
         if self._must_read:
             await self._read(horizon)
         some = dict(islice(self._doubtful.items(), SLICE))
@@ -108,7 +111,7 @@ class ReorgWatch:
             for name, each in some.items()
             if max(_blocks_of(each.watched), default=-1) <= head.number
         }
-        step()
+        self._tally.step()
         told = await self._outcomes.recheck(tuple(low.values()))
         found = {
             name: None if each is None else Undone(*each)

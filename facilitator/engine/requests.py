@@ -5,7 +5,7 @@ from msgspec.structs import replace
 
 from facilitator.domain.payment import Proof, Reason, Refusal
 from facilitator.domain.schemes import AnyPayment
-from facilitator.domain.settlement import Settlement, SettlementState
+from facilitator.domain.settlement import SettlementState
 from facilitator.journal.store import SettlementRecord
 
 
@@ -39,12 +39,6 @@ class SettleRequest(Struct, frozen=True):
     payment: AnyPayment
     dialect: str
     idempotency_key: IdempotencyKey | None = None
-
-
-def may_open_again(settlement: Settlement, request_digest: bytes) -> bool:
-    """Return whether an identical request may settle this payment, which has failed, once more."""
-    failed = settlement.state is SettlementState.FAILED
-    return failed and settlement.request_digest == request_digest
 
 
 def duplicate(record: SettlementRecord, *, over: bool) -> SettleReply:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import anyio
 
-from facilitator.engine.loop import Watcher
+from facilitator.engine.loop import ChainLoop
 from facilitator.journal.store import Store, StoreError
 from facilitator.telemetry.logs import event, get_logger
 
@@ -25,7 +25,7 @@ DAY_MS = 86_400_000
 
 
 class Retention:
-    """Forgets what has been finished for `days`. `store` is the one that the `watcher` writes to;
+    """Forgets what has been finished for `days`. `store` is the one that the `loop` writes to;
     `clock` is in unix milliseconds.
     """
 
@@ -35,14 +35,14 @@ class Retention:
         network: str,
         chain_id: int,
         store: Store,
-        watcher: Watcher,
+        loop: ChainLoop,
         days: int,
         clock: Callable[[], int],
     ) -> None:
         self._network = network
         self._chain_id = chain_id
         self._store = store
-        self._watcher = watcher
+        self._loop = loop
         self._kept_ms = days * DAY_MS
         self._clock = clock
 
@@ -57,12 +57,12 @@ class Retention:
                 self._event(logging.WARNING, "forgetting_failed", fault=str(fault))
             except Exception as bug:  # housekeeping must not end anything else
                 event(_log, logging.ERROR, "forgetting_broken", exc_info=bug, network=self._network)
-            await anyio.sleep(LOOK_AGAIN if self._watcher.horizon is None else EVERY)
+            await anyio.sleep(LOOK_AGAIN if self._loop.horizon is None else EVERY)
 
     async def _forget(self) -> int:
         """All that is old enough by now, batch by batch; how many settlements that was."""
         forgotten = 0
-        while (horizon := self._watcher.horizon) is not None:
+        while (horizon := self._loop.horizon) is not None:
             now = self._clock()
             batch = await self._store.forget(
                 self._chain_id,

@@ -15,17 +15,16 @@ from msgspec.structs import replace
 
 from facilitator.domain.payment import Reason, Refusal
 from facilitator.domain.schemes import AnyPayment, scheme_of
-from facilitator.domain.schemes.eip3009 import Eip3009Payment
-from facilitator.domain.settlement import ENDED, Settlement, SettlementState
+from facilitator.domain.settlement import ENDED, Settlement, may_open_again
 from facilitator.engine.requests import (
     IdempotencyKey,
     SettleReply,
     SettleRequest,
     about,
     duplicate,
-    may_open_again,
     reply_of,
 )
+from facilitator.engine.simulate import Simulator
 from facilitator.engine.submit import WAITER_LEASE_MS, Submitter
 from facilitator.engine.waiters import Waiter, Waiters
 from facilitator.journal.store import SettlementRecord, Store, StoreError
@@ -94,12 +93,14 @@ class Settler:
     def __init__(
         self,
         *,
+        simulator: Simulator,
         submitter: Submitter,
         store: Store,
         waiters: Waiters,
         timeout: int,
         clock: Callable[[], int],
     ) -> None:
+        self._simulator = simulator
         self._submitter = submitter
         self._store = store
         self._waiters = waiters
@@ -118,7 +119,7 @@ class Settler:
         found = await self._take_on(request, request_digest, waiter, until)
         if isinstance(found, SettlementRecord):
             if found.settlement.request_digest != request_digest:
-                found = await self._told_beside(request.payment, found)
+                found = await self._refuse_conflict(request.payment, found)
             else:
                 found = await self._become_waiter(found, waiter)
         if isinstance(found, SettleReply):
@@ -139,9 +140,9 @@ class Settler:
             known = await self._store.find(keys[0])
             used_by = None if known is not None else await self._store.used_by(keys)
             if used_by is not None:
-                forged = await self._submitter.forged(request.payment)
+                forged = await self._simulator.forged(request.payment)
                 if forged is not None:
-                    return forged
+                    return SettleReply(refusal=forged)
                 refusal = Refusal(Reason.AUTHORIZATION_USED)
                 return SettleReply(refusal=refusal, transaction_hash=used_by)
             found: SettlementRecord | Settlement
@@ -210,16 +211,16 @@ class Settler:
                 with anyio.CancelScope(shield=True), suppress(StoreError):
                     await self._store.let_go(settlement.id, waiter.id)
 
-    async def _told_beside(self, payment: AnyPayment, record: SettlementRecord) -> SettleReply:
-        """What a payment is told whose nonce another payment has."""
-        state = record.settlement.state
-        if isinstance(payment, Eip3009Payment):
+    async def _refuse_conflict(self, payment: AnyPayment, record: SettlementRecord) -> SettleReply:
+        """Return the reply to a payment whose nonce another payment has. One that is forged or too
+        late hears nothing of that.
+        """
+        if scheme_of(payment).tells_conflicts:
             refused = await self._submitter.refused_before_nonce(payment)
             if refused is not None:
                 return refused
-            if state is SettlementState.FAILED and not await self._submitter.is_used(payment):
-                return about(record, Refusal(Reason.NONCE_TAKEN))
-        return duplicate(record, over=state in ENDED)
+        conflict = await self._simulator.nonce_conflict(payment, record.settlement)
+        return about(record, conflict)
 
     async def _ended(self, settlement_id: str, waiter: Waiter, until: float) -> SettlementRecord:
         """Return the settlement once it has ended, the time is up, or nobody waits any more."""

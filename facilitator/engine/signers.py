@@ -25,9 +25,9 @@ from facilitator.engine.queue import (
     UNFIT_FOR_MS,
     Account,
     Member,
-    Place,
     Queue,
     QueueFull,
+    Slot,
     among,
     with_room,
 )
@@ -155,7 +155,7 @@ class SignerPool:
 
     @property
     def waiting(self) -> int:
-        """How many payments wait for a place."""
+        """How many payments wait for a slot."""
         return len(self._queue)
 
     async def ready(self) -> None:
@@ -208,25 +208,25 @@ class SignerPool:
         self._queue.admit()
 
     @asynccontextmanager
-    async def place(
+    async def slot(
         self, until: float, member: Member[Any] | None = None
-    ) -> AsyncIterator[Place[Any] | None]:
-        """A place of the least loaded signer, held for the block.
+    ) -> AsyncIterator[Slot[Any] | None]:
+        """A slot of the least loaded signer, held for the block.
 
         When all are full it waits its turn, until `until` on the event loop's clock (TimeoutError);
         raises QueueFull when too many wait already. A `member` of a group may get company there, or
-        be somebody else's company: then there is no place, and it will be told what becomes of it.
+        be somebody else's company: then there is no slot, and it will be told what becomes of it.
         """
         account = None if self._queue else self._reserve()
-        place: Place[Any] | None = None if account is None else Place(account)
-        if place is None:
+        slot: Slot[Any] | None = None if account is None else Slot(account)
+        if slot is None:
             with anyio.fail_after(until - anyio.current_time()):
-                place = await self._queue.wait(member)
+                slot = await self._queue.wait(member)
         try:
-            yield place
+            yield slot
         finally:
-            if place is not None:
-                place.give_back()
+            if slot is not None:
+                slot.give_back()
                 self._queue.admit()
 
     def least_loaded(self) -> bytes:
@@ -258,13 +258,13 @@ class SignerPool:
     def _event(self, level: int, name: str, address: bytes) -> None:
         event(_log, level, name, signer=checksum(address), chain_id=self._chain_id)
 
-    def claimed(self, place: Place[Any]) -> None:
-        """The place has become a transaction in the journal."""
-        place.take()
-        self._fit_again(place.account, Reason.BUDGET_SPENT)
+    def claimed(self, slot: Slot[Any]) -> None:
+        """The slot has become a transaction in the journal."""
+        slot.take()
+        self._fit_again(slot.account, Reason.BUDGET_SPENT)
 
     def ended(self, address: bytes) -> None:
-        """A transaction of this signer is pending no more: its place is free at once, not only
+        """A transaction of this signer is pending no more: its slot is free at once, not only
         when the loop looks again.
         """
         account = self._accounts.get(address)

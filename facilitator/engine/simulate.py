@@ -4,8 +4,9 @@ Facts and a simulation of the very call that settling it would send, in one roun
 simulation fails, one more names the cause.
 """
 
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from typing import TypeVar
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -14,9 +15,10 @@ from facilitator.chain.answers import ChainUnavailable
 from facilitator.chain.client import Chain, Reverted
 from facilitator.domain.payment import Facts, Reason, Refusal
 from facilitator.domain.schemes import AnyPayment, scheme_of
-from facilitator.domain.schemes.eip3009 import Eip3009Payment
+from facilitator.domain.settlement import Settlement, SettlementState, nonce_conflict
 from facilitator.ethereum.smart_wallets import accepts
 
+T = TypeVar("T")
 _SIGNATURE_REASONS = frozenset({Reason.INVALID_SIGNATURE, Reason.UNLISTED_FACTORY})
 
 
@@ -63,21 +65,18 @@ class Simulator:
         question = scheme.wallet_question(payment, answers)
         if question is None:
             return Examined(payment, facts)
-        assert isinstance(payment, Eip3009Payment)
         [answer] = await self._chain.read([question], block)
         if not accepts(answer):
             refused = Refusal(Reason.INVALID_SIGNATURE, "the payer's contract does not accept it")
             facts = replace(facts, refusal=refused)
-        return Examined(replace(payment, deployment=None), facts)
+        return Examined(scheme.as_deployed(payment), facts)
 
     async def forged(self, payment: AnyPayment) -> Refusal | None:
         """What speaks against a signature of which only the chain can tell whose it is. It comes
         before whatever else does, except who is paid; so long as the wallet that a listed factory
         would deploy is not there, a simulation alone can tell.
         """
-        if not isinstance(payment, Eip3009Payment):
-            return None
-        if payment.signed_by_key and payment.deployment is None:
+        if not scheme_of(payment).signed_by_code(payment):
             return None
         refusal = (await self.look(payment)).facts.refusal
         return refusal if refusal is not None and refusal.reason in _SIGNATURE_REASONS else None
@@ -95,22 +94,42 @@ class Simulator:
         if examined.payment != payment:
             payment = examined.payment
             reverted = await self.simulate(payment)
-        early = reverted is not None and await self.begins_later(payment)
-        if early:
-            with suppress(ChainUnavailable):  # a node need not have a pending block
-                later = await self.simulate(payment, "pending")
-                early, reverted = later == reverted, later
+        reverted, early = await self.or_in_next_block(
+            payment, reverted, partial(self.simulate, payment)
+        )
         if reverted is not None:
             return await self.diagnose(payment, reverted, now, early=early)
         return payment
 
-    async def begins_later(self, payment: AnyPayment) -> bool:
-        """Whether an authorization is not valid in the latest block yet: the token wants a block
-        that is strictly later than validAfter, and `now` may be later than the block.
+    async def or_in_next_block(
+        self,
+        payment: AnyPayment,
+        found: T,
+        ask: Callable[[str], Awaitable[T]],
+    ) -> tuple[T, bool]:
+        """Return what was `found` as of the latest block; where that reverts since the payment is
+        only valid in a later one, what `ask` finds as of the pending block. The token wants a block
+        that is strictly later than validAfter, and the clock may be ahead of the latest block.
+
+        The second value says that even the pending block is too early, or that there is none.
         """
-        if not isinstance(payment, Eip3009Payment) or payment.valid_after == 0:
-            return False
-        return payment.valid_after >= (await self._chain.head()).timestamp
+        valid_after = scheme_of(payment).valid_after(payment)
+        if not isinstance(found, Reverted) or valid_after is None:
+            return found, False
+        if (await self._chain.head()).timestamp > valid_after:
+            return found, False
+        try:
+            later = await ask("pending")
+        except ChainUnavailable:  # a node need not have a pending block
+            return found, True
+        return later, later == found
+
+    async def nonce_conflict(self, payment: AnyPayment, settlement: Settlement) -> Refusal:
+        """Return why a payment is refused whose nonce `settlement`, of another payment, has."""
+        used = True
+        if settlement.state is SettlementState.FAILED and scheme_of(payment).tells_conflicts:
+            used = (await self.look(payment)).facts.authorization_used
+        return nonce_conflict(settlement, authorization_used=used)
 
     async def simulate(self, payment: AnyPayment, block: str = "latest") -> Reverted | None:
         """Run the call that would settle it, as of a block's tag."""

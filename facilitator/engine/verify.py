@@ -5,10 +5,9 @@ from collections.abc import Callable
 from msgspec.structs import replace
 
 from facilitator.domain.payment import PaymentRequirements, Reason, Refusal
-from facilitator.domain.schemes import AnyPayment, eip3009, jeju, scheme_of
-from facilitator.domain.schemes.eip3009 import Eip3009Payment
+from facilitator.domain.schemes import AnyPayment, jeju, scheme_of
 from facilitator.domain.schemes.jeju import JejuPayment
-from facilitator.domain.settlement import ENDED, Settlement, SettlementState
+from facilitator.domain.settlement import Settlement, may_open_again, repetition_refused
 from facilitator.domain.verification import (
     EXACT_TIME_LEFT,
     Terms,
@@ -20,8 +19,6 @@ from facilitator.domain.verification import (
 from facilitator.engine.simulate import Simulator
 from facilitator.journal.store import Store
 from facilitator.telemetry.tracing import span
-
-_TAKEN_ON = frozenset({SettlementState.PENDING, SettlementState.CONFIRMED})
 
 
 class Verifier:
@@ -64,10 +61,10 @@ class Verifier:
 
     async def check_exact(
         self,
-        payment: Eip3009Payment,
+        payment: AnyPayment,
         accepted: PaymentRequirements,
         requirements: PaymentRequirements,
-    ) -> Eip3009Payment | Refusal:
+    ) -> AnyPayment | Refusal:
         """The same for the standard dialect. Time comes before the amount there, but against a
         payment that is right in all else it does not count: that may be settled already.
 
@@ -77,14 +74,7 @@ class Verifier:
         refusal = check_offer(accepted, requirements, self._terms)
         if refusal is not None:
             return refusal
-        deployment = payment.deployment
-        if deployment is not None:
-            listed = deployment.factory in self._terms.factories
-            payment = replace(payment, deployment=replace(deployment, listed=listed))
-        signed = eip3009.attributed(payment)
-        if signed.signed_by_key and signed.deployment is not None and signed.deployment.listed:
-            # A key needs no contract: nobody has us deploy one with it.
-            signed = replace(signed, deployment=None)
+        signed: AnyPayment = scheme_of(payment).as_signed(payment, self._terms.factories)
         if check_authorization(signed, requirements, self._terms, None) is None:
             return signed
         refusal = check_authorization(signed, requirements, self._terms, self._clock() // 1000)
@@ -104,7 +94,7 @@ class Verifier:
 
     async def verify_exact(
         self,
-        payment: Eip3009Payment,
+        payment: AnyPayment,
         accepted: PaymentRequirements,
         requirements: PaymentRequirements,
     ) -> AnyPayment | Refusal:
@@ -120,50 +110,40 @@ class Verifier:
 
     async def _verify(self, payment: AnyPayment) -> AnyPayment | Refusal:
         """What the journal and the chain say about a payment that passed the checks before."""
+        scheme = scheme_of(payment)
         settlement = await self._known(payment)
         if settlement is not None:
-            if isinstance(payment, Eip3009Payment):
-                return await self._verify_beside(payment, settlement)
-            return Refusal(Reason.AUTHORIZATION_USED)
-        keys = scheme_of(payment).payment_keys(payment)
+            if not scheme.tells_conflicts:
+                return Refusal(Reason.AUTHORIZATION_USED)
+            return await self._refused_as_known(payment, settlement) or payment
+        keys = scheme.payment_keys(payment)
         if await self._store.used_by([key for key in keys if key is not None]) is not None:
             return await self._simulator.forged(payment) or Refusal(Reason.AUTHORIZATION_USED)
-        if isinstance(payment, JejuPayment) and self._contract is None:
+        if not scheme.is_executable(payment):
             return payment
         return await self._simulator.examine(payment, self._clock() // 1000)
 
     async def _known(self, payment: AnyPayment) -> Settlement | None:
-        """The settlement in the journal that uses up one of this payment's nonces, unless it is one
-        that POST /settle of this payment would open again.
+        """Return the settlement in the journal that uses up one of this payment's nonces, unless it
+        is one that POST /settle of this payment would open again.
         """
         scheme = scheme_of(payment)
         for key in scheme.payment_keys(payment):
             settlement = None if key is None else await self._store.find(key)
             if settlement is None:
                 continue
-            failed = settlement.state is SettlementState.FAILED
-            if not failed or settlement.request_digest != scheme.request_digest(payment):
+            if not may_open_again(settlement, scheme.request_digest(payment)):
                 return settlement
         return None
 
-    async def _verify_beside(
-        self, payment: Eip3009Payment, settlement: Settlement
-    ) -> Eip3009Payment | Refusal:
-        """What POST /settle would tell of a payment whose nonce the journal knows: it is valid
-        where that would wait for the outcome, and tell it.
+    async def _refused_as_known(
+        self, payment: AnyPayment, settlement: Settlement
+    ) -> Refusal | None:
+        """Return what POST /settle would refuse a payment with whose nonce the journal knows; None
+        where it would wait for the outcome.
         """
-        state = settlement.state
-        if settlement.request_digest != eip3009.request_digest(payment):
-            forged = await self._simulator.forged(payment)
-            if forged is not None:
-                return forged
-            if state is SettlementState.FAILED:
-                used = (await self._simulator.look(payment)).facts.authorization_used
-                return Refusal(Reason.AUTHORIZATION_USED if used else Reason.NONCE_TAKEN)
-            over = state in ENDED
-        else:
-            over = settlement.replied_success_at is not None or state is SettlementState.LOST
-            waits = settlement.waiter is not None and settlement.waiter_until > self._clock()
-            if state in _TAKEN_ON and not waits and not over:
-                return payment
-        return Refusal(Reason.AUTHORIZATION_USED if over else Reason.BEING_SETTLED)
+        if settlement.request_digest == scheme_of(payment).request_digest(payment):
+            return repetition_refused(settlement, self._clock())
+        return await self._simulator.forged(payment) or await self._simulator.nonce_conflict(
+            payment, settlement
+        )

@@ -15,7 +15,6 @@ from anyio.abc import TaskGroup
 
 from facilitator.chain.answers import ChainUnavailable, may_differ_elsewhere
 from facilitator.chain.client import Chain
-from facilitator.chain.head_tracker import HeadTracker
 from facilitator.chain.recent import Recent
 from facilitator.chain.rpc import RPC, FaultKind
 from facilitator.chain.tokens import ProtocolFee, Tokens
@@ -27,16 +26,14 @@ from facilitator.domain.schemes import eip3009, jeju
 from facilitator.domain.settlement import Policy
 from facilitator.domain.verification import Terms
 from facilitator.engine.leader import Leadership
-from facilitator.engine.loop import Watcher
+from facilitator.engine.loop import ChainLoop
 from facilitator.engine.metrics import ChainMetrics, observe, watch_event_loop
-from facilitator.engine.payment_search import PaymentSearch
 from facilitator.engine.retention import Retention
 from facilitator.engine.settle import Settler
 from facilitator.engine.signers import SignerPool
 from facilitator.engine.simulate import Simulator
-from facilitator.engine.submit import Submitter
 from facilitator.engine.verify import Verifier
-from facilitator.engine.waiters import Waiters
+from facilitator.engine.wiring import Parts, build_loop, build_settler
 from facilitator.ethereum.addresses import ZERO_ADDRESS, checksum
 from facilitator.ethereum.multicall3 import AGGREGATE3, MULTICALL3
 from facilitator.ethereum.secp256k1 import Signer
@@ -86,8 +83,8 @@ class Common:
 @dataclass(frozen=True, slots=True)
 class Served:
     """One network. `settler` is None without a key that signs new payments, or without anything to
-    settle; `watcher` and `signers` exist with any key, to finish what was begun. `retention` exists
-    beside a watcher where finished settlements are deleted some day. `reachable` answers whether a
+    settle; `loop` and `signers` exist with any key, to finish what was begun. `retention` exists
+    beside a loop where finished settlements are deleted some day. `reachable` answers whether a
     node of the right chain answers. `takes_x402`: the standard dialect is served there.
     """
 
@@ -99,7 +96,7 @@ class Served:
     protocol_fee: ProtocolFee
     verifier: Verifier
     settler: Settler | None
-    watcher: Watcher | None
+    loop: ChainLoop | None
     signers: SignerPool | None = None
     retention: Retention | None = None
 
@@ -168,13 +165,13 @@ async def _run_loops(
     stack: AsyncExitStack, common: Common, networks: dict[str, Served], metrics: Metrics
 ) -> None:
     """Start the loops of all networks; they end with the stack."""
-    watchers = [served.watcher for served in networks.values() if served.watcher is not None]
-    for watcher in watchers:
-        stack.push_async_callback(watcher.leave)
+    loops = [served.loop for served in networks.values() if served.loop is not None]
+    for loop in loops:
+        stack.push_async_callback(loop.leave)
     tasks = await stack.enter_async_context(anyio.create_task_group())
     stack.callback(tasks.cancel_scope.cancel)
-    for watcher in watchers:
-        tasks.start_soon(watcher.run)
+    for loop in loops:
+        tasks.start_soon(loop.run)
     for served in networks.values():
         if served.retention is not None:
             tasks.start_soon(served.retention.run)
@@ -195,7 +192,7 @@ def _measure(
             *(tasks, served.config),
             chain=served.chain,
             signers=served.signers,
-            watcher=served.watcher,
+            loop=served.loop,
             store=common.store,
             metrics=metrics,
             max_fee_per_gas=common.config.max_fee_per_gas,
@@ -218,7 +215,7 @@ async def _check_keys(store: Store, served: Served, signers: tuple[Signer, ...])
     neither replaced nor finished.
     """
     network = served.config.network
-    known = {signer.address for signer in signers} if served.watcher else set()
+    known = {signer.address for signer in signers} if served.loop else set()
     for address in await store.in_flight(network.chain_id):
         if address not in known:
             raise StartRefused(
@@ -252,7 +249,7 @@ def serve_network(common: Common, network: NetworkConfig) -> Served:
         protocol_fee=ProtocolFee(chain, network.contract, config.protocol_fee_bps),
         verifier=_verifier(common, network, assets, simulator),
         settler=None,
-        watcher=None,
+        loop=None,
     )
     allowed = _allowed_calls(config, network, assets)
     return _settling(common, served, simulator, allowed) if allowed and signers else served
@@ -306,44 +303,28 @@ def _settling(
         batch_max=config.settle_batch_max,
     )
     pool = _signer_pool(common, served, policy, allowed)
-    waiters = Waiters()
+    parts = Parts(name, chain_id, served.chain, simulator, pool, policy, unix_ms)
     leadership = None
     if isinstance(common.opened, SharedStore):
         leadership = Leadership(
-            store=common.opened, chain_id=chain_id, signers=pool, waiters=waiters
+            store=common.opened, chain_id=chain_id, signers=pool, waiters=parts.waiters
         )
     store = common.measured(common.opened if leadership is None else leadership.store)
-    heads = HeadTracker(network=name, chain=served.chain, clock=unix_ms)
-    search = PaymentSearch(
-        chain=served.chain, simulator=simulator, heads=heads, policy=policy, clock=unix_ms
-    )
-    watcher = Watcher(
-        network=name,
-        chain_id=chain_id,
-        chain=served.chain,
-        heads=heads,
-        search=search,
-        store=store,
-        signers=pool,
-        waiters=waiters,
-        policy=policy,
-        clock=unix_ms,
-        leadership=leadership,
-    )
+    loop = build_loop(parts, store, leadership)
     retention = None
     if config.retention_days is not None:
         retention = Retention(
             network=name,
             chain_id=chain_id,
             store=store,
-            watcher=watcher,
+            loop=loop,
             days=config.retention_days,
             clock=unix_ms,
         )
     settler = None
     if len(common.retiring) < len(common.signers):
-        settler = _settler(common, served.chain, simulator, pool, watcher, search, waiters, policy)
-    return replace(served, settler=settler, watcher=watcher, signers=pool, retention=retention)
+        settler = build_settler(parts, common.store, config.settle_timeout)
+    return replace(served, settler=settler, loop=loop, signers=pool, retention=retention)
 
 
 def _signer_pool(
@@ -360,36 +341,6 @@ def _signer_pool(
         store=common.store,
         chain_id=chain_id,
         policy=policy,
-        clock=unix_ms,
-    )
-
-
-def _settler(
-    common: Common,
-    chain: Chain,
-    simulator: Simulator,
-    pool: SignerPool,
-    watcher: Watcher,
-    search: PaymentSearch,
-    waiters: Waiters,
-    policy: Policy,
-) -> Settler:
-    store = common.store
-    submitter = Submitter(
-        chain=chain,
-        simulator=simulator,
-        store=store,
-        signers=pool,
-        watcher=watcher,
-        search=search,
-        batch_max=policy.batch_max,
-        clock=unix_ms,
-    )
-    return Settler(
-        submitter=submitter,
-        store=store,
-        waiters=waiters,
-        timeout=common.config.settle_timeout,
         clock=unix_ms,
     )
 

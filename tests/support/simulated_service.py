@@ -11,19 +11,16 @@ from contextlib import suppress
 from typing import cast
 
 import anyio
+from msgspec.structs import replace
 
 from facilitator.chain.answers import ChainUnavailable
-from facilitator.chain.head_tracker import HeadTracker
 from facilitator.domain.schemes import eip3009, scheme_of
 from facilitator.domain.schemes.eip3009 import Eip3009Payment
-from facilitator.domain.settlement import Policy
-from facilitator.engine.loop import Watcher
-from facilitator.engine.payment_search import PaymentSearch
-from facilitator.engine.requests import SettleRequest, may_open_again
+from facilitator.domain.settlement import Policy, may_open_again
+from facilitator.engine.requests import SettleRequest
 from facilitator.engine.signers import SignerPool
 from facilitator.engine.simulate import Simulator
-from facilitator.engine.submit import Submitter
-from facilitator.engine.waiters import Waiters
+from facilitator.engine.wiring import Parts, build_loop, build_submitter
 from facilitator.ethereum.secp256k1 import Signer
 from facilitator.ethereum.transactions import TransactionBuilder
 from facilitator.journal.store import Store, StoreError
@@ -95,32 +92,17 @@ class Process:
             policy=policy,
             clock=clock,
         )
-        heads = HeadTracker(network="model", chain=node, clock=clock)
-        search = PaymentSearch(
-            chain=node, simulator=simulator, heads=heads, policy=policy, clock=clock
-        )
-        self._watcher = Watcher(
+        parts = Parts(
             network="model",
             chain_id=CHAIN_ID,
             chain=node,
-            heads=heads,
-            search=search,
-            store=store,
-            signers=pool,
-            waiters=Waiters(),
-            policy=policy,
-            clock=clock,
-        )
-        self._submitter = Submitter(
-            chain=node,
             simulator=simulator,
-            store=store,
             signers=pool,
-            watcher=self._watcher,
-            search=search,
-            batch_max=1,
+            policy=replace(policy, batch_max=1),
             clock=clock,
         )
+        self._loop = build_loop(parts, store)
+        self._submitter = build_submitter(parts, store)
 
     async def submit(self, payment: Eip3009Payment) -> None:
         """A request to settle; whether it is claimed is for the service to say."""
@@ -137,8 +119,8 @@ class Process:
         self._in_turn = True
         try:
             with suppress(ChainUnavailable, StoreError):
-                await self._watcher._turn()
+                await self._loop.turn()
         except Cut:
-            self._watcher._take_over()
+            self._loop.take_over()
         finally:
             self._in_turn = False

@@ -49,7 +49,7 @@ async def test_a_loop_that_hangs_is_what_health_fails_for(devnet: Devnet, tmp_pa
     async with run_service(config, Metrics(config)) as service:
         request = Request({"type": "http", "method": "GET", "state": {"service": service}})
         assert (await health(request)).status_code == 200
-        watcher = service.networks["jeju"].watcher
+        watcher = service.networks["jeju"].loop
         assert watcher is not None
         watcher.tally.stepped_at = time.monotonic() - STUCK_AFTER - 1
         reply = await health(request)

@@ -1,7 +1,7 @@
 """The ways of moving money, one file each: what is signed and executed, what the chain shows.
 
-What differs between them is in one table, so that everything below asks `scheme_of(payment)` and
-knows none of them.
+What differs between them is in one table, `Scheme`. All other code asks `scheme_of(payment)`; only
+the dialects, which decode and encode them, know the payment classes.
 """
 
 from collections.abc import Callable, Iterable
@@ -12,6 +12,7 @@ from facilitator.domain.payment import Facts, Payment, Proof, Refusal
 from facilitator.domain.schemes import eip3009, jeju
 from facilitator.domain.schemes.eip3009 import Eip3009Payment
 from facilitator.domain.schemes.jeju import JejuPayment
+from facilitator.ethereum.addresses import ZERO_ADDRESS
 from facilitator.ethereum.receipts import Log, LogFilter
 from facilitator.ethereum.transactions import Call, Read
 
@@ -24,6 +25,19 @@ Answers = tuple[bytes, ...]
 class Scheme(Generic[P]):
     """One way of moving money: pure functions of a payment.
 
+    `name`: the scheme as x402 calls it, "exact" or "upto".
+    `nonce_text`: the payer's one-shot nonce, as he wrote it.
+    `expiry_first`: whether a payment that is both too early and too late is told that it is late.
+    `tells_conflicts`: whether a payment whose nonce the journal knows is told what became of that:
+    that the nonce is another payment's, or that it may still be settled. Where not, its
+    authorization counts as used.
+    `is_executable`: whether there is a contract that could execute it; without one the chain can
+    tell nothing about it.
+    `as_signed`: the payment with what its signature says about its signer, given the factories that
+    may deploy a payer's wallet (EIP-6492).
+    `signed_by_code`: whether only code of the payer's can tell if the signature is his.
+    `as_deployed`: the payment of a payer whose code has turned out to be deployed.
+    `valid_after`: the unix seconds that the timestamp of its block must exceed; None for any block.
     `payment_keys`: the one-shot nonces that it uses up, as the store's unique keys.
     `request_digest`: the same for requests that mean the same.
     `groupable`: whether the money moves whoever calls, running no code but that of the asset and
@@ -37,6 +51,15 @@ class Scheme(Generic[P]):
     (which block's timestamp is in unix seconds).
     """
 
+    name: Callable[[P], str]
+    nonce_text: Callable[[P], str]
+    expiry_first: bool
+    tells_conflicts: bool
+    is_executable: Callable[[P], bool]
+    as_signed: Callable[[P, frozenset[bytes]], P]
+    signed_by_code: Callable[[P], bool]
+    as_deployed: Callable[[P], P]
+    valid_after: Callable[[P], int | None]
     payment_keys: Callable[[P], tuple[str, str | None]]
     request_digest: Callable[[P], bytes]
     groupable: Callable[[P], bool]
@@ -53,6 +76,15 @@ class Scheme(Generic[P]):
 
 
 _JEJU: Scheme[JejuPayment] = Scheme(
+    name=lambda payment: payment.scheme,
+    nonce_text=lambda payment: payment.authorization_nonce,
+    expiry_first=False,
+    tells_conflicts=False,
+    is_executable=lambda payment: payment.contract != ZERO_ADDRESS,
+    as_signed=lambda payment, _: payment,  # its dialect has recovered the signer
+    signed_by_code=lambda _: False,  # the contract only recovers keys
+    as_deployed=lambda payment: payment,
+    valid_after=lambda _: None,
     payment_keys=jeju.payment_keys,
     request_digest=jeju.request_digest,
     groupable=lambda _: True,  # the contract only recovers keys
@@ -68,6 +100,15 @@ _JEJU: Scheme[JejuPayment] = Scheme(
     find_proof=jeju.find_proof,
 )
 _EIP3009: Scheme[Eip3009Payment] = Scheme(
+    name=lambda _: eip3009.SCHEME,
+    nonce_text=lambda payment: f"0x{payment.authorization_nonce.hex()}",
+    expiry_first=True,
+    tells_conflicts=True,
+    is_executable=lambda _: True,  # by the asset
+    as_signed=eip3009.as_signed,
+    signed_by_code=eip3009.signed_by_code,
+    as_deployed=eip3009.as_deployed,
+    valid_after=eip3009.valid_after,
     payment_keys=eip3009.payment_keys,
     request_digest=eip3009.request_digest,
     groupable=eip3009.groupable,
@@ -86,5 +127,5 @@ _SCHEMES: dict[type, Scheme[Any]] = {JejuPayment: _JEJU, Eip3009Payment: _EIP300
 
 
 def scheme_of(payment: Payment) -> Scheme[Any]:
-    """The way in which a payment moves its money."""
+    """Return the scheme of a payment."""
     return _SCHEMES[type(payment)]

@@ -106,6 +106,36 @@ def attributed(payment: Eip3009Payment) -> Eip3009Payment:
     return payment
 
 
+def as_signed(payment: Eip3009Payment, factories: frozenset[bytes]) -> Eip3009Payment:
+    """Return `attributed(payment)`, its deployment listed if its factory is one of `factories`."""
+    deployment = payment.deployment
+    if deployment is not None:
+        listed = deployment.factory in factories
+        payment = replace(payment, deployment=replace(deployment, listed=listed))
+    signed = attributed(payment)
+    if signed.signed_by_key and signed.deployment is not None and signed.deployment.listed:
+        # A key needs no contract: nobody has us deploy one with it.
+        return as_deployed(signed)
+    return signed
+
+
+def as_deployed(payment: Eip3009Payment) -> Eip3009Payment:
+    """Return the same payment without a deployment."""
+    return replace(payment, deployment=None)
+
+
+def signed_by_code(payment: Eip3009Payment) -> bool:
+    """Return whether only the payer's contract, there or to be deployed, can tell if the signature
+    counts.
+    """
+    return not payment.signed_by_key or payment.deployment is not None
+
+
+def valid_after(payment: Eip3009Payment) -> int | None:
+    """Return the unix seconds that the block must be later than, None where any is."""
+    return payment.valid_after or None
+
+
 def request_digest(payment: Eip3009Payment) -> bytes:
     """The same for requests that mean the same payment, however signature and JSON are spelt.
 

@@ -89,7 +89,7 @@ async def health(request: Request) -> Response:
     stuck = [
         name
         for name, served in service.networks.items()
-        if served.watcher is not None and served.watcher.tally.is_stuck
+        if served.loop is not None and served.loop.tally.is_stuck
     ]
     if stuck:
         return json_reply({"status": "stuck", "networks": stuck, "timestamp": service.clock()}, 503)

@@ -12,9 +12,8 @@ from starlette.responses import Response
 from facilitator.chain.answers import ChainUnavailable, to_hex
 from facilitator.dialects.fields import hex_bytes
 from facilitator.domain.payment import Proof
-from facilitator.domain.schemes import eip3009, jeju
-from facilitator.domain.schemes.jeju import JejuPayment
-from facilitator.domain.settlement import Settlement, Transaction
+from facilitator.domain.schemes import eip3009, jeju, scheme_of
+from facilitator.domain.settlement import Transaction
 from facilitator.ethereum.addresses import checksum, parse_address
 from facilitator.journal.store import SettlementRecord, StoreError
 from facilitator.web.routes.replies import RETRY_AFTER, json_reply, service_of
@@ -113,7 +112,7 @@ async def _described(service: Service, record: SettlementRecord) -> Response:
         "payer": checksum(payment.payer),
         "payTo": checksum(payment.pay_to),
         "amount": str(payment.amount),
-        "nonce": _nonce(settlement),
+        "nonce": scheme_of(payment).nonce_text(payment),
         "reason": None if settlement.refusal is None else settlement.refusal.reason,
         "transaction": None if proof is None else to_hex(proof.transaction_hash),
         "blockNumber": None if proof is None else proof.block_number,
@@ -125,13 +124,6 @@ async def _described(service: Service, record: SettlementRecord) -> Response:
         "timestamp": service.clock(),
     }
     return json_reply(described)
-
-
-def _nonce(settlement: Settlement) -> str:
-    payment = settlement.payment
-    if isinstance(payment, JejuPayment):
-        return payment.authorization_nonce
-    return to_hex(payment.authorization_nonce)
 
 
 async def _confirmations(served: Served | None, proof: Proof | None) -> int | None:
