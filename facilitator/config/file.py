@@ -35,6 +35,7 @@ MAX_CHAIN_ID: Final = 2**53 - 1
 
 _Kind = TypeVar("_Kind")
 _Written = TypeVar("_Written")
+_Table = TypeVar("_Table", bound=Struct)
 
 # A name becomes part of variables' names, and must not look like a CAIP-2 one (eip155:8453).
 _NETWORK_NAME = re.compile(r"\A[a-z][a-z0-9-]{0,31}\Z")
@@ -132,7 +133,7 @@ def read_config_file(path: str | None) -> ConfigFile:
     )
 
 
-def _convert(prefix: str, content: object, kind: type[_Kind]) -> _Kind:
+def _convert(prefix: str, content: object, kind: type[_Table]) -> _Table:
     """Return a table of the file as `kind`. Raises ConfigError about `prefix` and the member that
     is unknown, missing or of another type; no value is repeated.
     """
@@ -149,7 +150,8 @@ def _convert(prefix: str, content: object, kind: type[_Kind]) -> _Kind:
     inside = f"{prefix}{path}." if path else prefix
     if text.startswith("Object missing"):  # what a token must have are strings
         raise ConfigError(f"{inside}{quoted} must be a string")
-    known = [field.name for field in structs.fields(_Token if path else kind)]
+    within: type[Struct] = _Token if path else kind
+    known = [field.name for field in structs.fields(within)]
     named = quoted if _MEMBER_NAME.match(quoted) else "a member"
     raise ConfigError(f"{inside}{named} is not known; known: {', '.join(known)}")
 
