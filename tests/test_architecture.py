@@ -37,6 +37,8 @@ IMPURE_MODULES: Final = {
     *("urllib", "http", "uvloop"),
 }
 IMPURE_CALLS: Final = {"open", "print", "input", "exec", "eval", "__import__"}
+# What no room but domain and dialects may tell payments apart by: their scheme answers.
+PAYMENT_CLASSES: Final = frozenset({"Eip3009Payment", "JejuPayment"})
 # What stands for an outside thing is imported behind one door only.
 DOORS: Final = {
     **dict.fromkeys(("sqlite3", "asyncpg"), ("journal",)),
@@ -168,6 +170,40 @@ def test_an_unlawful_import_is_found_wherever_it_hides(room: str, source: str) -
 def test_an_impurity_is_found_wherever_it_hides(source: str) -> None:
     assert impurities(source)
     assert impurities("from facilitator.ethereum.abi import uint_word\nx = abs(-1)") == []
+
+
+def asks_for_a_payment_class(source: str) -> list[str]:
+    """Where a source file tells payments apart by their class, instead of asking their scheme."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        match node:
+            case ast.Call(func=ast.Name(id="isinstance"), args=[_, kind]):
+                asked = set(re.findall(r"\w+", ast.unparse(kind)))
+            case ast.MatchClass(cls=ast.Name(id=name)):
+                asked = {name}
+            case _:
+                continue
+        found += [f"line {node.lineno}: {name}" for name in sorted(asked & PAYMENT_CLASSES)]
+    return found
+
+
+@pytest.mark.parametrize("path", modules(), ids=name_of)
+def test_only_a_scheme_knows_which_payment_it_handles(path: Path) -> None:
+    """The rest asks the table of schemes, so that another scheme is another file."""
+    if "domain/schemes/" not in name_of(path) and room_of(path) != "dialects":
+        assert asks_for_a_payment_class(path.read_text("utf-8")) == []
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "isinstance(payment, JejuPayment)",
+        "isinstance(payment, Refusal | eip3009.Eip3009Payment)",
+        "match payment:\n    case Eip3009Payment():\n        pass",
+    ],
+)
+def test_a_question_for_a_payment_class_is_found(source: str) -> None:
+    assert len(asks_for_a_payment_class(source)) == 1
 
 
 TESTS: Final = sorted((ROOT / "tests").glob("**/test_*.py"))
