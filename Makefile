@@ -56,7 +56,7 @@ PYTEST  = pytest --numprocesses $(WORKERS) --dist worksteal
 unexport PYTHONDONTWRITEBYTECODE
 
 # `make test ONLY=...`: a room's folder, a file, or words of a test's name as pytest's -k takes them:
-# ONLY=journal, ONLY=chain/test_rpc.py, ONLY='reorg and not gap'.
+# ONLY=journal, ONLY=chain/test_rpc_client.py, ONLY='reorg and not gap'.
 ONLY =
 CHOSEN = $(if $(ONLY),$(or $(wildcard tests/$(ONLY) $(ONLY)),-k '$(ONLY)'))
 .PHONY: test

@@ -138,7 +138,7 @@ _TELLING = (
 
 
 def classify(error: RPCError) -> NodeFault:
-    """The one place that reads a node's error text."""
+    """Return the kind of a node's error: the only function that reads its text."""
     if error.code == _REVERTED_CODE:
         return NodeFault.REVERTED
     if error.code in _RATE_LIMIT_CODES:
@@ -153,7 +153,7 @@ def classify(error: RPCError) -> NodeFault:
 
 
 def send_fault(error: BaseException | None) -> NodeFault | None:
-    """What one endpoint's answer to a broadcast means; None where it has the bytes now."""
+    """Return what one endpoint's answer to a broadcast means; None where it has the bytes now."""
     if error is None:
         return None
     fault = classify(error) if isinstance(error, RPCError) else NodeFault.UNAVAILABLE
@@ -161,13 +161,15 @@ def send_fault(error: BaseException | None) -> NodeFault | None:
 
 
 def most_telling(faults: Sequence[NodeFault]) -> NodeFault:
-    """Of what several endpoints said of the same bytes, the one from which most is learned."""
+    """Return the fault from which most is learned, of what several endpoints said of the same
+    bytes.
+    """
     return min(faults, key=_TELLING.index)
 
 
 def may_differ_elsewhere(method: str, error: RPCError) -> bool:
-    """Whether another endpoint may answer a call that this one refused: not what the chain itself
-    refuses to execute, nor what a node has against the bytes that it was sent.
+    """Return whether another endpoint may answer a call that this one refused: not what the chain
+    itself refuses to execute, nor what a node has against the bytes that it was sent.
     """
     fault = classify(error)
     if method == "eth_sendRawTransaction":
@@ -176,26 +178,28 @@ def may_differ_elsewhere(method: str, error: RPCError) -> bool:
 
 
 def revert_data(error: RPCError) -> bytes:
-    """What a contract reverted with; empty where the node gave nothing that can be read."""
+    """Return what a contract reverted with; empty where the node gave nothing that can be read."""
     text = error.data or ""
     return bytes.fromhex(text[2:]) if _DATA.match(text) else b""
 
 
 def to_hex(data: bytes) -> str:
-    """Bytes as JSON-RPC writes them."""
+    """Return bytes as JSON-RPC writes them."""
     return "0x" + data.hex()
 
 
 def quantity(value: JSON) -> int:
-    """A number of at most 256 bits, from its 0x hex."""
+    """Return a number of at most 256 bits, from its 0x hex. This and every function below that
+    reads an answer raises ChainUnavailable for what is none.
+    """
     if not isinstance(value, str) or not _QUANTITY.match(value):
         raise ChainUnavailable("malformed answer: not a quantity")
     return int(value, 16)
 
 
 def counter(value: JSON) -> int:
-    """A number of blocks, transactions, logs or seconds, from its 0x hex: below 2^63, which no
-    chain comes near, and which is what the journal's integers hold.
+    """Return a number of blocks, transactions, logs or seconds, from its 0x hex: below 2^63, which
+    no chain comes near, and which is what the journal's integers hold.
     """
     number = quantity(value)
     if number >= COUNTER_LIMIT:
@@ -204,7 +208,7 @@ def counter(value: JSON) -> int:
 
 
 def parse_data(value: JSON, length: int | None = None) -> bytes:
-    """Bytes from their 0x hex, exactly `length` of them where it is given."""
+    """Return bytes from their 0x hex, exactly `length` of them where it is given."""
     if not isinstance(value, str) or not _DATA.match(value):
         raise ChainUnavailable("malformed answer: not hex data")
     data = bytes.fromhex(value[2:])
@@ -214,21 +218,21 @@ def parse_data(value: JSON, length: int | None = None) -> bytes:
 
 
 def items(value: JSON) -> list[JSON]:
-    """A list's elements."""
+    """Return a list's elements."""
     if not isinstance(value, list):
         raise ChainUnavailable("malformed answer: not a list")
     return value
 
 
 def member(value: JSON, name: str) -> JSON:
-    """One member of an object."""
+    """Return one member of an object."""
     if not isinstance(value, dict) or name not in value:
         raise ChainUnavailable(f"malformed answer: no {name}")
     return value[name]
 
 
 def parse_block(answer: JSON) -> Block:
-    """A block's header, from eth_getBlockByNumber or eth_getBlockByHash."""
+    """Return a block's header, from eth_getBlockByNumber or eth_getBlockByHash."""
     return Block(
         number=counter(member(answer, "number")),
         hash=parse_data(member(answer, "hash"), 32),
@@ -238,7 +242,7 @@ def parse_block(answer: JSON) -> Block:
 
 
 def parse_log(entry: JSON) -> Log:
-    """A mined event, from a receipt or eth_getLogs."""
+    """Return a mined event, from a receipt or eth_getLogs."""
     return Log(
         address=parse_data(member(entry, "address"), 20),
         topics=tuple(parse_data(topic, 32) for topic in items(member(entry, "topics"))),
@@ -251,7 +255,7 @@ def parse_log(entry: JSON) -> Log:
 
 
 def parse_market(answer: JSON) -> FeeMarket:
-    """The fee market, from eth_feeHistory."""
+    """Return the fee market, from eth_feeHistory."""
     base_fees = items(member(answer, "baseFeePerGas"))
     rewards = answer.get("reward") if isinstance(answer, dict) else None
     if not base_fees:
@@ -263,7 +267,7 @@ def parse_market(answer: JSON) -> FeeMarket:
 
 
 def parse_receipt(answer: JSON) -> Receipt:
-    """A receipt, from eth_getTransactionReceipt."""
+    """Return a receipt, from eth_getTransactionReceipt."""
     gas_used = quantity(member(answer, "gasUsed"))
     # OP-stack chains charge for the bytes on L1 as well, beside gas.
     l1_fee = answer.get("l1Fee") if isinstance(answer, dict) else None
@@ -315,9 +319,9 @@ async def ask_all(
                 return fault
 
     answers = await asyncio.gather(*(one(each) for each in asked), return_exceptions=True)
-    told: list[T | ChainUnavailable] = []
+    results: list[T | ChainUnavailable] = []
     for answer in answers:
         if isinstance(answer, BaseException) and not isinstance(answer, ChainUnavailable):
             raise answer
-        told.append(answer)
-    return told
+        results.append(answer)
+    return results

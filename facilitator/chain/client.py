@@ -1,4 +1,5 @@
-"""What we ask a chain, in our words: facts, simulation, observation, broadcast.
+"""What is asked of a chain: facts, simulations, receipts, counts, and the broadcast of signed
+bytes.
 
 Reads of one payment leave in one coalesced round trip. Whatever a node says is parsed strictly:
 an answer that is not what the method gives counts as no answer (ChainUnavailable), so garbage never
@@ -63,16 +64,16 @@ class Chain:
 
     @property
     def endpoints(self) -> Sequence[Endpoint]:
-        """What is counted of each endpoint, and its state, by a name that is no URL."""
+        """Return the endpoints, for metrics: their state and counts, by names that are no URLs."""
         return self._rpc.endpoints
 
     async def chain_id(self) -> int:
-        """The id that the node says it has."""
+        """Return the id that the node gives."""
         return quantity(await self._ask("eth_chainId"))
 
     async def read(self, reads: Sequence[Read], block: int | None = None) -> tuple[bytes, ...]:
-        """The code of addresses and the answers of view functions, at the latest block unless a
-        number is given; a function that reverts answers nothing.
+        """Return the code of addresses and the answers of view functions, at the latest block
+        unless a number is given; a function that reverts answers nothing.
         """
         tag = "latest" if block is None else hex(block)
         answers = await self._try_all([question(each, tag) for each in reads])
@@ -81,7 +82,7 @@ class Chain:
     async def read_and_simulate(
         self, reads: Sequence[Read], call: Call, sender: bytes, gas_cap: int
     ) -> tuple[tuple[bytes, ...], Reverted | None]:
-        """What `read` and `simulate` answer, at the latest block."""
+        """Return what `read` and `simulate` do, in one round trip, at the latest block."""
         asked = [question(each, "latest") for each in reads]
         asked.append(("eth_call", (call_object(call, gas_cap, sender), "latest")))
         *read, simulated = await self._try_all(asked)
@@ -91,7 +92,7 @@ class Chain:
     async def simulate(
         self, call: Call, sender: bytes, gas_cap: int, block: str = "latest"
     ) -> Reverted | None:
-        """Run `call` as of a block's tag, as `sender` would send it."""
+        """Simulate `call` as of a block's tag, as `sender` would send it."""
         answer = await self._try("eth_call", call_object(call, gas_cap, sender), block)
         return answer if isinstance(answer, Reverted) else None
 
@@ -116,18 +117,18 @@ class Chain:
         return Preparation(limit, market, balance, account_nonce)
 
     async def fee_market(self) -> FeeMarket:
-        """The next block's base fee and the tip of recent blocks."""
+        """Return the next block's base fee and the tip of recent blocks."""
         return await self.quorum.fee_market(parse_market(await self._ask(*FEE_HISTORY)))
 
     async def head(self) -> Block:
-        """The latest block."""
+        """Return the latest block that the endpoint shows."""
         block = await self.block("latest")
         if block is None:
             raise ChainUnavailable("no latest block")
         return block
 
     async def block(self, which: int | bytes | str) -> Block | None:
-        """A block by number, hash or tag; None where the node has none."""
+        """Return a block by number, hash or tag; None where the node has none."""
         if isinstance(which, bytes):
             answer = await self._ask("eth_getBlockByHash", to_hex(which), False)
         else:
@@ -136,7 +137,7 @@ class Chain:
         return None if answer is None else parse_block(answer)
 
     async def receipts(self, hashes: Iterable[bytes]) -> dict[bytes, Receipt]:
-        """The receipts of those of the transactions that are mined, by hash. One that is garbage,
+        """Return the receipts of those transactions that are mined, by hash. One that is garbage,
         or another transaction's, is not shown: it must not hide those of all others.
         """
         wanted = tuple(hashes)
@@ -152,29 +153,29 @@ class Chain:
         return receipts
 
     async def balance(self, address: bytes) -> int:
-        """Wei of `address` at the latest block."""
+        """Return the wei of `address` at the latest block."""
         return quantity(await self._ask("eth_getBalance", to_hex(address), "latest"))
 
     async def code(self, address: bytes) -> bytes:
-        """The code at `address` as of the latest block; empty where there is no contract."""
+        """Return the code at `address` as of the latest block; empty where there is no contract."""
         return parse_data(await self._ask("eth_getCode", to_hex(address), "latest"))
 
     async def account_nonce(self, address: bytes, block: int | str = "latest") -> int:
-        """How many transactions of `address` are mined as of a block number or tag."""
+        """Return how many transactions of `address` are mined as of a block number or tag."""
         tag = hex(block) if isinstance(block, int) else block
         return counter(await self._ask("eth_getTransactionCount", to_hex(address), tag))
 
     async def account_nonces(
         self, addresses: Iterable[bytes], block: int | str
     ) -> dict[bytes, int]:
-        """What `account_nonce` tells of several addresses, in one round trip."""
+        """Return what `account_nonce` does, for several addresses in one round trip."""
         asked = tuple(addresses)
         counts = await asyncio.gather(*(self.account_nonce(one, block) for one in asked))
         return dict(zip(asked, counts, strict=True))
 
     async def broadcast(self, raw: bytes) -> NodeFault | None:
-        """Offer signed bytes to every endpoint that is well: None as soon as one has them, the most
-        telling fault where none takes them.
+        """Offer signed bytes to every endpoint that is well. Return None as soon as one has them,
+        or the most telling fault where none takes them.
 
         Never raises: without an answer they may have been sent all the same (UNAVAILABLE).
         """
@@ -189,7 +190,7 @@ class Chain:
         return most_telling(faults)
 
     async def _try(self, method: str, *params: object) -> JSON | Reverted:
-        """Ask something that the chain may refuse to execute."""
+        """Ask for something that the chain may refuse to execute."""
         try:
             return await self._rpc.call(method, *params)
         except RPCError as error:
@@ -218,7 +219,9 @@ class Chain:
 
 
 def _reverted(method: str, error: RPCError) -> Reverted:
-    """What a node's error says about the call; ChainUnavailable where it is about the node."""
+    """Return what a node's error says about the call; raise ChainUnavailable where it is about the
+    node.
+    """
     # GAS_TOO_LOW: calldata so long that what the call may use does not even carry it.
     if classify(error) not in (NodeFault.REVERTED, NodeFault.GAS_TOO_LOW):
         raise ChainUnavailable(f"{method}: {error}") from None

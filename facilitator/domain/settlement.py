@@ -254,7 +254,7 @@ class Observation(Struct, frozen=True, kw_only=True):
     """What one turn of the loop saw of one signer's chain.
 
     `receipts` are by transaction hash, on the chain of `head`. `account_nonce` is how many
-    transactions of the signer that chain has mined, `buried_account_nonce` the same as of
+    transactions of the signer that chain has mined, `final_account_nonce` the same as of
     superseded_depth blocks earlier (0 where that is not known). `broadcast_at` is when this process
     last offered the transaction to the chain, None since its start. `block_interval_ms` is
     observed.
@@ -263,7 +263,7 @@ class Observation(Struct, frozen=True, kw_only=True):
     head: Block
     receipts: Mapping[bytes, Receipt]
     account_nonce: int
-    buried_account_nonce: int
+    final_account_nonce: int
     market: FeeMarket | None
     broadcast_at: int | None
     block_interval_ms: int = 0
@@ -319,7 +319,7 @@ def decide(transaction: Transaction, observation: Observation, now: int, policy:
         if receipt is not None:
             depth = seen.head.number - receipt.block_number + 1
             return Mined(attempt, receipt) if depth >= policy.confirmations else Wait()
-    if seen.buried_account_nonce > transaction.account_nonce:
+    if seen.final_account_nonce > transaction.account_nonce:
         return Superseded()
     last, at_cap = transaction.attempts[-1], False
     if seen.account_nonce == transaction.account_nonce and seen.market is not None:
@@ -416,8 +416,8 @@ def outcome(
         return SettleAgain()
     # A reorg can undo a revert as well, and the same bytes may pay in another block: a failure is
     # final only where the chain no longer changes its mind.
-    buried = findings.block_number - policy.superseded_depth + 1
-    shallow = any(each.block_number is None or each.block_number > buried for each in used_up)
+    deepest = findings.block_number - policy.superseded_depth + 1
+    shallow = any(each.block_number is None or each.block_number > deepest for each in used_up)
     return Keep() if shallow else Fail(refusal)
 
 

@@ -21,7 +21,7 @@ from facilitator.domain.settlement import (
 from facilitator.engine.broadcast import Broadcaster
 from facilitator.engine.counters import Tally
 from facilitator.engine.leader import Leadership
-from facilitator.engine.nonce_gaps import Gaps
+from facilitator.engine.nonce_gaps import NonceGaps
 from facilitator.engine.pending import PendingTransactions
 from facilitator.engine.record import Recorder
 from facilitator.engine.reorgs import ReorgWatch
@@ -53,7 +53,7 @@ class ChainLoop:
         heads: HeadTracker,
         broadcaster: Broadcaster,
         reorgs: ReorgWatch,
-        gaps: Gaps,
+        gaps: NonceGaps,
         pending: PendingTransactions,
         recorder: Recorder,
         store: Store,
@@ -159,7 +159,7 @@ class ChainLoop:
         if sight is Sight.REPLACED:
             self._reorgs.doubt()
         if self._reorgs.in_doubt and sight is not Sight.LAGGING:
-            for undone in await self._reorgs.look():
+            for undone in await self._reorgs.check():
                 changed = () if undone.settlement is None else (undone.settlement,)
                 await self._recorder.record(undone.transactions, changed)
         now = self._clock()

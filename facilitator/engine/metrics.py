@@ -48,7 +48,7 @@ COUNT_EVERY = 5.0
 ASK_EVERY = 15.0
 # Gas of a settlement, before one was seen: the dearest of the two plain ones takes 145-175 k.
 TYPICAL_GAS = 175_000
-LAG_EVERY = 1.0  # seconds between two looks at how late the event loop is
+LAG_EVERY = 1.0  # seconds between two measurements of how late the event loop is
 
 
 class ChainPoller:

@@ -1,10 +1,10 @@
-"""Gaps in a signer's account nonces: found, looked at twice, and closed.
+"""Gaps in a signer's account nonces: found, confirmed at a later head, and closed.
 
 What stood below our own transactions can vanish: the journal comes from a backup, or somebody
 else's transaction left the chain in a reorg. Then nobody will ever use that account nonce, and
 nothing above it is mined, unless we send an empty transfer to ourselves. Where the journal has a
 transaction of that nonce that counts as ended, it is not ended after all, and is sent again. But
-where it was told that what it carries has failed, it could make that untrue: an empty transfer that
+where the failure of what it carries was reported, it must not pay after all: an empty transfer that
 offers more for gas takes its place.
 """
 
@@ -35,7 +35,7 @@ FILLER_GAS_CAP = 500_000
 POOLED_PATIENCE = 12
 
 
-class Gaps:
+class NonceGaps:
     """Fills the gaps of one chain's signers."""
 
     def __init__(
@@ -68,12 +68,12 @@ class Gaps:
 
     @property
     def open(self) -> frozenset[bytes]:
-        """The signers whose next account nonce nothing of ours has, as far as was seen."""
+        """Return the signers whose next account nonce no transaction of ours has, as last seen."""
         return self._held_up.union(self._seen)
 
     async def fill(self, pending: Sequence[Transaction], mined: Mapping[bytes, int]) -> None:
-        """Look at every signer's pending transactions; `mined` counts those that the chain has.
-        Raises ChainUnavailable and StoreError.
+        """Close the gaps below every signer's pending transactions; `mined` is how many the chain
+        has of each signer. Raises ChainUnavailable and StoreError.
         """
         by_signer: dict[bytes, list[Transaction]] = {}
         for transaction in pending:
@@ -93,8 +93,8 @@ class Gaps:
         return self._policy.patience_ms(self._heads.interval_ms)
 
     async def _is_old(self, signer: bytes, account_nonce: int, signed_at: int) -> bool:
-        """The second look: the same nonce is missing at a later head, a while after what stands
-        behind it was signed, and now, for another endpoint as well.
+        """Return whether the same nonce is still missing at a later head, a while after what waits
+        behind it was signed, and the quorum agrees.
         """
         head = self._heads.head
         assert head is not None
@@ -103,7 +103,7 @@ class Gaps:
         if wanted != account_nonce:
             self._seen[signer] = (account_nonce, now, head.number)
             return False
-        if head.number < height:  # that one was made up
+        if head.number < height:  # the head was one that did not exist
             self._seen[signer] = (account_nonce, since, head.number)
             return False
         if now - signed_at < self._patience or head.number <= height:
@@ -114,18 +114,18 @@ class Gaps:
         return agreement is Agreement.AGREED
 
     async def replace_with_filler(self, given_up: Sequence[Transaction]) -> bool:
-        """Have fillers take the place of these, at once: a pool that has their bytes is to get ours
-        before it mines them. Whether any did. Raises StoreError.
+        """Replace these with fillers, at once: a pool that has their bytes is to get ours before it
+        mines them. Return whether any was replaced. Raises StoreError.
         """
         held_up = {each.id: each.signer for each in given_up}
         for each in given_up:
             with suppress(ChainUnavailable):  # the next turn tries again, and all else goes on
-                if await self._taken_over(each.signer, each.account_nonce):
+                if await self._replaced(each.signer, each.account_nonce):
                     del held_up[each.id]
         self._held_up = frozenset(held_up.values())
         return len(held_up) < len(given_up)
 
-    async def _taken_over(self, signer: bytes, account_nonce: int) -> bool:
+    async def _replaced(self, signer: bytes, account_nonce: int) -> bool:
         if signer not in self._signers.addresses or not await self._is_unused(
             signer, account_nonce
         ):
@@ -139,7 +139,7 @@ class Gaps:
         return filler is not None
 
     async def _close(self, signer: bytes, gap: range) -> None:
-        # What the journal has is none of one endpoint's to undo.
+        # No endpoint alone may undo what the journal has.
         unused = await self._is_unused(signer, gap.start)
         # Asked before the first filler is sent: the pool holds that one from then on.
         may_come = await self._may_still_come(signer, gap.start)
@@ -161,7 +161,7 @@ class Gaps:
                 new = self._new(signer, prepared)
                 filler = await self._store.fill(new, account_nonce, self._clock())
             if filler is None:
-                return  # mined, as the journal has it, or the only endpoint that is left is wrong
+                return  # mined, as the journal has it, or the one endpoint that is left is wrong
             await self._filled(filler)
 
     async def _is_unused(self, signer: bytes, account_nonce: int) -> bool:
@@ -169,7 +169,7 @@ class Gaps:
         return agreement is Agreement.AGREED
 
     async def _prepare(self, signer: bytes) -> Prepared | None:
-        """What a filler takes; None where none can be paid for now."""
+        """Return what a filler takes; None where none can be paid for now."""
         prepared = await self._signers.prepare(Call(signer, b""), signer, FILLER_GAS_CAP)
         return None if isinstance(prepared, Reverted | Refusal) else prepared
 
@@ -180,7 +180,9 @@ class Gaps:
     async def _replace(
         self, signer: bytes, account_nonce: int, prepared: Prepared
     ) -> Transaction | None:
-        """The filler in the place of what must not be sent again, where the journal has that."""
+        """Return the filler that replaced what must not be sent again; None where the journal has
+        no such transaction.
+        """
         new = self._new(signer, prepared)
         outbid = self._signers.keys.outbidding(new.call, signer, account_nonce, prepared)
         return await self._store.replace_with_filler(new, account_nonce, outbid, self._clock())
@@ -190,7 +192,9 @@ class Gaps:
         await self._broadcaster.send(filler, filler.attempts[-1])
 
     async def _may_still_come(self, signer: bytes, account_nonce: int) -> bool:
-        """Whether the node's pool holds something for the missing nonce, that gets more time."""
+        """Return whether the node's pool holds something for the missing nonce, which gets more
+        time.
+        """
         pooled = await self._chain.account_nonce(signer, "pending")
         waited = self._clock() - self._seen[signer][1]
         return pooled > account_nonce and waited < POOLED_PATIENCE * self._patience

@@ -151,7 +151,7 @@ class PendingTransactions:
                 head=head,
                 receipts=receipts,
                 account_nonce=mined[each.signer],
-                buried_account_nonce=0
+                final_account_nonce=0
                 if any(attempt.hash in doubtful for attempt in each.attempts)
                 else final.get(each.signer, 0),
                 market=market,

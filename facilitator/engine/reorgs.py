@@ -1,8 +1,8 @@
-"""The reorg watch of one chain: what was mined and is not buried may be undone, or moved.
+"""The reorg watch of one chain: what was mined and is not final yet may be undone, or moved.
 
-It looks after every reorg and at the start, at so much a turn of the loop that other work does not
-wait for it. A machine that lags does not show what exists all the same, so nothing counts as undone
-until two looks in a row agree on it, and nothing is looked at that lies above the head.
+It checks everything after a reorg and at the start, so much in each turn of the loop that other
+work does not wait for it. A machine that lags does not show what exists all the same, so nothing
+counts as undone until two checks in a row agree on it, and nothing above the head is checked.
 """
 
 from collections.abc import Iterator
@@ -24,11 +24,11 @@ from facilitator.engine.counters import Tally
 from facilitator.engine.outcomes import OutcomeResolver
 from facilitator.journal.store import Store
 
-# What one turn looks at, in settlements and gap fillers: three or four round trips.
+# What one turn checks, in settlements and gap fillers: three or four round trips.
 SLICE = 200
-# Looks after which one whose doubt never ends holds up nothing any more, where a reorg of now would
-# not reach it.
-MAX_LOOKS = 100
+# Checks after which something that is never found as the journal has it holds up nothing any more,
+# if it lies deeper than any reorg reaches.
+MAX_CHECKS = 100
 
 
 class Undone(Struct, frozen=True):
@@ -42,10 +42,10 @@ _NOTHING = Undone((), None)
 
 
 class _Doubtful(Struct):
-    """Something to look at again, after so many `looks` that did not end the doubt."""
+    """Something to check again, after `checks` that did not find it as the journal has it."""
 
     watched: Watched
-    looks: int = 0
+    checks: int = 0
 
 
 class ReorgWatch:
@@ -67,34 +67,34 @@ class ReorgWatch:
         self._outcomes = outcomes
         self._heads = heads
         self._policy = policy
-        self._must_read = False  # what there is in the journal to look at
-        # What to look at, by settlement or filler, in this order. It leaves when a look finds that
+        self._must_read = False  # what the journal has to check
+        # What to check, by settlement or filler, in this order. It leaves when a check finds that
         # all is as the journal says: not before what was found is written there.
         self._doubtful: dict[str, _Doubtful] = {}
-        # What the last look found, of each, until another one agrees.
+        # What the last check found of each, until another one agrees.
         self._suspected: dict[str, Undone] = {}
         # The highest block in which something of ours was mined: a reorg is watched for above it.
         self._mined_until = -1
 
     @property
     def in_doubt(self) -> bool:
-        """Whether there is something to look at again, soon."""
+        """Return whether there is something to check soon."""
         return self._must_read or bool(self._doubtful)
 
     @property
     def watching(self) -> bool:
-        """Whether anything could still be undone."""
+        """Return whether anything could still be undone."""
         return self._mined_until >= 0
 
     def doubt(self) -> None:
-        """There was a reorg, or what happened is not known: look again."""
+        """Check everything again: there was a reorg, or what happened is not known."""
         self._must_read = True
 
     def mined(self, block_number: int | None) -> None:
-        """Something of ours was mined there."""
+        """Note that something of ours was mined in this block."""
         self._mined_until = max(self._mined_until, -1 if block_number is None else block_number)
 
-    async def look(self) -> list[Undone]:
+    async def check(self) -> list[Undone]:
         """Return what a reorg has undone or moved, of the next SLICE that are in doubt. Raises
         ChainUnavailable and StoreError.
         """
@@ -112,10 +112,10 @@ class ReorgWatch:
             if max(_blocks_of(each.watched), default=-1) <= head.number
         }
         self._tally.step()
-        told = await self._outcomes.recheck(tuple(low.values()))
+        results = await self._outcomes.recheck(tuple(low.values()))
         found = {
             name: None if each is None else Undone(*each)
-            for name, each in zip(low, told, strict=True)
+            for name, each in zip(low, results, strict=True)
         }
         agreed = []
         for name, each in some.items():
@@ -124,8 +124,8 @@ class ReorgWatch:
             undone = found.get(name)
             if undone == _NOTHING:
                 continue
-            each.looks += name in found
-            if each.looks < MAX_LOOKS or max(_blocks_of(each.watched), default=-1) > horizon:
+            each.checks += name in found
+            if each.checks < MAX_CHECKS or max(_blocks_of(each.watched), default=-1) > horizon:
                 self._doubtful[name] = each  # after all others
                 if undone is not None:
                     self._suspected[name] = undone
@@ -136,8 +136,9 @@ class ReorgWatch:
         return agreed
 
     async def _read(self, horizon: int) -> None:
-        """What was not looked at since the last reorg comes first, or reorgs that come fast would
-        keep it from its turn for ever; then what lies highest, which a reorg reaches first.
+        """Read what the journal has to check. What was not checked since the last reorg comes
+        first, or reorgs in quick succession would put it off for ever; then what lies highest,
+        which a reorg reaches first.
         """
         work = await self._store.watched(self._chain_id, horizon)
         found: dict[str, Watched] = {each.settlement.id: each for each in work.records}
@@ -148,7 +149,7 @@ class ReorgWatch:
         newest = sorted(found, key=lambda name: -height[name])
         left = self._doubtful
         self._doubtful = {
-            name: _Doubtful(found[name], left[name].looks if name in left else 0)
+            name: _Doubtful(found[name], left[name].checks if name in left else 0)
             for name in (*left, *newest)
             if name in found
         }
@@ -158,21 +159,21 @@ class ReorgWatch:
         self._must_read = False
 
     async def _read_suspected(self, some: dict[str, _Doubtful]) -> None:
-        """What is written down about a settlement follows from what the journal holds by now."""
+        """Read suspected settlements anew: what is recorded follows from the journal of now."""
         for name, each in some.items():
             if name in self._suspected and isinstance(each.watched, SettlementRecord):
                 each.watched = await self._store.get(name) or each.watched
 
     async def finalize(self) -> None:
-        """Forget what no reorg reaches any more, unless it is still in doubt."""
+        """Make final what no reorg reaches any more, unless it is still in doubt."""
         head = self._heads.head
         if head is None or not self.watching or self._must_read:
             return
         in_doubt = (block for each in self._doubtful.values() for block in _blocks_of(each.watched))
         reach = head.number - self._policy.reorg_watch_blocks
-        buried = min(reach, min(in_doubt, default=head.number) - 1)
-        await self._store.finalize(self._chain_id, buried)
-        if self._mined_until <= buried:
+        deepest = min(reach, min(in_doubt, default=head.number) - 1)
+        await self._store.finalize(self._chain_id, deepest)
+        if self._mined_until <= deepest:
             self._mined_until = -1
 
 

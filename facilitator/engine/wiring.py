@@ -10,7 +10,7 @@ from facilitator.engine.broadcast import Broadcaster
 from facilitator.engine.counters import Tally
 from facilitator.engine.leader import Leadership
 from facilitator.engine.loop import ChainLoop
-from facilitator.engine.nonce_gaps import Gaps
+from facilitator.engine.nonce_gaps import NonceGaps
 from facilitator.engine.outcomes import OutcomeResolver
 from facilitator.engine.payment_search import PaymentSearch
 from facilitator.engine.pending import PendingTransactions
@@ -118,8 +118,8 @@ def build_loop(parts: Parts, store: Store, leadership: Leadership | None = None)
     )
 
 
-def _gaps(parts: Parts, store: Store) -> Gaps:
-    return Gaps(
+def _gaps(parts: Parts, store: Store) -> NonceGaps:
+    return NonceGaps(
         network=parts.network,
         chain_id=parts.chain_id,
         chain=parts.chain,

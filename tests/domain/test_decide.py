@@ -31,7 +31,7 @@ IDLE = Observation(
     head=rows.block(HEAD),
     receipts={},
     account_nonce=NONCE - 1,
-    buried_account_nonce=0,
+    final_account_nonce=0,
     market=MARKET,
     broadcast_at=0,
 )
@@ -93,7 +93,7 @@ def test_a_receipt_of_ours_outranks_everything_else(depth: int) -> None:
         NEXT_IN_LINE,
         receipts=mined(2, depth),
         account_nonce=NONCE,
-        buried_account_nonce=NONCE + 5,
+        final_account_nonce=NONCE + 5,
         broadcast_at=None,
     )
     action = decide(REPLACED, seen, 10**9, Policy(confirmations=2))
@@ -108,18 +108,18 @@ def test_a_receipt_of_ours_outranks_everything_else(depth: int) -> None:
 )
 def test_only_a_buried_count_above_our_nonce_supersedes(buried: int, expected: Action) -> None:
     """A count equal to our nonce says that ours is the next one wanted."""
-    seen = replace(IDLE, buried_account_nonce=buried)
+    seen = replace(IDLE, final_account_nonce=buried)
     assert decide(rows.transaction(), seen, 0, Policy()) == expected
 
 
 def test_a_shallow_nonce_supersedes_nothing() -> None:
     """Lagging machines and reorgs make a nonce look taken; the bytes are offered on."""
-    seen = replace(IDLE, account_nonce=NONCE + 1, buried_account_nonce=NONCE, broadcast_at=None)
+    seen = replace(IDLE, account_nonce=NONCE + 1, final_account_nonce=NONCE, broadcast_at=None)
     assert decide(rows.transaction(), seen, 10**9, Policy()) == Broadcast(ONE)
 
 
 def test_superseded_comes_before_any_sending() -> None:
-    seen = replace(NEXT_IN_LINE, buried_account_nonce=NONCE + 1, broadcast_at=None)
+    seen = replace(NEXT_IN_LINE, final_account_nonce=NONCE + 1, broadcast_at=None)
     assert decide(rows.transaction(), seen, 10**9, Policy()) == Superseded()
 
 
@@ -252,7 +252,7 @@ def observations(draw: st.DrawFn) -> Observation:
         head=rows.block(HEAD),
         receipts=receipts,
         account_nonce=draw(st.integers(NONCE - 3, NONCE + 3)),
-        buried_account_nonce=draw(st.integers(NONCE - 3, NONCE + 3)),
+        final_account_nonce=draw(st.integers(NONCE - 3, NONCE + 3)),
         market=draw(markets),
         broadcast_at=draw(st.none() | st.integers(0, 60_000)),
         block_interval_ms=draw(st.integers(0, 20_000)),
@@ -283,7 +283,7 @@ def test_whatever_is_seen_the_laws_hold(
             assert seen.head.number - receipt.block_number + 1 >= policy.confirmations
         case Superseded():
             assert not has_receipt
-            assert seen.buried_account_nonce > transaction.account_nonce
+            assert seen.final_account_nonce > transaction.account_nonce
         case Replace(fees):
             assert not has_receipt
             assert seen.account_nonce == transaction.account_nonce

@@ -1,6 +1,6 @@
 """JSON-RPC 2.0 over HTTP for one chain: coalesced batches, deadlines, failover, two error classes.
 
-Calls made in the same turn of the event loop, by whichever requests, leave as one POST. A call ends
+Calls made in the same turn of the event loop, by any requests, leave as one POST. A call ends
 in exactly one of three ways: a result, RPCError (the node answered this call with an error; asking
 another node would be asking for a second opinion) or TransportError (nobody gave a usable answer;
 what was asked may still have happened). Reads go to the first endpoint that is well, so that those
@@ -61,10 +61,11 @@ class RPC:
     ) -> None:
         """`name` is the network's. With a `chain_id` nothing is taken from an endpoint that is on
         another chain, or whose head lags behind another one's; without it every endpoint is taken
-        at its word. `elsewhere` tells of a node's error whether another may answer the same call;
-        `on_change` is told which endpoint failed or came back. `timeout` is seconds for a call,
-        whichever endpoints are asked; `batch_limit` is calls a POST; `response_limit` is bytes;
-        `penalty` is seconds; endpoints at `trace_hosts` are told which trace they are asked in.
+        at its word. `elsewhere` returns whether another node may answer a call that one answered
+        with this error; `on_change` is called when an endpoint fails or comes back. `timeout` is
+        seconds for a call, however many endpoints are asked; `batch_limit` is calls a POST;
+        `response_limit` is bytes; `penalty` is seconds; endpoints at `trace_hosts` get a
+        traceparent header.
         """
         if not urls:
             raise ValueError(f"{name}: no RPC URL")
@@ -122,8 +123,8 @@ class RPC:
         return answers
 
     async def call_everywhere(self, method: str, *params: object) -> set[asyncio.Future[JSON]]:
-        """Ask every endpoint that is well, or whichever answers where none is. The calls go on
-        whoever stops waiting for them.
+        """Ask every endpoint that is well, or the first that answers where none is. The calls go on
+        when their caller stops waiting.
         """
         await self._inspector.refresh()
         good = self._inspector.good()
@@ -135,13 +136,13 @@ class RPC:
         return asked
 
     async def call_each(self, method: str, *params: object) -> list[JSON | BaseException]:
-        """What every endpoint says by itself, the preferred first: its result, or the RPCError or
-        TransportError that is there instead. Left out are those that are known to be away, on
-        another chain or behind, or asked for a pause of more than a few seconds; so there may be
+        """Return what each endpoint answers by itself, the preferred first: its result, or the
+        RPCError or TransportError that is there instead. Endpoints that are away, on another chain
+        or behind, or that asked for a pause of more than SHORT_PAUSE are left out, so there may be
         none.
         """
         await self._inspector.refresh()
-        calls = [self._enqueue(method, params, each) for each in self._inspector.witnesses()]
+        calls = [self._enqueue(method, params, each) for each in self._inspector.voters()]
         try:
             return await asyncio.gather(*(call.future for call in calls), return_exceptions=True)
         except asyncio.CancelledError:
@@ -150,8 +151,8 @@ class RPC:
             raise
 
     def _enqueue(self, method: str, params: Params, target: Endpoint | None = None) -> PendingCall:
-        """Have a call leave with the others of this turn, for `target` alone or for whichever
-        endpoint answers.
+        """Have a call leave with the others of this turn, for `target` alone or for the
+        first endpoint that answers.
         """
         loop = asyncio.get_running_loop()
         self._last_id = number = self._last_id + 1
@@ -240,7 +241,7 @@ class RPC:
             if call.wants_head and call.id in answers:
                 self._inspector.note_head(endpoint, answers[call.id])
         if endpoint.reconnects != reconnects:
-            await self._inspector.look_again(endpoint)
+            await self._inspector.probe_again(endpoint)
         # It may have been found out while it was answering.
         standing = endpoint.health.standing
         if standing in (Standing.WRONG_CHAIN, Standing.STALE):

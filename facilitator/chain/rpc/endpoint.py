@@ -36,9 +36,9 @@ _TOO_MANY_REQUESTS, _UNAVAILABLE, _CONTENT_TOO_LARGE = 429, 503, 413
 class Endpoint:
     """One node's HTTP interface. The session belongs to the caller.
 
-    For metrics: `posts` and `calls` made, `faults` by kind; `observe` is told how many seconds each
-    POST took.
-    `batch_limit` is the most calls of one POST, lowered for good where the endpoint refuses them.
+    For metrics: `posts` and `calls` made, `faults` by kind; `observe` is called with the seconds
+    that each POST took. `batch_limit` is the most calls of one POST, lowered for good where the
+    endpoint refuses them.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class Endpoint:
         response_limit: int,
         propagates: bool = False,
     ) -> None:
-        """`propagates`: it is told which trace it is asked in."""
+        """`propagates`: its POSTs carry a traceparent header."""
         self.name = name
         self.health = health
         self.batch_limit = batch_limit
@@ -166,8 +166,8 @@ class Endpoint:
                 size += len(chunk)
                 if size > self._response_limit:
                     response.close()
-                    told = f"answer over {self._response_limit} bytes"
-                    raise TransportError(told, kind=FaultKind.TOO_LARGE)
+                    message = f"answer over {self._response_limit} bytes"
+                    raise TransportError(message, kind=FaultKind.TOO_LARGE)
                 chunks.append(chunk)
             return b"".join(chunks)
 

@@ -10,14 +10,15 @@ from msgspec import Struct
 
 from facilitator.domain.strict_json import JSON
 
-# An endpoint is looked at this often while it is used, and each time that it is to be used after
-# having been left alone for twice as long.
+# An endpoint is probed this often while it is used, and before it is used after twice as long
+# without a probe.
 INSPECT_EVERY = 10.0
-EXCLUDED_PAUSE = 2.0  # between looks at one that is on another chain or lags behind
+EXCLUDED_PAUSE = 2.0  # between probes of one that is on another chain or lags behind
 PENALTY = 0.5  # after a fault, before an endpoint is preferred again; doubled by each further one
 PENALTY_LIMIT = 5.0
 LONE_PENALTY_LIMIT = 1.0  # of the only endpoint there is: nobody else answers in the meantime
-# Seconds of a pause that an endpoint asks for, for which the others wait rather than decide alone.
+# The longest pause that an endpoint may ask for, in seconds, and still count for the quorum: the
+# others do not decide without it meanwhile.
 SHORT_PAUSE = 2.0
 # Faults in a row after which an endpoint is not asked at all until its pause is over: the circuit
 # is open. Up to then it is asked where nobody else answers.
@@ -37,7 +38,7 @@ _NUMBER = re.compile(r"\A0x[0-9a-fA-F]{1,16}\Z")
 class Standing(StrEnum):
     """Whether an endpoint may be asked."""
 
-    UNKNOWN = "unknown"  # not looked at yet, or not for long
+    UNKNOWN = "unknown"  # not probed yet, or not for long
     GOOD = "good"
     BROKEN = "broken"  # it failed, and has not been seen well since
     WRONG_CHAIN = "wrong_chain"
@@ -69,11 +70,11 @@ def is_stale(head: Head, others: Iterable[Head], now: int) -> bool:
     """Whether an endpoint with this head is too far behind; `others` are the heads of the others,
     `now` is our clock, in unix seconds.
 
-    One other endpoint is no judge: it may lag as well as lie, and whoever names a head far ahead
-    would have all reads to itself, without a second opinion. Its word counts where our own clock
-    bears it out, and as far as that, and no third one is as far as this one: a chain may stand
-    still. A distance in blocks, which no clock can check, is believed once CORROBORATION of the
-    others show it.
+    One other endpoint does not decide it: it may lie, and by a head far ahead it would have all
+    reads to itself, without a second opinion. Its head counts only as far as our own clock confirms
+    its time, and not where a third endpoint stands where this one does: a chain may stand still. A
+    distance in blocks, which no clock can check, is believed once CORROBORATION of the others show
+    it.
     """
     ahead = later = beside = 0
     for other in others:
@@ -120,16 +121,16 @@ class Health:
         return self.standing in (Standing.GOOD, Standing.UNKNOWN)
 
     def pause(self, now: float, seconds: float) -> None:
-        """It asked to be left alone for so long, by a Retry-After."""
+        """Note that it asked for a pause of so many seconds, by a Retry-After."""
         self.silent_until = now + seconds
         self._pause = seconds
 
     def is_away(self, now: float) -> bool:
-        """Whether it has asked for a pause that nobody waits for."""
+        """Return whether it has asked for a pause that is too long to wait for."""
         return now < self.silent_until and self._pause > SHORT_PAUSE
 
     def failed(self, now: float) -> None:
-        """It gave no usable answer."""
+        """Note that it gave no usable answer."""
         self.faults += 1
         self._failed_at = now
         self.standing = Standing.BROKEN
@@ -137,13 +138,13 @@ class Health:
         self.inspect_at = now + min(pause, self._limit)
 
     def excluded(self, standing: Standing, now: float) -> None:
-        """It answers, but not for the chain or the time that it should."""
+        """Note that it answers for another chain, or for an older head than the others."""
         self.standing = standing
         self.inspect_at = now + EXCLUDED_PAUSE
 
     def well(self, now: float) -> None:
-        """It was looked at and is as it should be. Its faults are forgotten only later, or when it
-        answers what it failed to answer: some do well when looked at and not otherwise.
+        """Note that a probe found it well. Its faults are forgotten only later, or when it answers
+        what it failed to answer: some answer probes and nothing else.
         """
         if now - self._failed_at >= PENALTY_LIMIT:
             self.faults = 0
@@ -152,15 +153,15 @@ class Health:
         self.inspect_at = now + INSPECT_EVERY
 
     def answered(self) -> None:
-        """It answered real calls."""
+        """Note that it answered calls, not only a probe."""
         self.faults = 0
 
     def is_due(self, now: float) -> bool:
-        """Whether it should be looked at."""
+        """Return whether it should be probed."""
         return now >= self.inspect_at and now >= self.silent_until
 
     def expire(self, now: float) -> None:
-        """What was seen long ago is not known now."""
+        """Set its standing to UNKNOWN where the last probe is too long ago."""
         seen = self.inspected_at
         good = self.standing is Standing.GOOD
         if good and seen is not None and now - seen > 2 * INSPECT_EVERY:

@@ -202,13 +202,13 @@ def parse_answers(text: bytes, count: int, clean: Clean) -> dict[int, Answer]:
 
 
 def _unbatched(answer: JSON, count: int, clean: Clean) -> TransportError:
-    """What an answer that belongs to no call says: often that the endpoint limits our rate."""
+    """Return the fault that an answer to no call means: often that the endpoint limits our rate."""
     if not isinstance(answer, dict) or not isinstance(error := answer.get("error"), dict):
         return TransportError("answer to no call", kind=FaultKind.GARBAGE)
-    told = f"answer to no call: {clean(str(error.get('message', '')))}"
+    message = f"answer to no call: {clean(str(error.get('message', '')))}"
     if count > 1 and _refuses_batch(error):
-        return BatchRefused(told, kind=FaultKind.LIMITED)
-    return TransportError(told, kind=FaultKind.GARBAGE)
+        return BatchRefused(message, kind=FaultKind.LIMITED)
+    return TransportError(message, kind=FaultKind.GARBAGE)
 
 
 def _refuses_batch(error: JSON) -> bool:
@@ -226,7 +226,8 @@ def settle(
     elsewhere: Callable[[str, RPCError], bool],
 ) -> bool:
     """Give a call its result or error; note a fault and leave it unanswered otherwise. Whether the
-    endpoint gave an answer. `elsewhere` tells of a method's error whether another may know better.
+    endpoint gave an answer. `elsewhere` returns whether another endpoint may
+    answer a method that this one answered with an error.
     """
     if answer is None:
         call.fault(endpoint, TransportError("no answer to this call", kind=FaultKind.INCOMPLETE))
