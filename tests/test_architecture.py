@@ -3,6 +3,7 @@ shape of the tests: what they share is in helpers, and who needs no process is f
 """
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
