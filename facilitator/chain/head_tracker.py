@@ -18,7 +18,7 @@ from facilitator.telemetry.logs import event
 _log = logging.getLogger(__name__)
 
 REMEMBERED = 256  # heads, and timestamps of blocks
-# No chain that keeps time is slower; one that mines on demand tells nothing about its next block.
+# No chain that keeps time is slower; one that mines on demand says nothing about its next block.
 MAX_INTERVAL_MS = 15_000
 # A head is discarded when for so long, and for so many blocks, no endpoint shows one as high:
 # machines that lag catch up sooner, and after a lie nothing would be decided until the chain has

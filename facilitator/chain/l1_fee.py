@@ -36,5 +36,5 @@ class DataFees:
         question = _GET_L1_FEE + encode_arguments(Dynamic(filling + call.calldata))
         [answer] = await self._chain.read([Call(GAS_PRICE_ORACLE, question)])
         if len(answer) != 32:
-            raise ChainUnavailable("the gas price oracle tells no fee")
+            raise ChainUnavailable("the gas price oracle gives no fee")
         return HEADROOM * int.from_bytes(answer)

@@ -201,8 +201,8 @@ class Quorum:
         """
         asked = tuple(hashes) if self.several else ()
         answers = await asyncio.gather(*(self.receipt(each) for each in asked))
-        told = zip(asked, answers, strict=True)
-        return {each: one.value for each, one in told if one.agreed and one.value is not None}
+        both = zip(asked, answers, strict=True)
+        return {each: one.value for each, one in both if one.agreed and one.value is not None}
 
     async def account_nonce(self, address: bytes, block: int | str = "latest") -> Answer[int]:
         """Return how many transactions of `address` are mined as of a block number or tag. Raises
@@ -237,17 +237,17 @@ class Quorum:
         """
         asked = tuple(addresses) if block >= 0 else ()
         answers = await asyncio.gather(*(self.account_nonce(each, block) for each in asked))
-        told = dict(zip(asked, answers, strict=True))
+        counted = dict(zip(asked, answers, strict=True))
         self._alone_since = {
             # `block` falls when the head was one that did not exist
             address: min(self._alone_since.get(address, block), block)
-            for address, answer in told.items()
+            for address, answer in counted.items()
             if answer.alone
         }
         since = block - patience
         return {
             address: answer.value
-            for address, answer in told.items()
+            for address, answer in counted.items()
             if self._alone_since.get(address, since) <= since
         }
 
@@ -293,9 +293,9 @@ class Quorum:
         """Return the number of the latest block: an endpoint that sees further bears out what is
         less. Raises ChainUnavailable where too few answer.
         """
-        told = await self._hear(counter, "eth_blockNumber")
-        numbers = sorted((each for each in told if each is not None), reverse=True)
-        quorum = min(QUORUM, len(told))
+        answers = await self._hear(counter, "eth_blockNumber")
+        numbers = sorted((each for each in answers if each is not None), reverse=True)
+        quorum = min(QUORUM, len(answers))
         if len(numbers) < max(quorum, 1):
             raise ChainUnavailable("eth_blockNumber: too few endpoints answer")
         height = numbers[quorum - 1]
@@ -307,8 +307,8 @@ class Quorum:
         """
         if not self.several or (self._market and are_near(read, self._market)):
             return read
-        told = await self._hear(parse_market, *FEE_HISTORY)
-        markets = [market for market in told if market is not None]
+        answers = await self._hear(parse_market, *FEE_HISTORY)
+        markets = [market for market in answers if market is not None]
         if not markets:
             raise ChainUnavailable("eth_feeHistory: no endpoint answers")
         market = agreed_market(markets)
@@ -327,9 +327,9 @@ class Quorum:
             "fromBlock": hex(first),
             "toBlock": hex(last),
         }
-        told = await self._hear(_parse_logs, "eth_getLogs", query, may_refuse=True)
-        shown = [logs for logs in told if logs is not None]
-        if len(shown) < max(min(QUORUM, len(told)), 1):
+        answers = await self._hear(_parse_logs, "eth_getLogs", query, may_refuse=True)
+        shown = [logs for logs in answers if logs is not None]
+        if len(shown) < max(min(QUORUM, len(answers)), 1):
             raise ChainUnavailable("eth_getLogs: too few endpoints answer")
         return tuple({(log.block_hash, log.index): log for logs in shown for log in logs}.values())
 

@@ -1,7 +1,9 @@
 """Laws of what is asked of more than one endpoint: what must agree, and sends."""
 
 import asyncio
+import re
 import time
+from pathlib import Path
 
 import pytest
 
@@ -14,6 +16,20 @@ from tests.support.rpcnodes import HASH, OTHER_HASH, nodes
 from tests.support.rpcserver import Reply, calls_in
 
 pytestmark = pytest.mark.anyio
+PACKAGE = Path(__file__).parents[2] / "facilitator"
+# What only the room `chain` uses: all others ask `Quorum` a question, and act on its answer.
+COUNTING = re.compile(r"\b(call_each|call_everywhere|QUORUM)\b|\.several\b|len\([\w.]*endpoints\)")
+    r"\b(?:call_each|call_everywhere|QUORUM)\b|\.several\b|len\([\w.]*endpoints\)"
+)
+
+
+def test_no_other_room_counts_endpoints() -> None:
+    counting = {
+        path.relative_to(PACKAGE).parts[0]
+        for path in PACKAGE.rglob("*.py")
+        if COUNTING.search(path.read_text())
+    }
+    assert counting == {"chain"}
 
 
 # --- agreement
