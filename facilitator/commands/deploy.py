@@ -59,7 +59,7 @@ class Order(Struct, frozen=True, kw_only=True):
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of the command `deploy`."""
+    """Add the options of the command `deploy`."""
     parser.add_argument(
         "--network",
         choices=list(NETWORKS),
@@ -127,7 +127,9 @@ async def run(options: argparse.Namespace) -> int:
 
 
 def _order(config: Config, options: argparse.Namespace) -> Order:
-    """What the options and the settings ask for. Raises ConfigError where they do not say it."""
+    """Return the deployment that options and settings describe. Raises ConfigError where something
+    is missing.
+    """
     name = options.network or config.primary_network
     if name not in config.networks:
         raise ConfigError(f"{name} is not served with these settings")
@@ -155,8 +157,8 @@ def _order(config: Config, options: argparse.Namespace) -> Order:
 
 
 def _variable(config: Config, network: NetworkConfig) -> str:
-    """The variable without a name is the primary network's, unless the one with it is in use: the
-    service refuses two that differ.
+    """Return the name of the variable to set. For the primary network it is the one without a
+    network's name, unless the other one is in use: the service refuses two that differ.
     """
     named = f"{CONTRACT_VARIABLE}_{network.network.variable}"
     is_primary = network.network.name == config.primary_network
@@ -164,7 +166,7 @@ def _variable(config: Config, network: NetworkConfig) -> str:
 
 
 async def _planned(chain: Chain, order: Order, max_fee_per_gas: int) -> Plan:
-    """Check everything that can be known before anything is sent."""
+    """Check everything that can be checked before anything is sent. Raises JobFailed."""
     network = order.network.network
     await expect_chain(chain, network)
     codes = await asyncio.gather(*(chain.code(token) for token in order.tokens))
@@ -192,7 +194,7 @@ async def _planned(chain: Chain, order: Order, max_fee_per_gas: int) -> Plan:
 
 
 async def _deploy(chain: Chain, order: Order, planned: Plan, timeout: int) -> tuple[bytes, Receipt]:
-    """Send it and wait until it is there; its address and receipt."""
+    """Deploy the contract and wait for it; return its address and receipt. Raises JobFailed."""
     network = order.network.network
     expect_money(planned, network)
     deadline = time.monotonic() + timeout

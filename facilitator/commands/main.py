@@ -15,14 +15,16 @@ NATIVE_PACKAGES = {
     "coincurve": "libsecp256k1, for signatures",
     "sha3": "Keccak-256 (the package safe-pysha3)",
 }
-# Commands that run until they are told to end, and then exit 0.
+# Commands that run until a signal ends them, and then exit 0.
 ENDED_BY_SIGNAL = ("serve", "devnet")
 
 INTERRUPTED = 130  # what a shell calls a command that Ctrl-C ended
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; the exit code is 0 when done, 1 when it failed, 2 for bad usage."""
+    """Run a command. Return the exit code: 0 when done, 1 when it failed, 2 for a wrong option or
+    setting.
+    """
     arguments = sys.argv[1:] if arguments is None else arguments
     if arguments and arguments[0] in ENDED_BY_SIGNAL:
         # The imports below take a second, and the loop that handles signals comes after them.
@@ -127,12 +129,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
-        # Whoever reads the output wants no more of it, as `head` does; nor what is left at the end.
+        # The reader has closed the pipe, as `head` does; without this, the flush at exit fails too.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     return code
 
 
 def _end(number: int, frame: FrameType | None) -> None:
-    """Nothing has begun yet that would have to be brought to an end."""
+    """Exit at once: nothing has begun yet that would need an orderly end."""
     sys.exit(0)

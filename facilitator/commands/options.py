@@ -1,6 +1,6 @@
-"""Values of command-line options, parsed as strictly as the environment.
+"""Parsers of command-line options, as strict as those of the environment.
 
-No error repeats a value: somebody may have pasted a private key into the wrong option.
+No error repeats a value: it may be a private key that was pasted into the wrong option.
 """
 
 import argparse
@@ -17,7 +17,7 @@ _DECIMAL = re.compile(r"\A(0|[1-9][0-9]{0,77})\Z")
 
 
 def whole_number(least: int, most: int) -> Callable[[str], int]:
-    """A parser of plain decimals from `least` to `most`, both inclusive."""
+    """Return a parser of plain decimals from `least` to `most`, both inclusive."""
 
     def parse(text: str) -> int:
         if not (text.isascii() and text.isdigit() and least <= int(text) <= most):
@@ -28,31 +28,31 @@ def whole_number(least: int, most: int) -> Callable[[str], int]:
 
 
 def amount(text: str) -> int:
-    """Atomic units as the wire has them: a plain decimal below 2^256."""
+    """Parse an amount in atomic units: a plain decimal below 2^256."""
     if not _DECIMAL.match(text) or int(text) > MAX_UINT256:
         raise argparse.ArgumentTypeError("expected a plain decimal number of atomic units")
     return int(text)
 
 
 def address(text: str) -> bytes:
-    """A 20-byte address other than zero, its checksum right where it has one (EIP-55)."""
+    """Parse a 20-byte address other than zero, whose checksum must be right if it has one."""
     return _parse(lambda: parse_contract("", text))
 
 
 def url(text: str) -> str:
-    """An http(s) URL without credentials and without a slash at its end."""
+    """Parse an http(s) URL without credentials; a slash at its end is removed."""
     value = _parse(lambda: Environment({"": _something(text)}).url(""))
     assert value is not None
     return value.rstrip("/")
 
 
 def line(text: str) -> str:
-    """Printable text of at least one and at most 100 characters."""
+    """Parse printable text of 1 to 100 characters."""
     return _parse(lambda: Environment({"": _something(text)}).line("", default="", limit=100))
 
 
 def _something(text: str) -> str:
-    """A variable that is set to nothing counts as unset; an option does not."""
+    """Refuse an empty option; an empty variable would count as unset."""
     if not text:
         raise ConfigError("is empty")
     return text

@@ -51,7 +51,7 @@ _APPROVE = selector("approve(address,uint256)")
 
 
 class Purchase(Struct, frozen=True, kw_only=True):
-    """Who pays whom, where and how much (atomic units); the payer's repr hides its key.
+    """A purchase: who pays whom, where and how much (atomic units).
 
     `x402_version` is the standard dialect's, None for Jeju's. `contract` is None only in the
     standard dialect, `token` only where nothing is signed under its domain.
@@ -73,7 +73,7 @@ class Purchase(Struct, frozen=True, kw_only=True):
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of the command `pay`."""
+    """Add the options of the command `pay`."""
     parser.add_argument(
         "--to", type=address, required=True, metavar="ADDRESS", help="the seller, who is paid"
     )
@@ -185,8 +185,8 @@ def _default_url(config: Config) -> str:
 
 
 def _purchase(config: Config, options: argparse.Namespace) -> Purchase:
-    """What the options and the settings say. Raises ConfigError where they do not say enough, or
-    contradict each other.
+    """Return the purchase that options and settings describe. Raises ConfigError where something is
+    missing, or two of them contradict each other.
     """
     version = options.x402_version
     _check_options(options)
@@ -226,7 +226,7 @@ def _purchase(config: Config, options: argparse.Namespace) -> Purchase:
 
 
 def _check_options(options: argparse.Namespace) -> None:
-    """Which options do not go together."""
+    """Raise ConfigError for options that do not go together."""
     if options.max is not None and not options.upto:
         raise ConfigError("--max is for --upto")
     others = (options.gasless, options.upto, options.approve, options.contract is not None)
@@ -250,7 +250,7 @@ def _payer(key_file: str | None) -> Signer:
 
 
 def _signed_request(bought: Purchase) -> dict[str, Any]:
-    """The request: the signed payment, and what its seller asks for."""
+    """Return the request's body: the signed payment and its seller's requirements."""
     return _jeju_body(bought) if bought.x402_version is None else _standard_body(bought)
 
 
@@ -328,8 +328,8 @@ async def _approve(
 async def _post(
     session: aiohttp.ClientSession, target: str, path: str, request: dict[str, Any]
 ) -> dict[str, Any]:
-    """A facilitator's reply. Raises JobFailed where there is none; a payment may be settled then
-    all the same.
+    """Return a facilitator's reply. Raises JobFailed where there is none; the payment may be
+    settled all the same.
     """
     try:
         async with session.post(target + path, json=request, allow_redirects=False) as response:

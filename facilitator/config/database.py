@@ -1,6 +1,6 @@
-"""Where the journal is: `sqlite:///<path>` or `postgresql://...`, parsed as strictly as the rest.
+"""The URL of the journal: `sqlite:///<path>` or `postgresql://...`.
 
-No error repeats any part of the URL: it may hold a password.
+No error repeats any part of it, since it may hold a password.
 """
 
 import re
@@ -21,9 +21,9 @@ _ESCAPES = re.compile(r"%(?![0-9a-fA-F]{2})")
 
 
 class PostgreSQL(Struct, frozen=True, kw_only=True):
-    """A database of a PostgreSQL server. `host` may be the folder of a Unix socket; None for
-    `user` is who runs the program, for `password` that PGPASSFILE is looked into, as libpq does.
-    Its str and repr show neither user nor password.
+    """A database of a PostgreSQL server. `host` may be the folder of a Unix socket. As in libpq,
+    None for `user` means the one who runs the program, and for `password` the one in PGPASSFILE.
+    Neither str nor repr shows user or password.
     """
 
     host: str
@@ -46,18 +46,19 @@ class PostgreSQL(Struct, frozen=True, kw_only=True):
 
     @property
     def tls_url(self) -> str:
-        """A URL with how the connection is encrypted, and nothing else."""
+        """A URL that holds only how the connection is encrypted."""
         return f"postgresql:///?{urlencode([('sslmode', self.tls_mode), *self.tls_files])}"
 
     @property
     def listens_at(self) -> "PostgreSQL | None":
-        """Where LISTEN reaches the server itself: not through what needs the cache to be off."""
+        """The database to LISTEN on, which must be the server itself. None where only a pooler is
+        configured: the statement cache is off behind one.
+        """
         return self.direct or (self if self.statement_cache else None)
 
     def read_password(self) -> str | None:
-        """The password as it is now: a file is read for every connection, so that it may change.
-
-        Raises ConfigError.
+        """Return the current password. A file is read for every connection, so that the password
+        may change. Raises ConfigError.
         """
         if self.password_file is None:
             return self.password
@@ -65,7 +66,7 @@ class PostgreSQL(Struct, frozen=True, kw_only=True):
 
 
 def read_password_file(path: Path) -> str:
-    """The first and only line of the file. Raises ConfigError."""
+    """Return the only line of the file. Raises ConfigError."""
     try:
         with open(path, "rb") as file:
             content = file.read(PASSWORD_FILE_LIMIT + 1)
@@ -85,7 +86,9 @@ def read_password_file(path: Path) -> str:
 
 
 def parse_sqlite(name: str, value: str) -> Path:
-    """The file of `sqlite:///relative/path` or `sqlite:////absolute/path`."""
+    """Return the file of `sqlite:///relative/path` or `sqlite:////absolute/path`. Raises
+    ConfigError.
+    """
     path = value.removeprefix("sqlite:///")
     if path == value or not path.strip("/") or path.endswith("/") or not path.isprintable():
         raise ConfigError(
@@ -102,8 +105,8 @@ def parse_sqlite(name: str, value: str) -> Path:
 def parse_postgresql(
     name: str, value: str, *, password_file: Path | None, pool_size: int, statement_cache: int
 ) -> PostgreSQL:
-    """`postgresql://[user[:password]@]host[:port]/database[?sslmode=...]`; the folder of a Unix
-    socket takes the host's place, with %2F for its slashes, as libpq has it.
+    """Parse `postgresql://[user[:password]@]host[:port]/database[?sslmode=...]`. As in libpq, the
+    host may be the folder of a Unix socket, with %2F for its slashes. Raises ConfigError.
     """
     malformed = ConfigError(
         f"{name} must be postgresql://[user[:password]@]host[:port]/database, what is special in a"
@@ -151,7 +154,7 @@ def parse_postgresql(
 
 
 def _host(parts: SplitResult) -> str:
-    """As written: urlsplit's own would be in lower case, which a folder need not be."""
+    """Return the host as it is written: urlsplit puts it in lower case, which breaks a folder."""
     place = parts.netloc.rpartition("@")[2]
     if place.startswith("["):
         return place[1:].partition("]")[0]

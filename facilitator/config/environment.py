@@ -1,8 +1,8 @@
 """Environment variables, parsed strictly.
 
-A value is right or stops the start: none falls back to a default. A variable that is set to nothing
-counts as unset, as templates leave it, but for those in NEVER_EMPTY. No error repeats a value: any
-of them may turn out to be a key that landed in the wrong variable.
+A wrong value stops the start; none falls back to a default. A variable that is set to the empty
+string counts as unset, since templates leave it so, except for those in NEVER_EMPTY. No error
+repeats a value: it may be a key that was put into the wrong variable.
 """
 
 import ipaddress
@@ -35,8 +35,8 @@ from facilitator.ethereum.secp256k1 import ORDER
 
 __all__ = ["ConfigError", "Environment", "Key"]
 
-# An empty one is a mistake: its default would be development, a journal of its own beside the one
-# that all replicas share, fewer networks than were configured, no limit on gas, or metrics for all.
+# The empty string is a mistake here: the default would mean development, a journal beside the one
+# that all replicas share, fewer networks than configured, no limit on gas, or public metrics.
 NEVER_EMPTY = frozenset(
     {
         *("FACILITATOR_ENV", "NODE_ENV", "FACILITATOR_CONFIG", "DATABASE_URL"),
@@ -52,7 +52,9 @@ _HOST_NAME = re.compile(r"\A[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?\Z")
 
 
 class Key(Struct, frozen=True):
-    """A private key of 32 bytes. One that retires finishes its work and takes no more."""
+    """A private key of 32 bytes. One that retires finishes its transactions and takes no new
+    payments.
+    """
 
     secret: bytes
     retires: bool = False
@@ -62,13 +64,15 @@ class Key(Struct, frozen=True):
 
 
 class Environment:
-    """`environ`, read by kind of value. A method given several names takes the first one set."""
+    """Reads `environ` by kind of value. Of several names a method takes the first that is set; all
+    raise ConfigError.
+    """
 
     def __init__(self, environ: Mapping[str, str]) -> None:
         self._environ = environ
 
     def text(self, *names: str) -> tuple[str, str | None]:
-        """(name, value) of the first variable set, or (the first name, None) where none is."""
+        """Return (name, value) of the first variable that is set, else (the first name, None)."""
         for name in names:
             value = self._environ.get(name)
             if value == "" and name not in NEVER_EMPTY:
@@ -80,7 +84,7 @@ class Environment:
         return names[0], None
 
     def integer(self, *names: str, default: int, low: int, high: int) -> int:
-        """A plain decimal, no sign, no leading zero, from `low` to `high` inclusive."""
+        """Return a plain decimal from `low` to `high` inclusive, without sign or leading zero."""
         name, value = self.text(*names)
         if value is None:
             return default
@@ -90,13 +94,13 @@ class Environment:
         raise ConfigError(f"{name} must be a plain integer from {low} to {limit}")
 
     def optional_integer(self, name: str, *, low: int, high: int) -> int | None:
-        """The same, or None where nothing was set."""
+        """Return the same, or None where the variable is not set."""
         if self.text(name)[1] is None:
             return None
         return self.integer(name, default=low, low=low, high=high)
 
     def choice(self, *names: str, default: str, options: Collection[str]) -> str:
-        """One of `options`, exactly as written there."""
+        """Return one of `options`, exactly as written there."""
         name, value = self.text(*names)
         if value is None:
             return default
@@ -105,7 +109,7 @@ class Environment:
         raise ConfigError(f"{name} must be one of {', '.join(options)}")
 
     def line(self, name: str, *, default: str, limit: int) -> str:
-        """Printable text of at most `limit` characters."""
+        """Return printable text of at most `limit` characters."""
         value = self.text(name)[1]
         if value is None:
             return default
@@ -114,7 +118,7 @@ class Environment:
         raise ConfigError(f"{name} must be printable text of at most {limit} characters")
 
     def host(self, name: str, *, default: str) -> str:
-        """An IP address or a host name to listen on."""
+        """Return an IP address or a host name to listen on."""
         value = self.text(name)[1]
         if value is None:
             return default
@@ -124,7 +128,7 @@ class Environment:
         return host
 
     def hosts(self, name: str) -> tuple[str, ...]:
-        """Host names and IP addresses separated by commas, each once, in lower case."""
+        """Return host names and IP addresses, in lower case; separated by commas, each once."""
         items = [_host(item) for item in _items(name, self.text(name)[1])]
         found = [item.lower() for item in items if item is not None]
         if len(found) < len(items):
@@ -132,8 +136,8 @@ class Environment:
         return distinct(name, "host", found)
 
     def address(self, name: str) -> bytes | None:
-        """A 20-byte address, its checksum right where it has one (EIP-55). The zero address says
-        that there is none, whatever else would.
+        """Return the 20 bytes of an address, whose checksum must be right if it has one (EIP-55).
+        The zero address means explicitly that there is none.
         """
         value = self.text(name)[1]
         if value is None:
@@ -141,33 +145,33 @@ class Environment:
         return ZERO_ADDRESS if value == _NO_ADDRESS else parse_contract(name, value)
 
     def addresses(self, name: str) -> tuple[bytes, ...]:
-        """Addresses separated by commas, each once."""
+        """Return addresses; separated by commas, each once."""
         items = _items(name, self.text(name)[1])
         return distinct(name, "address", [parse_contract(name, item) for item in items])
 
     def tokens(self, name: str) -> tuple[Token, ...]:
-        """Tokens separated by commas, each `address|symbol|decimals|name|version`, each once."""
+        """Return tokens, `address|symbol|decimals|name|version`; separated by commas, each once."""
         items = _items(name, self.text(name)[1])
         return distinct_tokens(
             name, [_token(f"{name}, token {n}: ", item) for n, item in enumerate(items, start=1)]
         )
 
     def url(self, name: str) -> str | None:
-        """A public http(s) URL: credentials have no place in it."""
+        """Return an http(s) URL without credentials, which may be shown to everybody."""
         value = self.text(name)[1]
         return None if value is None else parse_public_url(name, value)
 
     def urls(self, name: str) -> tuple[str, ...]:
-        """http(s) URLs separated by commas, the first one preferred.
+        """Return http(s) URLs, the preferred one first; separated by commas.
 
-        No URL may stand there twice: an endpoint's word is checked against another endpoint's, and
-        a repeated one would confirm itself.
+        No URL may be repeated: what one endpoint answers is checked with another, and a repeated
+        endpoint would confirm itself.
         """
         items = _items(name, self.text(name)[1])
         return distinct(name, "URL", [parse_url(name, item) for item in items])
 
     def database(self, name: str, *, default: str) -> Path | PostgreSQL:
-        """Where the journal is: a SQLite file, or a database of a PostgreSQL server."""
+        """Return the journal's place: a SQLite file, or a database of a PostgreSQL server."""
         value = self.text(name)[1] or default
         pool_size = self.integer("DATABASE_POOL_SIZE", default=10, low=2, high=1_000)
         cache = self.integer("DATABASE_STATEMENT_CACHE", default=100, low=0, high=10_000)
@@ -190,10 +194,10 @@ class Environment:
         return found if direct is None else replace(found, direct=parse(direct_name, direct))
 
     def keys(self, name: str, file_name: str) -> tuple[Key, ...]:
-        """Private keys: `name` holds them separated by commas, or `file_name` names a file.
+        """Return private keys: `name` holds them separated by commas, or `file_name` names a file.
 
-        The file has one a line; blank lines and those that start with # are passed over, and a key
-        followed by the word `retire` takes no new work.
+        The file has one key per line. Blank lines and those that start with # are skipped; the word
+        `retire` after a key marks it as retiring.
         """
         listed = self.text(name)[1]
         file = self.text(file_name)[1]

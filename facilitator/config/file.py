@@ -1,8 +1,8 @@
 """The file that FACILITATOR_CONFIG names: networks and their tokens, in TOML.
 
-It is read as strictly as the environment: a member that is unknown, of another type or out of its
-range stops the start with one line that names it and repeats no value. RPC URLs are as secret here
-as there, and there is no member that takes a private key.
+It is read as strictly as the environment: a member that is unknown, of the wrong type or out of its
+range stops the start with one line that names it and repeats no value. RPC URLs are secret here as
+well, and no member takes a private key.
 """
 
 import re
@@ -89,8 +89,8 @@ class _File(Struct, forbid_unknown_fields=True):
 
 
 class NetworkEntry(Struct, frozen=True, kw_only=True):
-    """One network as it is known, with what the file says of it. `rpc_urls` carry API keys: they
-    never show in a repr.
+    """One known network, with the file's settings for it. `rpc_urls` may hold API keys: they never
+    show in a repr.
     """
 
     network: Network
@@ -104,14 +104,14 @@ class NetworkEntry(Struct, frozen=True, kw_only=True):
 
 
 class ConfigFile(Struct, frozen=True, kw_only=True):
-    """What the file says. `networks` are all that are known, those of the file last."""
+    """The content of the file. `networks` are all known ones, those that the file adds last."""
 
     networks: dict[str, NetworkEntry]
     allowed_factories: tuple[bytes, ...] = ()  # EIP-6492
 
 
 def read_config_file(path: str | None) -> ConfigFile:
-    """The file at `path`, or what holds without one. Raises ConfigError."""
+    """Read the file at `path`; None stands for no file. Raises ConfigError."""
     entries = {name: NetworkEntry(network=network) for name, network in NETWORKS.items()}
     if path is None:
         return ConfigFile(networks=entries)
@@ -252,7 +252,7 @@ def _given(
 
 
 def _check_chain_ids(entries: dict[str, NetworkEntry]) -> None:
-    """A payment names one chain: two networks of one chain id could not be told apart."""
+    """Raise ConfigError where two networks have one chain id: no payment could tell them apart."""
     names: dict[int, str] = {}
     for name, entry in entries.items():
         other = names.setdefault(entry.network.chain_id, name)

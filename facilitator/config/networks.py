@@ -1,4 +1,4 @@
-"""The networks that are known by name, and the token that each one is paid in."""
+"""The networks that are known by name, with the USDC of each."""
 
 from typing import Final
 
@@ -8,7 +8,7 @@ from facilitator.ethereum.addresses import parse_address
 
 
 class Unit(Struct, frozen=True):
-    """What people write amounts in: 10 ** `decimals` atomic units are one `symbol`."""
+    """The unit that people write amounts in: one `symbol` is 10 ** `decimals` atomic units."""
 
     symbol: str
     decimals: int

@@ -1,6 +1,6 @@
-"""OpenTelemetry's own variables: whether spans are recorded, and that what is set makes sense.
+"""OpenTelemetry's own variables: whether and how spans are recorded.
 
-A wrong one stops the start like any other; OpenTelemetry itself would fall back to a default.
+A wrong value stops the start like any other; OpenTelemetry itself would fall back to a default.
 """
 
 import re
@@ -20,9 +20,9 @@ _FRACTION = re.compile(r"\A(0|1|1\.0{1,18}|0?\.[0-9]{1,18})\Z")
 
 
 class Tracing(Struct, frozen=True, kw_only=True):
-    """Spans are recorded. `sampler` and `ratio` say which traces; so many ended spans may wait, and
-    are sent `batch_size` at once or after `delay_ms` milliseconds. `secrets` (the collector's URL,
-    and the values of the headers that go there) never show in a repr.
+    """How spans are recorded. `sampler` and `ratio` choose the traces. At most `queue_size` ended
+    spans wait; they are sent in batches of `batch_size`, or after `delay_ms` milliseconds.
+    `secrets` are the collector's URL and the values of the headers sent there: never in a repr.
     """
 
     sampler: str
@@ -37,9 +37,8 @@ class Tracing(Struct, frozen=True, kw_only=True):
 
 
 def read_tracing(env: Environment) -> Tracing | None:
-    """None where no collector is named, or OTEL_SDK_DISABLED or OTEL_TRACES_EXPORTER says no.
-
-    Raises ConfigError.
+    """Return how spans are recorded; None where no collector is named, or OTEL_SDK_DISABLED or
+    OTEL_TRACES_EXPORTER turns them off. Raises ConfigError.
     """
     urls = [_url(env, f"{signal}_ENDPOINT") for signal in _SIGNALS]
     headers = [env.text(f"{signal}_HEADERS")[1] for signal in _SIGNALS]
@@ -83,6 +82,6 @@ def _url(env: Environment, name: str) -> str | None:
 
 
 def _header_values(headers: str) -> list[str]:
-    """Of `name=value,name=value`, as they are written and as they are sent."""
+    """Return the values in `name=value,name=value`, as they are written and as they are sent."""
     written = [item.partition("=")[2].strip() for item in headers.split(",")]
     return [form for value in written if value for form in {value, unquote(value)}]

@@ -1,6 +1,6 @@
-"""The kinds of value that the configuration is made of, wherever they stand.
+"""The kinds of value in the configuration, in the environment and in the file alike.
 
-Every parser raises ConfigError, about the `name` it is given: a variable, or a member of the file.
+Every parser raises ConfigError about the `name` that it is given: a variable or a member.
 """
 
 import re
@@ -23,11 +23,11 @@ _VISIBLE = re.compile(r"\A[\x21-\x7e]+\Z")
 
 
 class ConfigError(ValueError):
-    """One line that names the variable and says what it must be, without its value."""
+    """A setting is wrong. The text is one line that names it and what it must be, not its value."""
 
 
 def parse_contract(name: str, text: str) -> bytes:
-    """The address of a contract, other than zero."""
+    """Parse a contract's address, which is not zero."""
     try:
         address = parse_address(text)
     except ValueError:
@@ -40,7 +40,7 @@ def parse_contract(name: str, text: str) -> bytes:
 
 
 def parse_url(name: str, text: str) -> str:
-    """An http(s) URL as it stands."""
+    """Check an http(s) URL and return it unchanged."""
     try:
         parts = urlsplit(text)
         usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
@@ -52,19 +52,19 @@ def parse_url(name: str, text: str) -> str:
 
 
 def parse_public_url(name: str, text: str) -> str:
-    """An http(s) URL that is shown to everybody: credentials have no place in it."""
+    """Check an http(s) URL that everybody may see, and so holds no credentials."""
     if "@" in urlsplit(parse_url(name, text)).netloc:
         raise ConfigError(f"{name} must not contain credentials")
     return text
 
 
 def parse_name(name: str, text: str) -> str:
-    """A name that people read, of MAX_NAME_LENGTH characters at most."""
+    """Check a name that people read, of MAX_NAME_LENGTH characters at most."""
     return _printable(name, text, MAX_NAME_LENGTH)
 
 
 def parse_symbol(name: str, text: str) -> str:
-    """A symbol or a version, of MAX_SYMBOL_LENGTH characters at most."""
+    """Check a symbol or a version, of MAX_SYMBOL_LENGTH characters at most."""
     return _printable(name, text, MAX_SYMBOL_LENGTH)
 
 
@@ -77,7 +77,7 @@ def _printable(name: str, text: str, limit: int) -> str:
 
 
 def parse_decimals(name: str, value: int | None) -> int:
-    """The decimals of a token or currency; None stands for what is no integer."""
+    """Check the decimals of a token or currency; None stands for a value that is no integer."""
     if value is not None and 0 <= value <= MAX_DECIMALS:
         return value
     raise ConfigError(f"{name} must be an integer from 0 to {MAX_DECIMALS}")
@@ -86,7 +86,7 @@ def parse_decimals(name: str, value: int | None) -> int:
 def parse_token(
     prefix: str, *, address: str, symbol: str, decimals: int | None, name: str, version: str
 ) -> Token:
-    """A token from its members; an error is about `prefix` and the member's name."""
+    """Build a token from its members; errors name `prefix` and the member."""
     return Token(
         parse_contract(f"{prefix}address", address),
         parse_symbol(f"{prefix}symbol", symbol),
@@ -97,7 +97,7 @@ def parse_token(
 
 
 def distinct(name: str, kind: str, values: Iterable[_Value]) -> tuple[_Value, ...]:
-    """The values, none of which may stand there twice."""
+    """Return the values, of which none may be repeated."""
     found = tuple(values)
     if len(set(found)) < len(found):
         raise ConfigError(f"{name} names the same {kind} twice")
@@ -105,7 +105,7 @@ def distinct(name: str, kind: str, values: Iterable[_Value]) -> tuple[_Value, ..
 
 
 def distinct_tokens(name: str, tokens: Iterable[Token]) -> tuple[Token, ...]:
-    """The tokens: MAX_TOKENS at most, and no two with one address."""
+    """Return the tokens: MAX_TOKENS at most, no two with one address."""
     found = tuple(tokens)
     if len(found) > MAX_TOKENS:
         raise ConfigError(f"{name} must name {MAX_TOKENS} tokens at most")

@@ -1,5 +1,5 @@
-"""The configuration: read once at start from the environment, and from the file that it may name,
-then passed as an argument. What the environment says goes before what the file says.
+"""The configuration: read once at the start from the environment and the file that it may name,
+then passed as an argument. The environment overrides the file.
 """
 
 from collections.abc import Collection, Mapping
@@ -29,8 +29,8 @@ GWEI: Final = 10**9
 
 
 class NetworkConfig(Struct, frozen=True, kw_only=True):
-    """How one network is served. `rpc_urls` carry API keys: they never show in a repr. `tokens`
-    are those that payments may name, each address once, `usdc` the first where it is known.
+    """How one network is served. `rpc_urls` may hold API keys: they never show in a repr. `tokens`
+    are those that payments may name, each address once; `usdc` is the first where it is known.
     """
 
     network: Network
@@ -50,14 +50,14 @@ class NetworkConfig(Struct, frozen=True, kw_only=True):
 
 
 class Unserved(Struct, frozen=True):
-    """A network that is known and not served, and why."""
+    """A known network that is not served, and the reason."""
 
     network: str
     reason: str
 
 
 class Config(Struct, frozen=True, kw_only=True):
-    """Everything that the service can be told. Its repr is safe to log: no key, no RPC URL."""
+    """All settings of the service. Its repr is safe to log: no key, no RPC URL."""
 
     mode: Mode
     host: str
@@ -93,7 +93,7 @@ class Config(Struct, frozen=True, kw_only=True):
 
     @property
     def url(self) -> str:
-        """Where clients are told to find the service."""
+        """The URL under which clients find the service."""
         return self.public_url or f"http://localhost:{self.port}"
 
     @property
@@ -102,7 +102,7 @@ class Config(Struct, frozen=True, kw_only=True):
 
     @property
     def missing(self) -> tuple[str, ...]:
-        """What stands in the way of settling on the primary network, in words for an operator."""
+        """What is missing to settle on the primary network, in words for an operator."""
         found = []
         if not any(not key.retires for key in self.keys):
             found.append("no signing key (FACILITATOR_PRIVATE_KEY)")
@@ -112,10 +112,9 @@ class Config(Struct, frozen=True, kw_only=True):
 
 
 def load_config(environ: Mapping[str, str]) -> Config:
-    """The configuration that `environ` describes. Reads no files but those that
-    FACILITATOR_CONFIG and FACILITATOR_PRIVATE_KEY_FILE name.
+    """Read the configuration that `environ` describes, and the files that it names.
 
-    Raises ConfigError, one line without any value, for the first thing that is not right.
+    Raises ConfigError, one line without any value, for the first setting that is wrong.
     """
     env = Environment(environ)
     # "test" is what test runners put in NODE_ENV; it never means real money
@@ -187,7 +186,7 @@ def load_config(environ: Mapping[str, str]) -> Config:
 
 
 def _check_contract_variables(environ: Mapping[str, str], networks: Collection[Network]) -> None:
-    """A misspelt network would leave a contract unused without a word."""
+    """Raise ConfigError for a misspelt network, whose contract would silently go unused."""
     known = {f"{CONTRACT_VARIABLE}_{network.variable}" for network in networks}
     for name in sorted(environ):
         if name.startswith(f"{CONTRACT_VARIABLE}_") and name not in known:
@@ -197,7 +196,9 @@ def _check_contract_variables(environ: Mapping[str, str], networks: Collection[N
 def _networks(
     env: Environment, entries: Mapping[str, NetworkEntry], mode: Mode, primary: str
 ) -> tuple[dict[str, NetworkConfig], tuple[Unserved, ...]]:
-    """Which networks are served. In production only those whose endpoints somebody has chosen."""
+    """Return the networks that are served, in production only those with configured endpoints, and
+    the others.
+    """
     served: dict[str, NetworkConfig] = {}
     unserved: list[Unserved] = []
     for name, entry in entries.items():
@@ -230,8 +231,8 @@ def _networks(
 
 
 def _confirmations(env: Environment, entry: NetworkEntry) -> int:
-    """How deep a payment lies before it counts: what is said of the network goes before what is
-    said of all, in the environment and in the file alike.
+    """Return how many blocks deep a payment must be before it counts. A setting for one network
+    overrides one for all, in the environment and in the file alike.
     """
     general = env.integer("CONFIRMATIONS", default=1, low=1, high=MAX_CONFIRMATIONS)
     variable = f"{entry.network.variable}_CONFIRMATIONS"
@@ -240,13 +241,15 @@ def _confirmations(env: Environment, entry: NetworkEntry) -> int:
 
 
 def _default_rpc_urls(network: Network, mode: Mode) -> tuple[str, ...]:
-    """Real money passes through no endpoint that nobody chose."""
+    """Return the default endpoint; in production there is none, since an operator must choose."""
     url = network.default_rpc_url
     return () if url is None or mode == "production" else (url,)
 
 
 def _contract(env: Environment, entry: NetworkEntry, *, is_primary: bool) -> bytes | None:
-    """The contract's address on a network; the variable without a name is the primary network's."""
+    """Return the contract's address on a network. The variable without a network's name is the
+    primary one's.
+    """
     network = entry.network
     variable = f"{CONTRACT_VARIABLE}_{network.variable}"
     said = {env.address(variable), env.address(CONTRACT_VARIABLE) if is_primary else None}
@@ -262,12 +265,12 @@ def _contract(env: Environment, entry: NetworkEntry, *, is_primary: bool) -> byt
 
 
 def _known(address: bytes | None) -> bytes | None:
-    """None where the zero address says that there is none."""
+    """Return None for the zero address, which means that there is none."""
     return None if address == ZERO_ADDRESS else address
 
 
 def _tokens(env: Environment, entry: NetworkEntry, usdc: Token | None) -> tuple[Token, ...]:
-    """USDC, then the others."""
+    """Return the network's tokens: USDC first, then the configured ones."""
     source = f"{entry.network.variable}_TOKENS"
     others = env.tokens(source)
     if not others:

@@ -1,3 +1,3 @@
-"""The wire formats: bytes into payments and quotes, outcomes into bytes. Nothing else knows member
-names or error words.
+"""The wire formats: decode bodies into payments and requirements, encode outcomes. No other room
+knows the names of JSON members or the words of errors.
 """

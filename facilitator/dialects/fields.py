@@ -1,4 +1,4 @@
-"""Values that both dialects write alike, read from JSON: what is not exactly one is None."""
+"""Parsers of JSON values that all dialects share; each returns None for anything else."""
 
 import re
 
@@ -12,7 +12,7 @@ _HEX = re.compile(r"\A0x(?:[0-9a-fA-F]{2})*\Z")
 
 
 def uint256(value: JSON) -> int | None:
-    """A decimal string below 2^256, without sign, spaces or leading zeros."""
+    """Parse a decimal string below 2^256, without sign, spaces or leading zeros."""
     if not isinstance(value, str) or not _DECIMAL.match(value):
         return None
     number = int(value)
@@ -20,7 +20,7 @@ def uint256(value: JSON) -> int | None:
 
 
 def address(value: JSON) -> bytes | None:
-    """The 20 bytes of an address; mixed case must be its checksum (EIP-55)."""
+    """Return the 20 bytes of an address; mixed case must be its checksum (EIP-55)."""
     try:
         return parse_address(value) if isinstance(value, str) else None
     except ValueError:
@@ -28,8 +28,8 @@ def address(value: JSON) -> bytes | None:
 
 
 def address_in_any_case(value: JSON) -> bytes | None:
-    """The 20 bytes of an address, whatever the case of its letters and of its x: for one that is
-    only compared with what was signed, where a wrong checksum can mislead nobody.
+    """Return the 20 bytes of an address in any case: for an address that is only compared with the
+    signed one, where a wrong checksum can mislead nobody.
     """
     if not isinstance(value, str) or not _ADDRESS.match(value):
         return None
@@ -37,7 +37,7 @@ def address_in_any_case(value: JSON) -> bytes | None:
 
 
 def hex_bytes(value: JSON, length: int | None = None) -> bytes | None:
-    """Bytes of 0x hex, of `length` where it is given."""
+    """Return the bytes of 0x hex, exactly `length` of them where that is given."""
     if not isinstance(value, str) or not _HEX.match(value):
         return None
     found = bytes.fromhex(value[2:])

@@ -6,8 +6,8 @@ alone. When such a client closes at once, the task that writes waits for ever, t
 waits for that one, and a stop waits for both until the grace is over. A WebSocket handshake with a
 fault is refused, but its connection then stays open for as long as the client likes.
 
-Nobody needs either protocol here: proxies speak HTTP/1.1 to what stands behind them. So no request
-that asks for another one gets past the parser.
+Neither protocol is needed: proxies speak HTTP/1.1 to the services behind them. So the parser here
+refuses every request that asks for another one.
 """
 
 import re
@@ -53,7 +53,7 @@ class HTTP1Connection(h11.Connection):
 
 
 def _refusal(request: h11.Request) -> int | None:
-    """The status with which a request that h11 can read is refused."""
+    """Return the status with which a request is refused that h11 can parse; None for a good one."""
     # also HTTP/2's preface, which is a request for `PRI * HTTP/2.0` (RFC 9113 section 3.4)
     if not request.http_version.startswith(b"1."):
         return 505
@@ -73,8 +73,8 @@ def _upgrades(request: h11.Request) -> set[bytes]:
 
 
 def _as_served(request: h11.Request) -> h11.Request:
-    """Without `Upgrade`, and with the path alone for a target: RFC 9112 section 3.2.2 has a server
-    take `http://host/path` as well.
+    """Return the request without `Upgrade`, and with the path alone as its target: RFC 9112 section
+    3.2.2 has a server accept `http://host/path` as well.
     """
     kept = [(name, value) for name, value in request.headers if name != b"upgrade"]
     target = _ABSOLUTE.sub(b"", request.target) or b"/"
@@ -142,7 +142,7 @@ class HTTP1Protocol(H11Protocol):
 async def serve(
     app: ASGIFramework, config: Config, *, shutdown_trigger: Callable[[], Awaitable[object]]
 ) -> None:
-    """Hypercorn's `serve`, which speaks nothing but HTTP/1.x from here on, in the whole process."""
+    """Run Hypercorn's `serve`, which speaks only HTTP/1.x from here on, in the whole process."""
     # Where Hypercorn looks the class up for each connection; it takes none as an argument.
     hypercorn.protocol.H11Protocol = HTTP1Protocol  # type: ignore[attr-defined]
     await hypercorn.asyncio.serve(app, config, shutdown_trigger=shutdown_trigger)

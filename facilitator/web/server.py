@@ -33,14 +33,14 @@ from facilitator.web.http1 import serve
 
 _log = get_logger(__name__)
 
-# Seconds; above the settle timeout, so that what was settled is still told.
+# Seconds; beyond the settle timeout, so that every settlement still gets its reply.
 GRACE_MARGIN = 5
 # Seconds; above the idle time of the common load balancers (60).
 KEEP_ALIVE = 75
 BACKLOG = 1024
 DESCRIPTORS = 65_536
-# New objects between two looks for cycles among them. Python's default of 700 is a few requests'
-# worth; an eighth of the CPU time went into looking.
+# New objects between two runs of the garbage collector. Python's default of 700 are a few requests'
+# worth, and the collector then took an eighth of the CPU time.
 GC_THRESHOLD = 10_000
 # Requests a connection: closing one under a client's next POST costs it an error.
 KEEP_ALIVE_REQUESTS = 1_000_000
@@ -84,7 +84,7 @@ async def run() -> int:
 
 @asynccontextmanager
 async def _recording(config: Config) -> AsyncIterator[None]:
-    """Spans go to a collector meanwhile, where one is configured."""
+    """Send spans to a collector inside the block, where one is configured."""
     if config.tracing is None:
         yield
         return
@@ -105,7 +105,7 @@ async def _recording(config: Config) -> AsyncIterator[None]:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A bound socket; port 0 takes a free one. Raises OSError."""
+    """Return a bound socket; port 0 takes a free one. Raises OSError."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     try:
@@ -118,7 +118,7 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def server_config(config: Config, listeners: Sequence[int]) -> ServerConfig:
-    """How Hypercorn serves; `listeners` are the descriptors of bound sockets."""
+    """Return Hypercorn's settings; `listeners` are the descriptors of bound sockets."""
     server = ServerConfig()
     server.bind = [f"fd://{each}" for each in listeners]
     server.backlog = BACKLOG
@@ -144,15 +144,15 @@ async def stop_signal() -> None:
 
 
 def spare_the_collector() -> None:
-    """What was imported and built so far stays: the garbage collector need not walk it again."""
+    """Have the garbage collector skip all that exists by now: it stays for the process's life."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(GC_THRESHOLD, *gc.get_threshold()[1:])
 
 
 def _raise_descriptor_limit() -> None:
-    """Thousands of requests are answered at once, and clients keep as many connections for their
-    next ones; many systems start with 1,024 descriptors.
+    """Raise the limit of open descriptors: thousands of requests are answered at once and clients
+    keep as many idle connections, while many systems start a process with a limit of 1,024.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, DESCRIPTORS)
@@ -161,8 +161,8 @@ def _raise_descriptor_limit() -> None:
 
 
 def start_logging(config: Config) -> None:
-    """Whatever this process says from here on is a line of the log, in which what is secret is
-    blanked, should anything ever quote it.
+    """Write everything that this process logs as lines in which the configured secrets are
+    redacted. Raises ConfigError where a password file cannot be read.
     """
     for key in config.keys:
         add_secret(key.secret.hex())

@@ -44,13 +44,13 @@ def parse(text: bytes) -> Artifact:
 
 
 def load(name: str) -> Artifact:
-    """The artifact of our contract `name`; FileNotFoundError if there is none of that name."""
+    """Load the artifact of our contract `name`. Raises FileNotFoundError where there is none."""
     return parse(resources.files(__name__).joinpath(f"{name}.json").read_bytes())
 
 
 def creation_code(artifact: Artifact, *arguments: object) -> bytes:
-    """What a transaction carries that creates the contract with these constructor arguments,
-    addresses among them as bytes.
+    """Return the data of a transaction that creates the contract with these constructor arguments,
+    in which addresses are bytes.
     """
     constructors = [entry for entry in artifact.abi if entry["type"] == "constructor"]
     types = [value["type"] for entry in constructors for value in entry["inputs"]]

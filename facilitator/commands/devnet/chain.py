@@ -170,7 +170,7 @@ class Devnet:
         return self.accounts[9]
 
     def environment(self) -> dict[str, str]:
-        """The service's environment for this chain, secrets (public test keys) included."""
+        """Return the service's environment for this chain, its (public) test keys included."""
         prefix = self.network_name.upper().replace("-", "_")
         return {
             "X402_PRIMARY_NETWORK": self.network_name,
@@ -182,24 +182,24 @@ class Devnet:
         }
 
     async def rpc(self, method: str, *params: object) -> JSON:
-        """One JSON-RPC call to the chain; raises RPCError or TransportError."""
+        """Call a JSON-RPC method of the chain. Raises RPCError or TransportError."""
         return await self._rpc.call(method, *params)
 
     async def deploy(self, artifact: Artifact, *arguments: object) -> bytes:
-        """Deploy a contract from account 0 with the constructor's arguments; its address."""
+        """Deploy a contract from account 0 with the constructor's arguments; return its address."""
         code = creation_code(artifact, *arguments)
         receipt = await self.transact(self.deployer, None, code)
         return bytes.fromhex(receipt["contractAddress"].removeprefix("0x"))
 
     async def mint(self, to: bytes, amount: int) -> None:
-        """Make `amount` atomic units of the test USDC for `to`."""
+        """Mint `amount` atomic units of the test USDC to `to`."""
         call = selector("mint(address,uint256)") + encode(["address", "uint256"], [to, amount])
         await self.transact(self.deployer, self.usdc, call)
 
     async def transact(
         self, sender: Account, to: bytes | None, call: bytes, value: int = 0
     ) -> dict[str, Any]:
-        """Send a transaction, anvil signing for `sender`; its receipt, in JSON-RPC's spelling.
+        """Send a transaction, signed by anvil for `sender`; return its receipt as JSON-RPC has it.
 
         `to` None creates a contract; `value` is in wei. Raises RPCError if it would revert.
         """
@@ -222,10 +222,10 @@ class Devnet:
         return receipt
 
     async def ended(self) -> int:
-        """Wait until anvil has ended by itself; its exit code."""
+        """Wait until anvil has ended by itself; return its exit code."""
         return await self._anvil.ended()
 
 
 def to_hex(value: bytes) -> str:
-    """JSON-RPC's spelling of bytes."""
+    """Return bytes as JSON-RPC writes them."""
     return "0x" + value.hex()

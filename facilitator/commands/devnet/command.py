@@ -18,7 +18,7 @@ WARNING: Final = "the accounts' keys are public: never send them anything of val
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of the command `devnet`."""
+    """Add the options of the command `devnet`."""
     parser.add_argument(
         "--network",
         choices=list(NETWORKS),
@@ -71,7 +71,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 async def run(options: argparse.Namespace) -> int:
-    """Run the chain until SIGINT, SIGTERM or its own end; the exit code.
+    """Run the chain until SIGINT or SIGTERM and return 0. Raises AnvilError if it ends itself.
 
     Standard output gets shell text (comments and `export` lines) or one JSON object, once the chain
     is ready.

@@ -1,7 +1,7 @@
-"""The Jeju dialect: a base64 payment header beside the seller's requirements, answers with words.
+"""Decodes the Jeju dialect: a base64 payment header beside the seller's requirements.
 
-Every business outcome is HTTP 200 with its word; 400 is for a body that cannot be understood at
-all.
+A refused payment is answered with HTTP 200 and the dialect's words; 400 is for a body that cannot
+be decoded at all.
 """
 
 import base64
@@ -25,7 +25,7 @@ INVALID_BODY = "Invalid JSON request body"
 INVALID_HEADER = "Invalid payment header encoding"
 INVALID_AUTH_PARAMS = "Invalid authParams encoding"
 
-# What becomes of authParams: they are required, taken where given, or not looked at.
+# Whether authParams are required, used where given, or ignored.
 AuthParams = Literal["required", "optional", "ignored"]
 
 _SPACE = re.compile(r"\s+")
@@ -35,9 +35,9 @@ _TEXTS = ("scheme", "network", "asset", "payTo", "amount", "resource", "nonce", 
 
 
 class Malformed(Struct, frozen=True, kw_only=True):
-    """A request that is not understood, and the words for it. `network` is what the reply calls the
-    network: the primary one while the body does not name another. `undetermined` is set where the
-    body speaks no dialect yet, so that the reply must read in all of them.
+    """A request that cannot be decoded, and the words for it. `network` is the one in the reply:
+    the primary one unless the body names another. `undetermined`: the body does not show its
+    dialect, so clients of every dialect must be able to read the reply.
     """
 
     status: int
@@ -62,7 +62,7 @@ class JejuRequest(Struct, frozen=True, kw_only=True):
 
 
 class SignedRequest(Struct, frozen=True, kw_only=True):
-    """A request to check a signature and nothing else, on the chain of `network`."""
+    """A request to check a signature alone, made for `network`."""
 
     payment: JejuPayment
     claimed_payer: bytes | None
@@ -152,8 +152,8 @@ class Decoder:
     def payment(
         self, header: dict[str, JSON], served: NetworkConfig | None, auth_params: JSON = None
     ) -> JejuPayment:
-        """The payment of a decoded header, not yet attributed to a payer. Without a contract its
-        verifying contract is the zero address.
+        """Return the payment of a decoded header, whose payer is not yet known. Without a contract
+        its verifying contract is the zero address.
         """
         timestamp = header["timestamp"]
         assert isinstance(timestamp, int)
@@ -184,11 +184,11 @@ class Decoder:
 
 
 class _Unreadable(ValueError):
-    """A member that cannot be what it should; the text is the dialect's word."""
+    """A member has a wrong value; the text is in the dialect's words."""
 
 
 def _complaint(members: dict[str, JSON], auth_params: AuthParams) -> str | None:
-    """What is missing beside header and requirements."""
+    """Return the words for what is missing or wrong beside header and requirements, if anything."""
     if auth_params == "required" and not isinstance(members.get("authParams"), dict):
         return "Missing authParams for EIP-3009"
     version = members.get("x402Version")
@@ -201,8 +201,9 @@ def _complaint(members: dict[str, JSON], auth_params: AuthParams) -> str | None:
 
 
 def decode_header(text: JSON) -> dict[str, JSON]:
-    """The members of a payment header, each of the right kind. Lenient about base64 (base64url, no
-    padding, line breaks), strict about the rest. Raises ValueError with the dialect's word.
+    """Return the members of a payment header, each of the right type. Lenient about base64
+    (base64url, no padding, line breaks), strict about the rest. Raises ValueError with the
+    dialect's words.
     """
     if not isinstance(text, str):
         raise _Unreadable(INVALID_HEADER)
@@ -226,7 +227,7 @@ def decode_header(text: JSON) -> dict[str, JSON]:
 
 
 def _unbase64(text: str) -> bytes:
-    """The bytes that `text` stands for, in any of the spellings. Raises binascii.Error."""
+    """Decode base64 in any of its variants. Raises binascii.Error."""
     try:
         return binascii.a2b_base64(text, strict_mode=True)  # how almost all clients spell it
     except ValueError:  # binascii.Error, or text beyond ASCII
@@ -238,8 +239,8 @@ def _unbase64(text: str) -> bytes:
 
 
 def _quote(asked: dict[str, JSON], network: str) -> PaymentRequirements:
-    """What the seller asks for. A price that is there must be a number: nothing true could be said
-    of a payment beside one that is none. A JSON integer is as good as its digits in a string.
+    """Return the seller's requirements. A price may be missing, but one that is there must be a
+    number, in a string or as a JSON integer: otherwise no payment could be compared with it.
     """
     scheme, resource = asked.get("scheme"), asked.get("resource")
     most = asked.get("maxAmountRequired")
@@ -273,7 +274,7 @@ def _token_authorization(members: JSON) -> TokenAuthorization:
 
 
 def _time(value: JSON) -> int | None:
-    """Unix seconds, as a JSON integer or a decimal string; "forever" is often 2^256-1."""
+    """Return unix seconds from a JSON integer or a decimal string; 2^256-1 often means forever."""
     return uint256(str(value) if type(value) is int else value)
 
 
@@ -285,8 +286,8 @@ def _address(value: JSON) -> bytes:
 
 
 def as_text(value: JSON) -> str:
-    """A member as the words repeat it, which the service that spoke this dialect first was written
-    in JavaScript to do: what is missing is undefined.
+    """Return a member as the words repeat it: as JavaScript writes it, in which the first service
+    of this dialect was written.
     """
     if isinstance(value, str):
         return value

@@ -1,4 +1,4 @@
-"""The replies of the Jeju dialect: outcomes into JSON, refusals into the words clients know.
+"""Encodes the replies of the Jeju dialect: outcomes as JSON, refusals in the words clients know.
 
 All timestamps in replies are unix milliseconds.
 """
@@ -64,7 +64,7 @@ _WORDS = {
 
 
 def words(refusal: Refusal, request: JejuRequest) -> str:
-    """The dialect's words for a refusal of this request."""
+    """Return the dialect's words for a refusal of this request."""
     if refusal.reason in (Reason.IN_THE_FUTURE, Reason.EXPIRED):
         return _time_words(refusal, request)
     asked_scheme = request.asked.get("scheme", "undefined")
@@ -79,9 +79,9 @@ def words(refusal: Refusal, request: JejuRequest) -> str:
 
 
 def _time_words(refusal: Refusal, request: JejuRequest) -> str:
-    """The words for a payment, or the authorization beside it, that is out of its time. The limit
-    that they name is the whole one wherever that has passed: POST /settle refuses some time before,
-    by as much as mining may take.
+    """Return the words for a payment, or its authorization, outside its time. They name the full
+    limit where that has passed, and otherwise the earlier one of POST /settle, which leaves time
+    for mining.
     """
     payment, pull = request.payment, request.payment.token_authorization
     if refusal.reason is Reason.IN_THE_FUTURE:
@@ -99,7 +99,7 @@ def _time_words(refusal: Refusal, request: JejuRequest) -> str:
 
 
 class _Given(dict[str, JSON]):
-    """Members as the words repeat them."""
+    """Members as the words repeat them; a missing one is `undefined`."""
 
     def __getitem__(self, name: str) -> str:
         return as_text(self.get(name)) if name in self else "undefined"
@@ -114,7 +114,7 @@ class _VerifyReply(Struct, frozen=True, kw_only=True, rename="camel"):
 
 
 class _Amount(Struct, frozen=True, kw_only=True):
-    """Atomic units (`base`), and the same as people write it."""
+    """An amount in atomic units (`base`), and as people write it."""
 
     human: str
     base: str
@@ -143,7 +143,7 @@ class _SettleReply(Struct, frozen=True, kw_only=True, rename="camel"):
 
 
 def verified(payment: AnyPayment, now: int) -> bytes:
-    """The reply to a valid payment; `now` in unix milliseconds, here and below."""
+    """Encode the reply to a valid payment; `now` is in unix milliseconds, here and below."""
     return _encode(
         _VerifyReply(
             is_valid=True,
@@ -156,14 +156,14 @@ def verified(payment: AnyPayment, now: int) -> bytes:
 
 
 def not_verified(why: str, now: int) -> bytes:
-    """The reply to a payment that is not valid."""
+    """Encode the reply to a payment that is not valid."""
     return _encode(
         _VerifyReply(is_valid=False, invalid_reason=why, payer=None, amount=None, timestamp=now)
     )
 
 
 def not_verified_unread(malformed: Malformed, now: int) -> bytes:
-    """The reply of POST /verify to a request that is not understood."""
+    """Encode the reply of POST /verify to a request that cannot be decoded."""
     # Clients of the standard dialect want a text.
     payer = "" if malformed.undetermined else None
     return _encode(
@@ -178,7 +178,7 @@ def not_verified_unread(malformed: Malformed, now: int) -> bytes:
 
 
 def not_understood(malformed: Malformed, now: int) -> bytes:
-    """The reply of POST /settle to a request that is not understood."""
+    """Encode the reply of POST /settle to a request that cannot be decoded."""
     reply = _SettleReply(
         success=False, network_id=malformed.network, error=malformed.words, timestamp=now
     )
@@ -196,8 +196,8 @@ def not_settled(
     unit: Unit | None = None,
     transaction_hash: bytes | None = None,
 ) -> bytes:
-    """The reply to a payment that was not settled (yet); `payment` once it is verified, `unit` what
-    its amount is written in, where that is known.
+    """Encode the reply to a payment that was not settled (yet). `payment` is given once it is
+    verified, `unit` is that of its amount, where that is known.
     """
     reply = _SettleReply(
         success=False,
@@ -220,8 +220,8 @@ def settled(
     fee_bps: int,
     unit: Unit | None,
 ) -> bytes:
-    """The reply to a settled payment; `fee_bps` is the contract's share in basis points, `unit`
-    what its amounts are written in, where that is known.
+    """Encode the reply to a settled payment. `fee_bps` is the contract's share in basis points,
+    `unit` that of its amounts, where that is known.
     """
     unit = unit or _UNKNOWN_TOKEN
     net = payment.amount - proof.fee
@@ -238,7 +238,7 @@ def settled(
 
 
 def signature_valid(request: SignedRequest, signer: bytes) -> bytes:
-    """The reply of POST /verify/signature to a good one."""
+    """Encode the reply of POST /verify/signature to a valid signature."""
     header = request.header
     payment = {
         "amount": header["amount"],
@@ -251,12 +251,12 @@ def signature_valid(request: SignedRequest, signer: bytes) -> bytes:
 
 
 def signature_invalid(why: str) -> bytes:
-    """The reply of POST /verify/signature to a bad one."""
+    """Encode the reply of POST /verify/signature to an invalid signature."""
     return _encode({"valid": False, "error": why})
 
 
 def signature_words(refusal: Refusal, request: SignedRequest) -> str:
-    """The words for a bad signature, or for a network that is not served."""
+    """Return the words for an invalid signature, or for a network that is not served."""
     return _WORDS[refusal.reason].format(found=refusal.found)
 
 
@@ -274,7 +274,7 @@ def _parties(request: JejuRequest, payment: JejuPayment, unit: Unit) -> dict[str
 
 
 def human(amount: int, decimals: int) -> str:
-    """Atomic units as a plain decimal without trailing zeros: 5000 of 6 decimals is 0.005."""
+    """Write atomic units as a plain decimal without trailing zeros: 5000 of 6 decimals is 0.005."""
     whole, part = divmod(amount, 10**decimals)
     digits = str(part).rjust(decimals, "0").rstrip("0") if part else ""
     return f"{whole}.{digits}" if digits else str(whole)

@@ -1,8 +1,8 @@
-"""The standard dialect, versions 1 and 2: JSON into payments and quotes.
+"""Decodes the standard dialect, versions 1 and 2, into payments and their requirements.
 
-Both versions share the paths; `paymentPayload.x402Version` tells them apart, and the outer one is
-not looked at, as in the official facilitators. Members that are not known are ignored, null is the
-same as absent, and everything that is used must be of exactly the right kind.
+Both versions share the paths; as in the official facilitators `paymentPayload.x402Version` tells
+them apart, and the outer one is ignored. Unknown members are ignored, null is the same as absent,
+and every member that is used must be of exactly the right type.
 """
 
 from collections.abc import Iterable
@@ -26,8 +26,8 @@ NETWORK_LIMIT = 64
 
 
 class Unreadable(Struct, frozen=True):
-    """A request that is not understood (400): a stable code and what is wrong, in words. `network`
-    and `payer` are repeated where they could be read.
+    """A request that cannot be decoded (400): a stable code, and a message that says what is wrong.
+    `network` and `payer` are repeated in the reply where they could be read.
     """
 
     code: str
@@ -37,12 +37,12 @@ class Unreadable(Struct, frozen=True):
 
 
 def no_json(why: str) -> Unreadable:
-    """The body is no JSON, or none with a single meaning."""
+    """Return the refusal of a body that is not JSON, or is ambiguous JSON."""
     return Unreadable("invalid_json", f"The body is refused: {why}")
 
 
 class Unserved(Struct, frozen=True):
-    """A request that is understood and not served here; `network`, `payer` as they were given."""
+    """A request that is well formed and not served here; `network`, `payer` as they were given."""
 
     refusal: Refusal
     network: str
@@ -50,8 +50,8 @@ class Unserved(Struct, frozen=True):
 
 
 class X402Request(Struct, frozen=True, kw_only=True):
-    """A request to verify or to settle: what was signed, the offer that the payer accepted, and the
-    seller's own. `network` and `payer` are repeated in replies as they were given.
+    """A request to verify or to settle: the signed payment, the requirements that the payer
+    accepted, and those of the seller. `network` and `payer` are repeated in replies as given.
     """
 
     version: int
@@ -73,7 +73,7 @@ class Decoder:
             self._networks[2, served.network.caip2] = served
 
     def decode(self, members: dict[str, JSON]) -> X402Request | Unserved | Unreadable:
-        """What a body of POST /verify or POST /settle asks for."""
+        """Decode a body of POST /verify or POST /settle."""
         network, payer = _network_of(members), _payer_of(members)
         try:
             decoded = self._decode(members)
@@ -127,7 +127,7 @@ class Decoder:
 
 
 class _Wrong(ValueError):
-    """A member that cannot be what it should; the text names it."""
+    """A member has a wrong value; the text names it."""
 
     def __init__(self, message: str, code: str = "invalid_payload") -> None:
         super().__init__(message)
@@ -135,14 +135,14 @@ class _Wrong(ValueError):
 
 
 def _network_of(members: dict[str, JSON]) -> str:
-    """The network that the seller names, "" where it names none, or none that is a name."""
+    """Return the network that the seller names; "" where that is missing or cannot be a name."""
     asked = members.get("paymentRequirements")
     network = asked.get("network") if isinstance(asked, dict) else None
     return network if isinstance(network, str) and len(network) <= NETWORK_LIMIT else ""
 
 
 def _payer_of(members: dict[str, JSON]) -> str:
-    """The address that is said to pay, as it was given, "" where there is none."""
+    """Return the address of the claimed payer as it was given, "" where there is none."""
     found: JSON = members
     for name in ("paymentPayload", "payload", "authorization", "from"):
         found = found.get(name) if isinstance(found, dict) else None
@@ -150,8 +150,8 @@ def _payer_of(members: dict[str, JSON]) -> str:
 
 
 def _is_of_another_method(inner: dict[str, JSON]) -> bool:
-    """Whether a payload is of another method than EIP-3009 (Permit2, ERC-7710), or of a chain that
-    is no EVM's: the official facilitators tell them by their members.
+    """Return whether a payload is of another method than EIP-3009 (Permit2, ERC-7710), or for a
+    chain that is no EVM chain. The official facilitators tell them apart by their members too.
     """
     if inner.get("permit2Authorization") is not None:
         return True

@@ -1,7 +1,7 @@
-"""The replies of the standard dialect: outcomes into JSON, refusals into its error strings.
+"""Encodes the replies of the standard dialect: outcomes as JSON, refusals as its error codes.
 
-`payer`, `transaction` and `network` are always there, "" where unknown: some clients refuse a reply
-without them. The strings are those of the official TypeScript and Go facilitators.
+`payer`, `transaction` and `network` are always present, "" where unknown: some clients reject a
+reply without them. The codes are those of the official TypeScript and Go facilitators.
 """
 
 import msgspec
@@ -94,7 +94,7 @@ _MESSAGES = {
     Reason.BUDGET_SPENT: "Settlement wallet has spent its gas budget",
     Reason.SIGNER_NOT_CONFIGURED: "Settlement wallet not configured",
 }
-# What no payment is to blame for: 503, and the code says no more.
+# Faults that are not the payment's: status 503 and one code for all.
 OUTAGES = TEMPORARY | {Reason.SIGNER_NOT_CONFIGURED}
 
 
@@ -121,7 +121,7 @@ class _SettleReply(Struct, frozen=True, kw_only=True, rename="camel"):
 
 
 def code(refusal: Refusal, version: int = 2, *, sent: bool = False) -> str:
-    """The dialect's string for a refusal that is no outage; `sent` once there is a transaction."""
+    """Return the code of a refusal that is no outage; `sent`: there is a transaction."""
     if version == 1 and refusal.reason is Reason.AMOUNT_NOT_EXACT:
         return _V1_AMOUNT
     if sent and refusal.reason is Reason.TRANSACTION_REVERTED:
@@ -130,17 +130,17 @@ def code(refusal: Refusal, version: int = 2, *, sent: bool = False) -> str:
 
 
 def message(refusal: Refusal) -> str:
-    """The same for people."""
+    """Return the message of a refusal, for people."""
     return _MESSAGES[refusal.reason].format(found=refusal.found, wanted=refusal.wanted)
 
 
 def verified(request: X402Request) -> bytes:
-    """The reply to a valid payment."""
+    """Encode the reply to a valid payment."""
     return _encode(_VerifyReply(is_valid=True, payer=request.payer))
 
 
 def not_verified(about: X402Request | Unserved, refusal: Refusal) -> bytes:
-    """The reply to a payment that is not valid, or that could not be looked at."""
+    """Encode the reply to a payment that is not valid, or could not be verified."""
     version = about.version if isinstance(about, X402Request) else 2
     outage = refusal.reason in OUTAGES
     return _encode(
@@ -154,7 +154,7 @@ def not_verified(about: X402Request | Unserved, refusal: Refusal) -> bytes:
 
 
 def verify_unreadable(unreadable: Unreadable) -> bytes:
-    """The reply of POST /verify to a request that is not understood."""
+    """Encode the reply of POST /verify to a request that cannot be decoded."""
     return _encode(
         _VerifyReply(
             is_valid=False,
@@ -171,7 +171,7 @@ def settled(
     settlement_id: str | None,
     state: SettlementState | None,
 ) -> bytes:
-    """The reply to a settled payment."""
+    """Encode the reply to a settled payment."""
     return _encode(
         _SettleReply(
             success=True,
@@ -184,7 +184,7 @@ def settled(
 
 
 def _extra(settlement_id: str | None, state: SettlementState | None) -> _Extra | UnsetType:
-    """What to ask GET /settlements for."""
+    """Return what GET /settlements can be asked for."""
     if settlement_id is None or state is None:
         return UNSET
     return _Extra(settlement_id=settlement_id, state=state)
@@ -198,7 +198,7 @@ def not_settled(
     settlement_id: str | None = None,
     state: SettlementState | None = None,
 ) -> bytes:
-    """The reply to a payment that was not settled (yet)."""
+    """Encode the reply to a payment that was not settled (yet)."""
     version = about.version if isinstance(about, X402Request) else 2
     sent = transaction_hash is not None
     outage = refusal.reason in OUTAGES
@@ -218,7 +218,7 @@ def not_settled(
 
 
 def settle_unreadable(unreadable: Unreadable) -> bytes:
-    """The reply of POST /settle to a request that is not understood."""
+    """Encode the reply of POST /settle to a request that cannot be decoded."""
     return _encode(
         _SettleReply(
             success=False,

@@ -13,12 +13,12 @@ _ID = re.compile(r"\A[A-Za-z0-9_-]{16,128}\Z")
 
 
 class MissingMember(ValueError):
-    """Something that must be there is not; the text names it."""
+    """A required member is missing; the text names it."""
 
 
 def check(extension: JSON) -> None:
-    """Raise ValueError for an extension that is not as it should be, MissingMember for one that
-    lacks what it must have. The text says what is wrong.
+    """Check the extension. Raises MissingMember where a member is missing, and ValueError for any
+    other fault; the text says which.
     """
     if not isinstance(extension, dict):
         raise ValueError("must be an object")

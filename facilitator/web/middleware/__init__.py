@@ -1,6 +1,6 @@
-"""Pure ASGI layers around the routes, and the one way to read a request's body.
+"""ASGI layers around the routes, and the one way to read a request's body.
 
-Every layer passes what is not HTTP (the lifespan) through untouched.
+Every layer passes what is not HTTP (the lifespan) on unchanged.
 """
 
 from starlette.middleware import Middleware
@@ -45,7 +45,7 @@ __all__ = [
 
 
 def layers(*, concurrency: int) -> list[Middleware]:
-    """What Starlette takes as `middleware`, the outermost first; `concurrency` is requests."""
+    """Return the layers, the outermost first; `concurrency` is how many requests run at once."""
     return [
         Middleware(DrainBody),
         Middleware(RequestId),  # before the log, which names the request

@@ -1,4 +1,4 @@
-"""Reading a request's body within limits, and reading off what a refusal left of it."""
+"""Reads a request's body within limits, and discards what a refusal left unread."""
 
 import asyncio
 from collections.abc import Iterable
@@ -13,7 +13,7 @@ LINGER = 2.0  # seconds for which the rest of a refused body is read and thrown 
 
 
 class BodyError(Exception):
-    """The body was refused. `status` is the reply's; the text is fit for the caller."""
+    """The body is refused, with this `status`; the text is for the client."""
 
     status = 400
 
@@ -27,7 +27,7 @@ class BodyTooSlow(BodyError):
 
 
 class ClientDisconnected(Exception):
-    """The client went away before its request was complete; nobody is left to answer."""
+    """The client disconnected before its request was complete, so that no reply can be sent."""
 
 
 async def read_body(
@@ -37,7 +37,7 @@ async def read_body(
     limit: int = BODY_LIMIT,
     deadline: float = BODY_DEADLINE,
 ) -> bytes:
-    """The whole body, at most `limit` bytes, within `deadline` seconds.
+    """Return the whole body, at most `limit` bytes, within `deadline` seconds.
 
     `headers` are the scope's, names in lower case. A Content-Length over the limit is refused
     before anything is read; a chunked body at the first byte over it. Raises BodyTooLarge,
@@ -67,7 +67,7 @@ async def read_body(
 
 
 class DrainBody:
-    """Read off what a reply left of its request's body.
+    """Discards what a reply left unread of its request's body.
 
     A connection that is closed with unread bytes is reset, and the reset may overtake the reply: a
     client that sent 10 MB would never see its 413. Hypercorn (0.18) also waits for room in the
@@ -112,7 +112,7 @@ class DrainBody:
                 while not complete:
                     await watched_receive()
         except TimeoutError:
-            pass  # whoever is still sending has had the reply for a while
+            pass  # a client that still sends has had the reply for a while
         if gone:
             return  # the server has closed, and says so once
         async with asyncio.TaskGroup() as tasks:
@@ -126,7 +126,7 @@ async def _until_disconnect(receive: Receive) -> None:
 
 
 def _may_have_body(scope: Scope) -> bool:
-    """HTTP/1.x announces a body, and nothing else is spoken here."""
+    """Return whether the request announces a body, as HTTP/1.x does."""
     return any(
         name == b"transfer-encoding" or (name == b"content-length" and value != b"0")
         for name, value in scope["headers"]

@@ -1,4 +1,4 @@
-"""Around the routes: a line in the log, a limit on concurrency, an answer to every error."""
+"""Layers around the routes: the access log, a limit on concurrency, a reply to every error."""
 
 import logging
 import time
@@ -21,11 +21,12 @@ _log = get_logger("facilitator.http")
 
 
 class AccessLog:
-    """One line and one span a request, with what the route has said of it (`telemetry.describe`).
+    """Logs one line and records one span for each request, with the fields that the route added
+    (`logs.describe`).
 
     The span is inside the caller's trace where the request came with one (W3C traceparent). `path`
-    is told where it is not the route's own. Probes come every few seconds: they are not worth a
-    line at INFO, and no span.
+    is logged where it differs from the route's. Probes come every few seconds: they are logged at
+    DEBUG and have no span.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -51,7 +52,9 @@ class AccessLog:
                 await self.app(scope, receive, noting_send)
             finally:
                 took = round((time.perf_counter() - start) * 1000, 2)
-                _tell(scope, status, took, described, logging.DEBUG if probe else logging.INFO)
+                _log_request(
+                    scope, status, took, described, logging.DEBUG if probe else logging.INFO
+                )
                 if span is not None:
                     _finish(span, scope, status, described)
 
@@ -62,7 +65,7 @@ def _span(scope: Scope) -> tracing.Maybe:
     return tracing.request(method, None if given is None else given.decode("latin-1"))
 
 
-def _tell(
+def _log_request(
     scope: Scope, status: int | None, took: float, described: Mapping[str, object], level: int
 ) -> None:
     path, route = scope["path"], route_of(scope)
@@ -83,7 +86,7 @@ def _tell(
 def _finish(
     span: tracing.Span, scope: Scope, status: int | None, described: Mapping[str, object]
 ) -> None:
-    """The names of OpenTelemetry's conventions; what these do not know is named as in the log."""
+    """Set the span's attributes, with OpenTelemetry's names, or else those of the log."""
     method, route = scope["method"][:METHOD_LIMIT], route_of(scope)
     if route is not None:
         span.rename(f"{method} {route}")
@@ -95,20 +98,20 @@ def _finish(
 
 
 def route_of(scope: Scope) -> str | None:
-    """The path of the route that was found, placeholders and all ("/settlements/{id}")."""
+    """Return the template of the route that was found ("/settlements/{id}"); None without one."""
     path: str | None = getattr(scope.get("route"), "path", None)
     return path
 
 
 def _printable(path: str) -> str:
-    """A path for the log: no control, direction or surrogate characters, PATH_LIMIT long."""
+    """Return a path for the log: printable characters only, PATH_LIMIT at most."""
     path = path[:PATH_LIMIT]
     if path.isprintable():
         return path
     return "".join(char if char.isprintable() else "?" for char in path)
 
 
-# What clients of the standard dialect look for in a reply that is no 200, whatever it says.
+# Members that clients of the standard dialect require in every reply, whatever its status.
 _IN_SHAPE: dict[str, dict[str, object]] = {
     "/verify": {"isValid": False, "invalidReason": "unexpected_verify_error", "payer": ""},
     "/settle": {
@@ -122,7 +125,7 @@ _IN_SHAPE: dict[str, dict[str, object]] = {
 
 
 class ConcurrencyLimit:
-    """Answer at most `limit` requests at once. Probes pass: a busy service is alive and ready."""
+    """Answers at most `limit` requests at once. Probes pass: a busy service is alive and ready."""
 
     def __init__(self, app: ASGIApp, *, limit: int) -> None:
         self.app = app
@@ -146,10 +149,10 @@ class ConcurrencyLimit:
 
 
 class CatchErrors:
-    """Answer for what the routes let escape; what went wrong is for the log alone.
+    """Replies to every exception of the routes; the exception itself goes to the log alone.
 
-    A reply that has started cannot be taken back: the error goes on to the server, which logs it
-    and closes the connection, so that the client sees a reply cut off and not one that looks whole.
+    A reply that has started cannot be replaced. Then the exception goes on to the server, which
+    logs it and closes the connection, so that the client sees that the reply is cut off.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -188,7 +191,7 @@ class CatchErrors:
 
 
 async def send_not_found(scope: Scope, send: Send) -> None:
-    """The reply to an unknown path, for layers that let nobody through."""
+    """Send the reply to an unknown path."""
     error = {"error": "Not found", "path": scope["path"], "timestamp": _now_ms()}
     await _send_json(send, 404, error)
 

@@ -1,4 +1,4 @@
-"""The headers that every reply carries: request id, security headers, CORS."""
+"""Layers that add headers to every reply: request id, security headers, CORS."""
 
 import re
 import secrets
@@ -12,7 +12,7 @@ Header = tuple[bytes, bytes]
 
 
 class RequestId:
-    """Name every request: by its own X-Request-Id when that is harmless, else at random."""
+    """Names every request: by its own X-Request-Id where that is harmless, else at random."""
 
     _harmless = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 
@@ -33,7 +33,7 @@ class RequestId:
 
 
 class SecurityHeaders:
-    """What Hono's secureHeaders and Helmet set by default, on every reply."""
+    """Adds the headers that Hono's secureHeaders and Helmet set by default."""
 
     HEADERS: tuple[Header, ...] = (
         (b"cross-origin-opener-policy", b"same-origin"),
@@ -59,7 +59,7 @@ class SecurityHeaders:
 
 
 class CORS:
-    """Any origin may call and read. No cookies are involved, so `*` gives nothing away."""
+    """Allows every origin to call and read. No cookies are used, so `*` gives nothing away."""
 
     EVERY_REPLY: tuple[Header, ...] = (
         (b"access-control-allow-origin", b"*"),
@@ -93,7 +93,7 @@ class CORS:
 
 
 def _adding(send: Send, headers: Iterable[Header]) -> Send:
-    """`send` with `headers` on every reply. The list is a new one: replies may be shared."""
+    """Return a `send` that adds `headers` to a reply, in a new list: replies may be shared."""
 
     async def adding_send(message: Message) -> None:
         if message["type"] == "http.response.start":
@@ -104,7 +104,7 @@ def _adding(send: Send, headers: Iterable[Header]) -> Send:
 
 
 def header(headers: Iterable[Header], wanted: bytes) -> bytes | None:
-    """The first value of the header `wanted`, a name in lower case."""
+    """Return the first value of the header `wanted`, a name in lower case; None without one."""
     for name, value in headers:
         if name == wanted:
             return value

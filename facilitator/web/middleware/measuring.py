@@ -1,4 +1,4 @@
-"""Around everything: count and time each reply, and keep the metrics on their own listener."""
+"""The outermost layers: count and time each reply, and keep /metrics on its own listener."""
 
 import time
 from collections.abc import Callable
@@ -11,11 +11,11 @@ METRICS_PATH = "/metrics"
 
 
 class MeasureRequests:
-    """Tell `count` the method, the route and the status of every reply, and `time` its route, its
-    status and how many seconds it took to its last byte.
+    """Calls `count` with the method, the route and the status of every reply, and `observe` with
+    its route, its status and the seconds until its last byte.
 
-    The route is the template of the path, so that there are only so many; where none was looked
-    for, as in a reply to too many requests, it is the path.
+    The route is the template of the path, of which there are few. It is the path itself where
+    routing was not reached, as in the reply to too many requests.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ def _route(scope: Scope) -> str:
 
 
 class OwnListener:
-    """Answer /metrics on the listener with this `port` and nothing else there; nowhere else."""
+    """Serves /metrics on the listener with this `port` alone, and no other path there."""
 
     def __init__(self, app: ASGIApp, *, port: int) -> None:
         self.app = app

@@ -1,4 +1,4 @@
-"""The HTTP interface: a handler a path, and no path that is not in this table."""
+"""The HTTP interface: the table of all paths and their handlers."""
 
 from collections.abc import Awaitable, Callable
 
@@ -13,7 +13,7 @@ __all__ = ["ROUTES", "not_found"]
 
 Handler = Callable[[Request], Awaitable[Response]]
 
-# Starlette tries one after the other: first what is asked most.
+# Starlette tries them in this order: the most frequent ones come first.
 _HANDLERS: tuple[tuple[str, str, Handler], ...] = (
     ("POST", "/verify", payments.verify),
     ("POST", "/settle", payments.settle),

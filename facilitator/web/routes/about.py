@@ -1,4 +1,4 @@
-"""What the service tells about itself."""
+"""The routes that describe the service: what it is, its health, what it supports, its metrics."""
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -195,8 +195,8 @@ async def stats(request: Request) -> Response:
 
 
 async def _contract_state(served: Served) -> jeju.ContractState | None:
-    """None where no contract is configured. Raises ChainUnavailable, and LookupError where there is
-    no such contract at its address: its totals are not nothing, they are not known.
+    """Read the contract's totals; None where none is configured. Raises ChainUnavailable, and
+    LookupError where there is no such contract at its address: its totals are unknown, not zero.
     """
     contract = served.config.contract
     if contract is None:
@@ -249,7 +249,7 @@ def _token(address: bytes, symbol: str, decimals: int, name: str) -> dict[str, o
 
 
 async def metrics(request: Request) -> Response:
-    """GET /metrics: Prometheus text, from memory: nobody is asked for it."""
+    """GET /metrics: Prometheus' text format, from memory alone."""
     service = service_of(request)
     if not service.config.metrics:
         return await not_found(request, HTTPException(404))
@@ -258,12 +258,12 @@ async def metrics(request: Request) -> Response:
 
 
 def _spelt(address: bytes | None) -> str:
-    """With its checksum; none is the zero address, as clients of the Jeju dialect know it."""
+    """Write an address with its checksum; None as the zero address, which Jeju clients expect."""
     return checksum(ZERO_ADDRESS if address is None else address)
 
 
 async def not_found(request: Request, _: Exception) -> Response:
-    """Unknown paths, wrong methods and trailing slashes alike."""
+    """Reply to unknown paths, wrong methods and trailing slashes alike."""
     path = request.scope["path"]
     body = {"error": "Not found", "path": path, "timestamp": service_of(request).clock()}
     return json_reply(body, 404)

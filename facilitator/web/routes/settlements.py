@@ -1,7 +1,7 @@
-"""What became of a settlement: for sellers who reconcile, and operators who look into one.
+"""GET /settlements: the state of one settlement, for sellers who reconcile and operators.
 
-Nothing that was signed is in it. The id cannot be guessed; the rest of what one must know to ask is
-what the chain shows to everybody.
+No signature is shown. The id cannot be guessed; everything else that one needs to ask is public on
+the chain.
 """
 
 import re
@@ -73,7 +73,7 @@ async def _find(service: Service, name: str) -> SettlementRecord | None:
 
 
 def _served(service: Service, network: str | None) -> Served | None:
-    """A network by its name, or by its CAIP-2 name."""
+    """Return the network with this name or CAIP-2 name; None where it is not served."""
     for name, served in service.networks.items():
         if network in (name, served.config.network.caip2):
             return served
@@ -127,7 +127,9 @@ async def _described(service: Service, record: SettlementRecord) -> Response:
 
 
 async def _confirmations(served: Served | None, proof: Proof | None) -> int | None:
-    """Blocks from the proof's to the latest, both counted; None where that is not known."""
+    """Return how many blocks there are from the proof's to the latest, both included; None where
+    that is not known.
+    """
     if served is None or proof is None:
         return None
     try:
