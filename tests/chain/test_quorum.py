@@ -19,8 +19,6 @@ pytestmark = pytest.mark.anyio
 PACKAGE = Path(__file__).parents[2] / "facilitator"
 # What only the room `chain` uses: all others ask `Quorum` a question, and act on its answer.
 COUNTING = re.compile(r"\b(call_each|call_everywhere|QUORUM)\b|\.several\b|len\([\w.]*endpoints\)")
-    r"\b(?:call_each|call_everywhere|QUORUM)\b|\.several\b|len\([\w.]*endpoints\)"
-)
 
 
 def test_no_other_room_counts_endpoints() -> None:
