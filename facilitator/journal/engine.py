@@ -114,8 +114,8 @@ DIFFERENCES = {
     "revive": _SPENT,
     "replace_with_filler": _SPENT,
     "finalize": _SPENT,
-    "record": "NOTIFY tells the other processes that have a PostgreSQL database open",
-    "mark_all_replied": "leases tell who else uses a PostgreSQL database, a lock who uses a file",
+    "record": "the other processes on a PostgreSQL database are notified",
+    "mark_all_replied": "leases show who else uses a PostgreSQL database; a file has a lock",
     "settlement_counts": "on PostgreSQL the tally has many rows, which are folded now and then",
     "ping": "what is rewritten without a change is the version, which stands in another place",
 }

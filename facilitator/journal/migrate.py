@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from facilitator.journal.postgres.connection import PostgresConnection
     from facilitator.journal.postgres.pool import Pool
 
-# Each after those that it refers to, with what its rows are sorted by. Attempts are told apart by
-# the order in which they were signed, which is that of SQLite's rowid.
+# Each after those that it refers to, with what its rows are sorted by. Attempts are in the
+# order in which they were signed, which is that of SQLite's rowid.
 TABLES: Mapping[str, str] = {
     "settlement": "rowid",
     "transaction": "id",

@@ -41,8 +41,8 @@ from facilitator.journal.rows import (
     refusal_text,
 )
 
-# A transaction that must not be sent again, or a failure that was told could come out untrue. A
-# filler moves nothing, whatever was signed for its account nonce before.
+# A transaction that must not be sent again: sellers were answered that a settlement it carries has
+# failed, which must stay true. A filler moves nothing, whatever was signed for its nonce before.
 GIVEN_UP = """(kind <> 'fill' AND EXISTS (
     SELECT 1 FROM settlement_transaction JOIN settlement ON settlement.id = settlement_id
     WHERE transaction_id = "transaction".id AND settlement.state IN ('failed', 'lost')))"""
@@ -196,8 +196,8 @@ async def _reopen(
     db: Connection, found: Settlement, new: NewSettlement, now: int
 ) -> Settlement | Taken:
     # The signature may be spelt anew, and is what the next transaction carries; the failure that
-    # was told is none any more. A key that came before goes on meaning this payment, unless there
-    # is another one.
+    # was replied does not hold any more. An idempotency key that came before goes on meaning this
+    # payment, unless the request brings another one.
     row = await db.fetchrow(
         f"""UPDATE settlement SET state = 'pending', version = version + 1, refusal = NULL,
                reply = NULL, payment = $1, listener = $2, listener_until = $3, traceparent = $4,
@@ -278,7 +278,7 @@ async def replace_with_filler(
 ) -> Transaction | None:
     """Put `new`, a filler, in the place of a transaction that must not be sent again: the chain
     wants its account nonce, it is no filler and not MINED, and it carries a settlement that FAILED
-    or was LOST, which was told and must stay true. It is the same row, PENDING, with a further
+    or was LOST: that was the reply, and must stay true. It is the same row, PENDING, with a further
     attempt, which `outbid` signs given its last one. What it had cost is not spent; what it carried
     and the attempts stay known, for one of them may be mined all the same. None where there is no
     such transaction.
@@ -403,7 +403,7 @@ async def add_attempt(
     now: int,
     gas_limit: int | None = None,
 ) -> bool:
-    """Append a replacement: False unless the transaction is still PENDING, and where the signer's
+    """Append a replacement: False where the transaction is not PENDING any more, or the signer's
     budget for the day does not allow for it. `gas_limit`: the transaction's from now on, no lower
     than it was (None: as it was).
     """
@@ -547,8 +547,8 @@ async def finalize(db: Connection, chain_id: int, block_number: int) -> int:
 async def become_waiter(
     db: Connection, settlement_id: str, waiter: str, until: int, now: int
 ) -> Settlement:
-    """Become the settlement's waiter if nobody was told of success and no waiter lives (none, or
-    its `waiter_until` is at or before now): the settlement as it then is, whose `waiter` tells
+    """Become the settlement's waiter if no reply has said success and no waiter lives (none, or
+    its `waiter_until` is at or before now): the settlement as it then is, whose `waiter` shows
     whether it worked. LookupError for an unknown id.
     """
     await db.execute(
@@ -564,7 +564,7 @@ async def become_waiter(
 
 
 async def renew(db: Connection, settlement_id: str, waiter: str, until: int) -> bool:
-    """Stay the settlement's waiter until then; False for one that is it no more."""
+    """Stay the settlement's waiter until then; False for one that no longer is."""
     renewed = await db.execute(
         "UPDATE settlement SET listener_until = $1 WHERE id = $2 AND listener = $3",
         until,
@@ -575,7 +575,7 @@ async def renew(db: Connection, settlement_id: str, waiter: str, until: int) -> 
 
 
 async def let_go(db: Connection, settlement_id: str, waiter: str) -> None:
-    """Stop being the waiter, if one still is, having said nothing."""
+    """Stop being the waiter, if one still is, without having replied."""
     await db.execute(
         "UPDATE settlement SET listener = NULL WHERE id = $1 AND listener = $2",
         settlement_id,
@@ -603,8 +603,8 @@ async def mark_success_replied(
 
 
 async def mark_all_replied(db: Connection, now: int) -> int:
-    """Let nobody hear of success any more of any settlement that could still end in it: how many
-    there were. For a journal that comes from a backup: what happened since is not in it. Raises
+    """Mark every settlement that could still end in success as already replied: how many there
+    were. For a journal that comes from a backup, which does not know who was replied since. Raises
     StoreLocked where another process uses the journal, as `refuse_shared` does.
     """
     return await db.execute(

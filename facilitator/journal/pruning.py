@@ -1,8 +1,8 @@
-"""What is forgotten once it is finished and old, and what of it is still known.
+"""Deleting what is finished and old, and the keys of it that must still be known.
 
 Functions of a connection, inside a transaction, with locks in the order of `operations`. A
-settlement leaves with its transactions, but for those that carry another one too. Its keys stay as
-long as its payment could be presented again: a chain that is asked may lag, and one log must not
+settlement is deleted with its transactions, but for those that carry another one too. Its keys stay
+as long as its payment could be presented again: a chain that is asked may lag, and one log must not
 prove a payment twice.
 """
 
@@ -36,7 +36,7 @@ async def forget(
     """Delete up to `limit` settlements of a chain that are CONFIRMED, FAILED or LOST, neither
     changed nor waited for since `before`, their proof at block `horizon` at most, and all their
     transactions FINAL or SUPERSEDED: with those that carry nothing else, and as many fillers of
-    that age. How many settlements did leave.
+    that age. Return how many settlements were deleted.
 
     Of one that did not FAIL `used_by` knows the keys until an hour after its payment's deadline.
     Idempotency keys and replies are gone. What is left of the gas budgets does not change, nor do
@@ -74,7 +74,7 @@ async def forget(
         limit,
     )
     await _delete_transactions(db, [row["id"] for row in (*carriers, *fillers)])
-    # A payment has two keys at most: what is forgotten in one call is gone in one as well.
+    # A payment has two keys at most: the keys that one call keeps, one call can delete.
     await db.execute(
         """DELETE FROM used_key WHERE key IN (
                SELECT key FROM used_key WHERE chain_id = $1 AND needed_until <= $2 LIMIT $3)""",

@@ -3,7 +3,7 @@
 A binary takes a schema that is one step newer than its own (steps first add, and take away a
 release later), so rolling back needs no way down. Amounts are decimal text: uint256 fits no
 integer column. `gas_spent` sums what FINAL transactions have cost, by the UTC day of their signing,
-so that a day's spending is told from a few rows. `settlement_tally` is how many settlements are
+so that a day's spending is the sum of a few rows. `settlement_tally` is how many settlements are
 finished, kept by triggers: what a program of an earlier version writes is counted as well.
 
 Nothing uses the columns `lease_holder`, `lease_until` and `fencing_token` of `signer`, nor, in

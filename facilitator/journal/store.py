@@ -162,8 +162,8 @@ class Fence:
 
 
 class Notices(Protocol):
-    """What tells at once of settlements that `record` has changed, in whichever process. Some may
-    be missed, so who waits for one looks in the journal as well, now and then.
+    """Notices of settlements that `record` has changed, in whichever process. Some may be missed,
+    so who waits for one looks in the journal as well, now and then.
     """
 
     @property
@@ -198,7 +198,7 @@ class SharedStore(Store):
 
     @abstractmethod
     async def refuse_shared(self) -> None:
-        """Raise StoreLocked where another process uses the journal, as far as leases tell: one is
+        """Raise StoreLocked where another process uses the journal, as far as leases show: one is
         held, or has ended within the seconds in which its holder may come back to it.
         """
 

@@ -1,9 +1,9 @@
 """Notices of settlements that have changed, by LISTEN and NOTIFY: a replica need not look for what
 another one records.
 
-Nothing relies on them. LISTEN ends with its connection, and a pooler that hands sessions around
-gives to somebody else what was listened for. So a listener counts on hearing others only while it
-hears itself: what it tells by the pool through which outcomes are recorded has to come back to it.
+Nothing relies on them. LISTEN ends with its connection, and a pooler that shares sessions delivers
+notices to whoever has the session by then. So a replica counts on notices only while it receives
+its own: every few seconds it sends one through the pool that records outcomes.
 """
 
 import asyncio
@@ -35,10 +35,10 @@ RETRY_LAST = 30.0
 
 
 async def notify(db: Connection, changed: Sequence[str]) -> None:
-    """Tell of these settlements, once the transaction is committed.
+    """Notify the other processes of these settlements, once the transaction is committed.
 
     Such a commit takes a lock that all of the server's databases share: so claims, each with a
-    transaction of its own, tell of nothing.
+    transaction of its own, send no notice.
     """
     for first in range(0, len(changed), IDS_A_NOTICE):
         notice = " ".join(changed[first : first + IDS_A_NOTICE])
@@ -53,7 +53,7 @@ class PostgresNotices:
         self._pool = pool
         self._tell: list[Callable[[str], None]] = []
         self._own_channel = f"facilitator_{secrets.token_hex(8)}"
-        self._told: bool | None = None  # what the log was told last
+        self._logged: bool | None = None  # whether notices arrive, as the log says
         self.arrive = False
         self._arrived = asyncio.Event()  # once, for who proves it
 
@@ -73,7 +73,7 @@ class PostgresNotices:
             await asyncio.sleep(pause)
 
     async def prove(self) -> str | None:
-        """Why notices do not arrive here; None once what this one has told came back to it."""
+        """Why notices do not arrive here; None once its own notice has come back."""
         if self._address is None:
             return "nobody listens behind a pooler"
         listening = asyncio.create_task(self._listen(self._address))
@@ -114,9 +114,9 @@ class PostgresNotices:
 
     def _now(self, *, arrive: bool, why: str = "") -> None:
         self.arrive = arrive
-        if self._told is arrive:
+        if self._logged is arrive:
             return
-        self._told = arrive
+        self._logged = arrive
         if arrive:
             event(_log, logging.INFO, "notices_arrive")
         else:

@@ -156,7 +156,7 @@ class Pool:
 
 
 def connect_arguments(settings: PostgreSQL) -> dict[str, object]:
-    """What asyncpg is to be told. The URL's parts are given one by one, since asyncpg would read
+    """The arguments for asyncpg. The URL's parts are given one by one, since asyncpg would read
     what it does not find in a URL from the environment.
     """
     return {

@@ -52,8 +52,8 @@ _TALLY = """
         EXECUTE FUNCTION settlement_tally();
 """
 
-# By number of the step: what SQLite has by itself, or has in another way. Attempts are told apart
-# by their rowid there.
+# By number of the step: what SQLite has by itself (its rowid is the order of attempts), or in
+# another way.
 _NUMBER = "ALTER TABLE attempt ADD COLUMN number BIGINT GENERATED ALWAYS AS IDENTITY;"
 _BESIDE = {0: _NUMBER + _TALLY}
 

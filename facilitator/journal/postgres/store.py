@@ -1,7 +1,7 @@
 """The journal in a PostgreSQL database, which any number of processes share.
 
-What is done in another way here than by the facade: claims take advisory locks, notices tell the
-other processes what was recorded, and a commit whose reply was lost is looked up.
+What is done here in another way than by the facade: claims take advisory locks, the other
+processes are notified of what was recorded, and a commit whose reply was lost is looked up.
 """
 
 import asyncio
@@ -118,7 +118,7 @@ class PostgresStore(SharedStore):
         settlements: Sequence[SettlementChange],
         now: int,
     ) -> tuple[Settlement, ...]:
-        """As the operation says, and the other processes are told."""
+        """As the operation says, and the other processes are notified."""
 
         async def record(db: Connection) -> tuple[Settlement, ...]:
             changed = await operations.record(db, transactions, settlements, now)
@@ -163,7 +163,7 @@ class PostgresStore(SharedStore):
             return await self._once_known(mark_or_marked)
 
     async def mark_all_replied(self, now: int) -> int:
-        """As the operation says; the lock of a file keeps others out of that."""
+        """As the operation says, once no lease shows another process."""
 
         async def mark(db: Connection) -> int:
             await leases.keep_others_out(db)

@@ -28,7 +28,7 @@ _WORDS = tuple(
         (r"= ANY\((\$\d+)\)", r"IN (SELECT value FROM json_each(\1))"),
         # There is one writer: nobody changes a row meanwhile.
         (r"\s+FOR UPDATE(\s+SKIP LOCKED)?", ""),
-        # Attempts are told apart by the order of their signing.
+        # The order in which attempts were signed, which PostgreSQL has in a column of its own.
         (r"\battempt\.number\b", "attempt.rowid"),
         (r"\bgreatest\(", "max("),
         (r"::[a-z]+", ""),

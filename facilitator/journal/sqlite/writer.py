@@ -103,11 +103,11 @@ class Writer:
             connection.execute("ROLLBACK TO operation")
             task.result = undo.result
         except BaseException as error:  # nothing ends this thread while callers wait for it
-            told = _told(error)
+            reported = _as_reported(error)
             if not connection.in_transaction:
-                raise told from error  # SQLite has undone the whole batch by itself
+                raise reported from error  # SQLite has undone the whole batch by itself
             connection.execute("ROLLBACK TO operation")
-            task.error = told
+            task.error = reported
         connection.execute("RELEASE operation")
 
     def _deliver(self, batch: list[_Task]) -> None:
@@ -124,8 +124,8 @@ class Writer:
             self._loop.call_soon_threadsafe(deliver)
 
 
-def _told(error: BaseException) -> Exception:
-    """What the caller of an operation is told that raised `error`."""
+def _as_reported(error: BaseException) -> Exception:
+    """The exception that the caller of an operation gets, which raised `error`."""
     if isinstance(error, sqlite3.Error):
         return StoreError(f"the journal refused: {error}")
     if isinstance(error, StopIteration) or not isinstance(error, Exception):
