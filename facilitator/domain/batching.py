@@ -19,12 +19,12 @@ GAS_PER_GROUP = 30_000
 
 
 def group_call(calls: Iterable[Call]) -> Call:
-    """All of them, in this order; one that fails undoes no other."""
+    """Return one call that makes all of them, in this order; one that fails undoes no other."""
     return aggregate3(*(Inner(call, may_fail=True) for call in calls))
 
 
 def gas_limit(singles: Sequence[int]) -> int:
-    """What a group may use, from what each of its calls may use alone.
+    """Return what a group may use, from what each of its calls may use alone.
 
     The chain's own estimate is no good here: with a call that runs out of gas and is let fail, the
     group succeeds all the same. A call hands on 63/64 of the gas that is left (EIP-150), so that
@@ -34,7 +34,7 @@ def gas_limit(singles: Sequence[int]) -> int:
 
 
 def fitting(singles: Sequence[int]) -> int:
-    """How many of the calls, from the first one on, fit into one transaction."""
+    """Return how many of the calls, from the first one on, fit into one transaction."""
     count = len(singles)
     while count and gas_limit(singles[:count]) > GROUP_GAS_CAP:
         count -= 1
@@ -42,7 +42,7 @@ def fitting(singles: Sequence[int]) -> int:
 
 
 def highest(fees: Sequence[Fees]) -> Fees:
-    """The highest of each of the two fees, of at least one pair."""
+    """Return the highest of each of the two fees, of at least one pair."""
     return Fees(
         max(each.max_fee_per_gas for each in fees),
         max(each.max_priority_fee_per_gas for each in fees),

@@ -15,12 +15,12 @@ DAY_MS = 86_400_000
 
 
 def day_of(now: int) -> int:
-    """The UTC day, counted from 1970, of a time in unix milliseconds."""
+    """Return the UTC day, counted from 1970, of a time in unix milliseconds."""
     return now // DAY_MS
 
 
 def most_cost(gas_limit: int, max_fee_per_gas: int, l1_fee: int) -> int:
-    """The most that a transaction may cost, in wei; `l1_fee` is charged beside gas."""
+    """Return the most that a transaction may cost, in wei; `l1_fee` is charged beside gas."""
     return gas_limit * max_fee_per_gas + l1_fee
 
 
@@ -33,23 +33,25 @@ class Prepared(Struct, frozen=True):
 
     @property
     def most_cost(self) -> int:
-        """Wei, at most."""
+        """Return the most that a transaction may cost, in wei; `l1_fee` is charged beside gas."""
         return most_cost(self.gas_limit, self.fees.max_fee_per_gas, self.l1_fee)
 
 
 def committed(transaction: Transaction) -> int:
-    """The most that a pending transaction may cost: any of its attempts may be the one mined."""
+    """Return the most that a pending transaction may cost: any of its attempts may be the one
+    mined.
+    """
     dearest = max(attempt.fees.max_fee_per_gas for attempt in transaction.attempts)
     return most_cost(transaction.gas_limit, dearest, transaction.l1_fee)
 
 
 def spent(final: int, mined: Iterable[int], pending: Iterable[int]) -> int:
-    """What a day's budget has gone to: final and mined transactions of that day, and everything
-    that is pending.
+    """Return what a day's budget has gone to, in wei: final and mined transactions of that day, and
+    everything that is pending.
     """
     return final + sum(mined) + sum(pending)
 
 
 def allows(budget: int | None, spent_so_far: int, cost: int) -> bool:
-    """Whether another `cost` wei fit; None is no limit."""
+    """Return whether another `cost` wei fit; None is no limit."""
     return budget is None or spent_so_far + cost <= budget

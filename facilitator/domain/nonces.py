@@ -7,8 +7,8 @@ MAX_IN_FLIGHT = 64
 
 
 def missing(account_nonce: int, pending: Collection[int]) -> range:
-    """The account nonces from the one that the chain wants next up to the least pending one: a gap,
-    behind which nothing is mined until somebody uses them.
+    """Return the account nonces from the one that the chain wants next up to the least pending one:
+    a gap, behind which nothing is mined until somebody uses them.
     """
     return range(account_nonce, max(min(pending, default=account_nonce), account_nonce))
 
@@ -16,12 +16,12 @@ def missing(account_nonce: int, pending: Collection[int]) -> range:
 def nonce_floor(
     next_nonce: int, mined: int, pooled: Collection[int], *, alone: bool = False
 ) -> int | None:
-    """The least account nonce that may be handed out, or None where that cannot be told.
+    """Return the least account nonce that may be handed out, or None where that is not certain.
 
     `next_nonce` is the journal's, `mined` the chain's count, `pooled` what each endpoint counts
     with its pool: transactions that the journal does not know of (it is new, or was restored, or
     another program uses the key). They count only where all endpoints agree on them, and there
-    cannot be more than a pool takes. Where one endpoint tells both, `alone`, it may not be further
+    cannot be more than a pool takes. Where one endpoint says both, `alone`, it may not be further
     ahead of the journal than that either: gaps of this size can be closed again.
     """
     floor = max(next_nonce, mined)

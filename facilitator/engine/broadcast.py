@@ -1,4 +1,4 @@
-"""Offering what the journal holds to the chain: for the first time, and again while it is open."""
+"""Sends what the journal holds to the chain: for the first time, and again while it is open."""
 
 import logging
 from collections.abc import Callable, Iterable, Mapping
@@ -27,7 +27,7 @@ class Broadcaster:
         self._signers = signers
         self._clock = clock
         self._sent_at: dict[int, int] = {}
-        self._at_cap: set[int] = set()  # transactions of which that was told
+        self._at_cap: set[int] = set()  # transactions for which that was logged
         self._lacking_gas: set[int] = set()  # those that were refused for their gas limit
         # What each transaction is a part of, as of the last turn (W3C traceparent).
         self._traces: dict[int, str | None] = {}
@@ -35,11 +35,11 @@ class Broadcaster:
 
     @property
     def sent_at(self) -> Mapping[int, int]:
-        """When each transaction was last offered to the chain, by its id."""
+        """Return when each transaction was last offered to the chain, by its id."""
         return self._sent_at
 
     async def send(self, transaction: Transaction, attempt: Attempt) -> None:
-        """Broadcast what the journal holds already, and have the loop follow it."""
+        """Broadcast what is in the journal, and wake the loop, which follows it."""
         self._sent_at[transaction.id] = self._clock()
         self._woken.set()
         name = to_hex(attempt.hash)
@@ -63,7 +63,7 @@ class Broadcaster:
             )
 
     async def send_again(self, transaction: Transaction, attempt: Attempt) -> None:
-        """The same, as a part of what the transaction's settlement is a part of."""
+        """Send as a part of the trace that the transaction's settlement belongs to."""
         with inside(self.trace_of(transaction)):
             await self.send(transaction, attempt)
 
@@ -72,8 +72,8 @@ class Broadcaster:
         await self._woken.wait()
         self._woken = anyio.Event()
 
-    def tell_at_cap(self, transaction: Transaction, attempt: Attempt) -> None:
-        """Once of each: it is stuck, and its fees are as high as they may get."""
+    def log_at_cap(self, transaction: Transaction, attempt: Attempt) -> None:
+        """Log, once for each transaction, that it is stuck and its fees may not rise any more."""
         if transaction.id not in self._at_cap:
             self._at_cap.add(transaction.id)
             event(
@@ -86,19 +86,21 @@ class Broadcaster:
 
     @property
     def at_cap(self) -> int:
-        """How many transactions are pending of which that was told."""
+        """Return how many pending transactions are stuck with fees that may not rise any more."""
         return len(self._at_cap)
 
     def lacks_gas(self, transaction: Transaction) -> bool:
-        """Whether no endpoint took it when it was last offered, for want of a higher gas limit."""
+        """Return whether no endpoint took it when it was last offered, for want of a higher gas
+        limit.
+        """
         return transaction.id in self._lacking_gas
 
     def trace_of(self, transaction: Transaction) -> str | None:
-        """What the transaction is a part of (W3C traceparent)."""
+        """Return the trace that a transaction belongs to (W3C traceparent)."""
         return self._traces.get(transaction.id)
 
     def note_traces(self, records: Iterable[SettlementRecord]) -> None:
-        """From now on, transactions are a part of what these settlements are a part of."""
+        """Note the traces of these settlements as those of their transactions."""
         self._traces = {
             transaction.id: record.settlement.traceparent
             for record in records
@@ -106,13 +108,13 @@ class Broadcaster:
         }
 
     def forget(self, transaction_id: int) -> None:
-        """It is pending no more."""
+        """Forget a transaction that is pending no more."""
         self._sent_at.pop(transaction_id, None)
         self._at_cap.discard(transaction_id)
         self._lacking_gas.discard(transaction_id)
 
     def forget_before(self, time: int) -> None:
-        """What was sent until then is somebody else's to send again."""
+        """Forget what was sent until then: another process sends it again."""
         self._sent_at = {number: at for number, at in self._sent_at.items() if at > time}
         self._at_cap &= self._sent_at.keys()
         self._lacking_gas &= self._sent_at.keys()

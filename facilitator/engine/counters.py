@@ -1,4 +1,4 @@
-"""What the loop of one chain has done, in plain numbers, and whether it still does anything."""
+"""Counts what the loop of one chain has done, and tells whether it is stuck."""
 
 import time
 from collections import Counter
@@ -26,18 +26,18 @@ class Tally:
         self.stepped_at: float | None = None
 
     def step(self) -> None:
-        """The loop works, and has come this far."""
+        """Note that the loop works, and has come this far."""
         self.stepped_at = time.monotonic()
 
     def rest(self) -> None:
-        """The loop waits until there is something to do."""
+        """Note that the loop waits until there is something to do."""
         self.stepped_at = None
 
     def silence(self) -> float:
-        """Seconds since the last step; 0 while the loop rests."""
+        """Return the seconds since the last step; 0 while the loop rests."""
         return 0.0 if self.stepped_at is None else time.monotonic() - self.stepped_at
 
     @property
     def is_stuck(self) -> bool:
-        """Whether the loop hangs, or has ended in the middle of a step."""
+        """Return whether the loop hangs, or has ended in the middle of a step."""
         return self.silence() > STUCK_AFTER

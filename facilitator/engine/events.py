@@ -1,4 +1,4 @@
-"""What is told whenever a settlement changes: one line in the log, one span in its trace.
+"""What is logged whenever a settlement changes: one line in the log, one span in its trace.
 
 The line belongs to the trace of the request that had the payment taken on, whoever finds out. Ids,
 addresses, amounts and hashes: what the chain shows to everybody. Nothing that was signed.
@@ -21,7 +21,7 @@ Fields = dict[str, str | int]
 
 
 def settlement_submitted(network: str, claimed: Claimed) -> None:
-    """A payment was claimed, and what moves its money is signed."""
+    """Log that a payment was claimed, and the transaction that moves its money signed."""
     transaction = claimed.transaction
     with inside(claimed.settlement.traceparent):
         event(
@@ -39,25 +39,29 @@ def settlement_submitted(network: str, claimed: Claimed) -> None:
 
 
 def settlement_changed(network: str, settlement: Settlement) -> None:
-    """It has another state now."""
-    told = {**described(settlement), **_outcome(settlement)}
+    """Log that a settlement has another state now."""
+    fields = {**described(settlement), **_result(settlement)}
     with inside(settlement.traceparent):
         level = logging.CRITICAL if settlement.state in _ALARMING else logging.INFO
         name = f"settlement_{settlement.state}"
-        event(_log, level, name, exc_info=None, network=network, **told)
+        event(_log, level, name, exc_info=None, network=network, **fields)
     # Since the payment was taken on, by the same clock.
-    record("outcome", settlement.traceparent, settlement.created_at, network=network, **told)
+    record("outcome", settlement.traceparent, settlement.created_at, network=network, **fields)
 
 
 def paid_after_failure(network: str, settlement: Settlement) -> None:
-    """It is CONFIRMED, and was told to have failed: what was signed before was mined after all."""
-    told = {**described(settlement), **_outcome(settlement)}
+    """Log that a payment is CONFIRMED that had been answered as failed: what was signed before was
+    mined after all.
+    """
+    fields = {**described(settlement), **_result(settlement)}
     with inside(settlement.traceparent):
-        event(_log, logging.CRITICAL, "paid_after_failure", exc_info=None, network=network, **told)
+        event(
+            _log, logging.CRITICAL, "paid_after_failure", exc_info=None, network=network, **fields
+        )
 
 
 def settled_again(network: str, settlement: Settlement, transaction_hash: bytes) -> None:
-    """It has a further transaction."""
+    """Log that a settlement has a further transaction."""
     event(
         _log,
         logging.WARNING,
@@ -70,7 +74,7 @@ def settled_again(network: str, settlement: Settlement, transaction_hash: bytes)
 
 
 def described(settlement: Settlement) -> Fields:
-    """A settlement's fixed fields."""
+    """Return the fields that every log line about a settlement has."""
     payment = settlement.payment
     return {
         "settlement": settlement.id,
@@ -84,11 +88,11 @@ def described(settlement: Settlement) -> Fields:
     }
 
 
-def _outcome(settlement: Settlement) -> Fields:
-    told: Fields = {"took_ms": settlement.updated_at - settlement.created_at}
+def _result(settlement: Settlement) -> Fields:
+    fields: Fields = {"took_ms": settlement.updated_at - settlement.created_at}
     if settlement.proof is not None:
-        told["transaction"] = to_hex(settlement.proof.transaction_hash)
-        told["block_number"] = settlement.proof.block_number
+        fields["transaction"] = to_hex(settlement.proof.transaction_hash)
+        fields["block_number"] = settlement.proof.block_number
     if settlement.refusal is not None:
-        told["reason"] = str(settlement.refusal.reason)
-    return told
+        fields["reason"] = str(settlement.refusal.reason)
+    return fields

@@ -1,7 +1,7 @@
 """Which of several processes watches a chain: the one that has its lease.
 
-The others answer requests all the same. They are told what has come of what they wait for, or look
-for it in the journal, and take over within seconds when the lease is not prolonged.
+The others answer requests all the same. They learn of outcomes by notices, or look for them in the
+journal, and take over within seconds when the lease is not prolonged.
 """
 
 import secrets
@@ -40,7 +40,7 @@ class Loop(Protocol):
 
 
 class Leadership:
-    """This process's part in watching one chain. What it watches with is to write to `store`."""
+    """This process's part in watching one chain. Its loop must write to `store`, which is fenced."""
 
     def __init__(
         self, *, store: SharedStore, chain_id: int, signers: SignerPool, waiters: Waiters
@@ -60,7 +60,7 @@ class Leadership:
 
     @property
     def leads(self) -> bool:
-        """Whether this process watches the chain, as far as it knows."""
+        """Return whether this process watches the chain, as far as it knows."""
         return self._fence.token is not None
 
     async def take_part(self, loop: Loop) -> float:
@@ -91,7 +91,7 @@ class Leadership:
         return FOLLOW_EVERY
 
     async def _hold(self) -> tuple[bool, bool]:
-        """(whether the lease is this process's, whether that is new)."""
+        """Return whether the lease is this process's, and whether that is new."""
         now = anyio.current_time()
         before = self._fence.token
         if before is not None and now < self._prolong_at:
@@ -130,8 +130,8 @@ class Leadership:
         return pause
 
     async def _prolong(self, held: int | None, turn: anyio.CancelScope, tally: Tally) -> None:
-        """Beside a turn. Whatever becomes of the lease, the journal lets nothing be written by a
-        token that is not its own any more.
+        """Prolong the lease beside a turn. Whatever becomes of it, the journal lets nothing be
+        written by a token that is not its own any more.
         """
         while not tally.is_stuck:
             await anyio.sleep(self._prolong_at - anyio.current_time())
@@ -146,7 +146,7 @@ class Leadership:
                 return
 
     async def _wake_who_waits(self) -> None:
-        """Requests of this process may wait for what another one has recorded."""
+        """Wake requests of this process that wait for what another process has recorded."""
         waited_for = self._waiters.waited_for
         arrive, now = self._shared.notices.arrive, anyio.current_time()
         if not waited_for or (arrive and now < self._look_at):

@@ -81,20 +81,20 @@ class ChainLoop:
 
     @property
     def gaps(self) -> frozenset[bytes]:
-        """The signers whose next account nonce nothing of ours has; none while another process
-        watches the chain.
+        """Return the signers whose next account nonce nothing of ours has; none while another
+        process watches the chain.
         """
         return frozenset() if self._follows else self._gaps.open
 
     @property
     def at_fee_cap(self) -> int:
-        """How many transactions wait for the fees to fall, as they may not offer more."""
+        """Return how many transactions wait for the fees to fall, as they may not offer more."""
         return self._broadcaster.at_cap
 
     @property
     def horizon(self) -> int | None:
-        """The highest block that no reorg reaches any more, as of the last look at the head; None
-        before the first one, and while another process watches the chain.
+        """Return the highest block that no reorg reaches any more, as of the last look at the head;
+        None before the first one, and while another process watches the chain.
         """
         head = self._heads.head
         return (
@@ -129,18 +129,20 @@ class ChainLoop:
                 await self._broadcaster.something_sent()
 
     async def leave(self) -> None:
-        """After `run`: another process need not wait until this one is missed."""
+        """Give up the lease after `run`, so that another process need not wait until it ends."""
         if self._leadership is not None:
             await self._leadership.step_down()
 
     async def _take_part(self) -> float | None:
-        """A turn, where no other process watches the chain; the seconds until the next one."""
+        """Take a turn, unless another process watches the chain. Returns the seconds until the next
+        one.
+        """
         if self._leadership is None:
             return await self.turn()
         return await self._leadership.take_part(self)
 
     def take_over(self) -> None:
-        """What happened while another process watched is not known here."""
+        """Begin to lead: what happened while another process did is not known here."""
         self._event(logging.INFO, "watching")
         self._looked_at = 0
         self._reorgs.doubt()
@@ -154,7 +156,7 @@ class ChainLoop:
             await self._heads.update()
 
     async def turn(self) -> float | None:
-        """One turn; the seconds until the next one, None where nothing is open."""
+        """Take one turn. Returns the seconds until the next one, None where nothing is open."""
         sight = await self._heads.update()
         if sight is Sight.REPLACED:
             self._reorgs.doubt()
@@ -202,7 +204,9 @@ class ChainLoop:
         return MAX_POLL_MS / 1000 if self._reorgs.watching else None
 
     def _poll(self) -> float:
-        """Four looks a block: an outcome is known a quarter of an interval late at most."""
+        """Return the seconds until the next look, four of them a block: an outcome is known a
+        quarter of an interval late at most.
+        """
         return min(max(self._heads.interval_ms // 4, MIN_POLL_MS), MAX_POLL_MS) / 1000
 
     def _event(self, level: int, name: str, **fields: str | int) -> None:

@@ -1,4 +1,4 @@
-"""What is done for transactions that are pending: wait for them, send them again, replace them."""
+"""Takes pending transactions further: waits for them, sends them again, replaces them."""
 
 import asyncio
 import logging
@@ -40,7 +40,7 @@ _log = logging.getLogger(__name__)
 
 
 class PendingTransactions:
-    """Takes those of one chain further. `clock` is in unix milliseconds."""
+    """Takes the pending transactions of one chain further. `clock` is in unix milliseconds."""
 
     def __init__(
         self,
@@ -71,9 +71,9 @@ class PendingTransactions:
         records: Sequence[SettlementRecord],
         withheld: Collection[int] = (),
     ) -> tuple[dict[int, Resolved], dict[bytes, int]]:
-        """Observe and decide every one, and act: those that have come to an end, by id, and how
-        many transactions each signer has mined. `records` are what they carry. Those that are
-        `withheld`, by id, are not sent again. Raises ChainUnavailable, StoreError.
+        """Observe and decide every transaction, and act. Returns those that have come to an end, by
+        id, and how many transactions each signer has mined. `records` are what they carry. Those
+        that are `withheld`, by id, are not sent again. Raises ChainUnavailable, StoreError.
         """
         now = self._clock()
         observations = await self._observe(transactions, self._broadcaster.sent_at, now)
@@ -92,7 +92,7 @@ class PendingTransactions:
                 case Broadcast(attempt, at_cap):
                     to_send.append((transaction, attempt))
                     if at_cap:
-                        self._broadcaster.tell_at_cap(transaction, attempt)
+                        self._broadcaster.log_at_cap(transaction, attempt)
                 case Replace(fees):
                     generous = self._with_gas(transaction, records)
                     to_send.append((transaction, await self._replace(generous, fees, now)))
@@ -242,9 +242,9 @@ class PendingTransactions:
     def _with_gas(
         self, transaction: Transaction, records: Sequence[SettlementRecord]
     ) -> Transaction:
-        """The same, with all the gas that it may use where no block would hold it, or no endpoint
-        took it, for want of gas: some chains count more than the bytes (Arbitrum: what their data
-        costs on L1).
+        """Return the same, with all the gas that it may use where no block would hold it, or no
+        endpoint took it, for want of gas: some chains count more than the bytes (Arbitrum: what
+        their data costs on L1).
         """
         carried = transaction.gas_limit >= intrinsic_gas(transaction.call)
         if carried and not self._broadcaster.lacks_gas(transaction):
@@ -258,7 +258,9 @@ class PendingTransactions:
         return replace(transaction, gas_limit=max(most, transaction.gas_limit))
 
     async def _replace(self, transaction: Transaction, fees: Fees, now: int) -> Attempt:
-        """The attempt to send: a new one at these fees, in the journal, where it may be signed."""
+        """Return the attempt to send: a new one at these fees, in the journal, where it may be
+        signed.
+        """
         if not self._signers.keys.allows(transaction.call, transaction.signer):
             # Its contract or key is configured no more, or not here: what was signed is all that
             # there will be.
@@ -274,7 +276,7 @@ class PendingTransactions:
 
 
 def most_gas(kind: TransactionKind, payments: Sequence[AnyPayment]) -> int:
-    """The most gas that a transaction which carries these payments may use."""
+    """Return the most gas that a transaction which carries these payments may use."""
     if kind is TransactionKind.FILL:
         return FILLER_GAS_CAP
     caps = [scheme_of(payment).gas_cap(payment) for payment in payments]

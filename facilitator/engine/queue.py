@@ -55,29 +55,31 @@ class Account:
 
     @property
     def is_paused(self) -> bool:
-        """Whether it signs nothing, as its next account nonce was not certain at the last look."""
+        """Return whether it signs nothing, as its next account nonce was not certain at the last
+        look.
+        """
         return not self.synced and self.looked_at is not None
 
     @property
     def load(self) -> int:
-        """Transactions in flight, and those about to be."""
+        """Return how many transactions are in flight, or about to be."""
         return self.reserved + self.pending
 
     def can_pay(self, cost: int) -> bool:
-        """Whether it had this many wei, and as many for each other transaction in flight: all of
-        them may cost as much.
+        """Return whether it had this many wei, and as many for each other transaction in flight:
+        all of them may cost as much.
         """
         return self.balance is not None and self.balance >= cost * max(self.load, 1)
 
     def is_fit(self, now: int) -> bool:
-        """Whether it can pay for gas, as far as is known."""
+        """Return whether it can pay for gas, as far as is known."""
         return self.unfit is None or now >= self.unfit_until
 
 
 def among(accounts: Iterable[Account], now: int) -> list[Account]:
-    """Those that may take the next transaction, in the order of preference: who can pay for gas,
-    or all where nobody can; the least loaded first. Where every key retires, what they have taken
-    on is still brought to its end.
+    """Return those that may take the next transaction, in the order of preference: who can pay for
+    gas, or all where nobody can; the least loaded first. Where every key retires, what they have
+    taken on is still brought to its end.
     """
     certain = [account for account in accounts if account.synced]
     active = [account for account in certain if not account.retires] or certain
@@ -86,7 +88,7 @@ def among(accounts: Iterable[Account], now: int) -> list[Account]:
 
 
 def with_room(accounts: Iterable[Account], now: int) -> Account | None:
-    """The one of them that takes the next transaction; None where its pool would be full."""
+    """Return the one of them that takes the next transaction; None where its pool would be full."""
     chosen = among(accounts, now)
     return chosen[0] if chosen and chosen[0].load < MAX_IN_FLIGHT else None
 
@@ -96,8 +98,8 @@ class QueueFull(Exception):
 
 
 class Member(Generic[T]):
-    """A payment that may share a transaction. `limit` is what is said where other payments have
-    taken the money; it has `withdrawn` once nobody waits for it any more.
+    """A payment that may share a transaction. `limit` is the reason for a refusal where other
+    payments have taken the money; it has `withdrawn` once nobody waits for it any more.
     """
 
     def __init__(self, new: NewSettlement, limit: Reason) -> None:
@@ -111,19 +113,19 @@ class Member(Generic[T]):
 
     @property
     def is_resolved(self) -> bool:
-        """Whether it has been result anything."""
+        """Return whether it has a result."""
         return self._resolved.is_set()
 
     def resolve(self, result: T | Exception | None) -> None:
-        """What has become of it, or why that is not known; None: it must go alone. The first word
-        counts.
+        """Set what became of it, or why that is not known; None: it must go alone. Only the first
+        call counts.
         """
         if not self.is_resolved:
             self._result = result
             self._resolved.set()
 
     async def result(self) -> T | None:
-        """Wait for what it is result. Raises what it is result of faults."""
+        """Wait for what `resolve` sets. Raises it where it is a fault."""
         try:
             await self._resolved.wait()
         except BaseException:  # cancelled
@@ -136,7 +138,7 @@ class Member(Generic[T]):
 
 @dataclass(slots=True)
 class Slot(Generic[T]):
-    """A slot that is reserved with a signer, and who comes along. It is `taken` once there is a
+    """A slot reserved with a signer, and the payments that share it. It is `taken` once there is a
     transaction in it.
     """
 
@@ -146,18 +148,18 @@ class Slot(Generic[T]):
 
     @property
     def signer(self) -> bytes:
-        """The signer's address."""
+        """Return the signer's address."""
         return self.account.address
 
     def take(self) -> None:
-        """It has become a transaction in the journal."""
+        """Note that the slot has become a transaction in the journal."""
         self.taken = True
         self.account.reserved -= 1
         self.account.pending += 1
         self.account.unseen += 1
 
     def give_back(self) -> None:
-        """Nobody needs it any more."""
+        """Free the slot, unless it was taken. Payments that shared it go alone."""
         if not self.taken:
             self.account.reserved -= 1
         for member in self.company:
@@ -187,7 +189,7 @@ class Queue(Generic[T]):
         return len(self._queued)
 
     def admit(self) -> None:
-        """A slot may be free: it goes to who waits longest."""
+        """Give slots that are free to those who wait longest."""
         while self._queued:
             account = self._reserve()
             if account is None:
@@ -206,8 +208,8 @@ class Queue(Generic[T]):
             yield queued.member
 
     async def wait(self, member: Member[T] | None) -> Slot[T] | None:
-        """A reserved slot, in turn; None where `member` comes along with somebody else, who tells
-        it what becomes of it. Raises QueueFull when too many wait already.
+        """Wait in turn for a reserved slot. Returns None where `member` shares the slot of another
+        one, which resolves it. Raises QueueFull when too many wait already.
         """
         if len(self._queued) >= QUEUE_LIMIT:
             raise QueueFull

@@ -53,7 +53,7 @@ AT_ONCE = 16
 
 
 class Resettler:
-    """Settles payments of one chain again."""
+    """Signs and sends further transactions for settlements of one chain."""
 
     def __init__(
         self,
@@ -151,9 +151,10 @@ class Recorder:
     async def conclude(
         self, records: Sequence[SettlementRecord], resolved: Mapping[int, Resolved], margin: int
     ) -> list[int]:
-        """Record what these transactions and settlements have come to, and tell who waits; what may
-        be settled again is. `margin` is the seconds before its deadline after which a payment is
-        not sent any more. The ids of the transactions that are pending no more. Raises StoreError.
+        """Record what these transactions and settlements have come to, wake who waits for them, and
+        settle again what may be. `margin` is the seconds before its deadline after which a payment
+        is not sent any more. Returns the ids of the transactions that are pending no more. Raises
+        StoreError.
         """
         await self._outcomes.prefetch_blocks(
             end.receipt for end in resolved.values() if isinstance(end, Mined)
@@ -176,7 +177,7 @@ class Recorder:
             if isinstance(verdict, _Fault):
                 # Its transactions stay pending in the journal, so that the next turn sees it anew.
                 undecided.update(transaction.id for transaction in record.transactions)
-                self._tell_undecided(record.settlement, verdict.fault)
+                self._log_undecided(record.settlement, verdict.fault)
                 continue
             change = settlement_change(record.settlement, verdict)
             if change is not None:
@@ -203,8 +204,8 @@ class Recorder:
     async def record(
         self, ended: Sequence[TransactionChange], changes: Sequence[SettlementChange]
     ) -> None:
-        """Into the journal, all or nothing; then to those who wait. Raises StoreError."""
-        # A turn that is cut off here is to tell what the journal has from then on.
+        """Write changes to the journal, all or nothing, then wake who waits. Raises StoreError."""
+        # A turn that is cut off here must still wake and log for what the journal has from then on.
         with anyio.CancelScope(shield=True):
             try:
                 changed = await self._store.record(ended, changes, self._clock())
@@ -237,7 +238,7 @@ class Recorder:
         self._tally.step()
         await self._resettler.settle_again(settlement)
 
-    def _tell_undecided(self, settlement: Settlement, fault: Exception) -> None:
+    def _log_undecided(self, settlement: Settlement, fault: Exception) -> None:
         known = isinstance(fault, ChainUnavailable)
         event(
             _log,

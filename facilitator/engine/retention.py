@@ -60,7 +60,9 @@ class Retention:
             await anyio.sleep(LOOK_AGAIN if self._loop.horizon is None else EVERY)
 
     async def _forget(self) -> int:
-        """All that is old enough by now, batch by batch; how many settlements that was."""
+        """Delete all that is old enough by now, batch by batch. Returns how many settlements that
+        was.
+        """
         forgotten = 0
         while (horizon := self._loop.horizon) is not None:
             now = self._clock()

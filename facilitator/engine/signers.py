@@ -70,15 +70,15 @@ class Keys:
         self._clock = clock
 
     def allows(self, call: Call, address: bytes) -> bool:
-        """Whether this account may sign the call; not where its contract is configured no more, and
-        not where its key is another replica's.
+        """Return whether this account may sign the call; not where its contract is configured no
+        more, and not where its key is another replica's.
         """
         return address in self._signers and self._builder.allows(call, address)
 
     def sign(
         self, address: bytes, account_nonce: int, call: Call, gas_limit: int, fees: Fees
     ) -> Attempt:
-        """The bytes that pay `fees` for the call, and for `gas_limit` gas at most."""
+        """Return the bytes that pay `fees` for the call, and for `gas_limit` gas at most."""
         with span("sign", chain_id=self._chain_id, account_nonce=account_nonce):
             signed = self._builder.sign(
                 self._signers[address],
@@ -90,7 +90,7 @@ class Keys:
         return Attempt(hash=signed.hash, raw=signed.raw, fees=fees, signed_at=self._clock())
 
     def replacement(self, transaction: Transaction, fees: Fees) -> Attempt:
-        """The same transaction with other fees."""
+        """Return the same transaction signed with other fees."""
         return self.sign(
             transaction.signer,
             transaction.account_nonce,
@@ -102,7 +102,9 @@ class Keys:
     def outbidding(
         self, call: Call, address: bytes, account_nonce: int, prepared: Prepared
     ) -> Callable[[Attempt], Attempt]:
-        """What signs the call so that pools take it for another attempt of that account nonce."""
+        """Return a function that signs the call so that pools take it for another attempt of that
+        account nonce.
+        """
 
         def sign(last: Attempt) -> Attempt:
             fees = outbidding_fees(last.fees, prepared.fees, self._policy.max_fee_per_gas)
@@ -155,7 +157,7 @@ class SignerPool:
 
     @property
     def waiting(self) -> int:
-        """How many payments wait for a slot."""
+        """Return how many payments wait for a slot."""
         return len(self._queue)
 
     async def ready(self) -> None:
@@ -189,20 +191,20 @@ class SignerPool:
         account.synced, account.looked_at = floor is not None, now if floor is None else None
 
     def doubt(self, address: bytes) -> None:
-        """The chain calls an account nonce of this signer too low: see what it has mined before
-        another one is handed out. A signer of other replicas is none of ours to doubt.
+        """Hand out no further account nonce of this signer before it was read from the chain again,
+        since the chain calls one too low. A signer of another replica is left alone.
         """
         account = self._accounts.get(address)
         if account is not None:
             account.synced, account.doubted = False, True
 
     def about_to_observe(self) -> None:
-        """The loop asks the journal now: what is claimed from here on it may not see."""
+        """Note that the loop reads the journal now: it may not see what is claimed from here on."""
         for account in self.accounts:
             account.unseen = 0
 
     def observe(self, address: bytes, pending: int) -> None:
-        """How many of a signer's transactions the loop saw pending."""
+        """Note how many of a signer's transactions the loop saw pending."""
         account = self._accounts[address]
         account.pending = pending + account.unseen
         self._queue.admit()
@@ -211,11 +213,11 @@ class SignerPool:
     async def slot(
         self, until: float, member: Member[Any] | None = None
     ) -> AsyncIterator[Slot[Any] | None]:
-        """A slot of the least loaded signer, held for the block.
+        """Hold a slot of the least loaded signer during the block.
 
         When all are full it waits its turn, until `until` on the event loop's clock (TimeoutError);
-        raises QueueFull when too many wait already. A `member` of a group may get company there, or
-        be somebody else's company: then there is no slot, and it will be told what becomes of it.
+        raises QueueFull when too many wait already. A `member` of a group may get others into its
+        slot, or share the slot of another one: then there is no slot, and that one resolves it.
         """
         account = None if self._queue else self._reserve()
         slot: Slot[Any] | None = None if account is None else Slot(account)
@@ -230,8 +232,8 @@ class SignerPool:
                 self._queue.admit()
 
     def least_loaded(self) -> bytes:
-        """The signer for a transaction that must not wait: one that takes up a payment again.
-        ChainUnavailable where no signer's account nonce is certain.
+        """Return the signer for a transaction that must not wait: one that settles a payment again.
+        Raises ChainUnavailable where no signer's account nonce is certain.
         """
         chosen = among(self.accounts, self._clock())
         if not chosen:
@@ -239,12 +241,12 @@ class SignerPool:
         return chosen[0].address
 
     def has_another(self) -> bool:
-        """Whether a signer that takes new payments can pay for gas, as far as is known."""
+        """Return whether a signer that takes new payments can pay for gas, as far as is known."""
         now = self._clock()
         return any(each.synced and not each.retires and each.is_fit(now) for each in self.accounts)
 
     def unfit(self, address: bytes, reason: Reason) -> None:
-        """This signer cannot pay for gas now: others are preferred for a while."""
+        """Prefer other signers for a while: this one cannot pay for gas now."""
         account = self._accounts[address]
         if account.unfit is not reason:
             self._event(logging.CRITICAL, f"signer_{reason}", address)
@@ -259,13 +261,13 @@ class SignerPool:
         event(_log, level, name, signer=checksum(address), chain_id=self._chain_id)
 
     def claimed(self, slot: Slot[Any]) -> None:
-        """The slot has become a transaction in the journal."""
+        """Note that the slot has become a transaction in the journal."""
         slot.take()
         self._fit_again(slot.account, Reason.BUDGET_SPENT)
 
     def ended(self, address: bytes) -> None:
-        """A transaction of this signer is pending no more: its slot is free at once, not only
-        when the loop looks again.
+        """Note that a transaction of this signer is pending no more, so that its slot is free
+        before the loop looks again.
         """
         account = self._accounts.get(address)
         if account is not None and account.pending > 0:
@@ -281,8 +283,8 @@ class SignerPool:
     async def prepare(
         self, call: Call, address: bytes, gas_cap: int, block: str = "latest"
     ) -> Prepared | Reverted | Refusal:
-        """Simulate `call` as this signer would send it, with at most `gas_cap` gas: what it may
-        cost, the revert that it would end in, or why this signer cannot pay for it now. Raises
+        """Simulate `call` as this signer would send it, with at most `gas_cap` gas. Returns what it
+        may cost, the revert that it would end in, or why this signer cannot pay for it now. Raises
         ChainUnavailable.
         """
         preparation, l1_fee = await asyncio.gather(
@@ -306,18 +308,18 @@ class SignerPool:
         self._fit_again(account, Reason.OUT_OF_GAS_MONEY)
         return prepared
 
-    async def _raised_floor(self, account: Account, told: int) -> int:
-        """The least account nonce of the next transaction, where the chain has told of a higher
-        one than it was.
+    async def _raised_floor(self, account: Account, shown: int) -> int:
+        """Return the least account nonce of the next transaction, where the chain shows a higher
+        one than before.
         """
-        agreed = await self._chain.quorum.raised_account_nonce(account.address, told)
+        agreed = await self._chain.quorum.raised_account_nonce(account.address, shown)
         return account.floor if agreed is None else max(account.floor, agreed)
 
     async def prepare_group(
         self, call: Call, address: bytes, singles: Sequence[Prepared]
     ) -> Prepared | None:
-        """What a group may cost, given what each of its calls may cost alone; None where there are
-        none, or this signer cannot pay for as many. Raises ChainUnavailable.
+        """Return what a group may cost, given what each of its calls may cost alone; None where
+        there are none, or this signer cannot pay for as many. Raises ChainUnavailable.
         """
         if not singles:
             return None
@@ -327,14 +329,16 @@ class SignerPool:
         return together if self._accounts[address].can_pay(together.most_cost) else None
 
     def with_gas(self, prepared: Prepared, address: bytes, gas_limit: int) -> Prepared:
-        """The same with this gas limit, where the signer can pay for as much."""
+        """Return the same with this gas limit, where the signer can pay for as much."""
         raised = replace(prepared, gas_limit=gas_limit)
         return raised if self._accounts[address].can_pay(raised.most_cost) else prepared
 
     def transaction(
         self, kind: TransactionKind, call: Call, address: bytes, prepared: Prepared
     ) -> NewTransaction:
-        """What the store needs to hand out an account nonce and have the call signed with it."""
+        """Return what the store needs to hand out an account nonce and have the call signed with
+        it.
+        """
         account = self._accounts[address]
         asked = current()  # the journal signs in a thread of its own
 

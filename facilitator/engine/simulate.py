@@ -1,4 +1,4 @@
-"""Would this payment settle, as far as its chain can tell?
+"""Tells whether a payment would settle, as far as its chain can tell.
 
 Facts and a simulation of the very call that settling it would send, in one round trip; where the
 simulation fails, one more names the cause.
@@ -30,8 +30,8 @@ class Examined(Struct, frozen=True):
 
 
 class Simulator:
-    """Examines payments on one chain. `sender` is whom simulations come from. Its methods raise
-    ChainUnavailable.
+    """Simulates payments on one chain. `sender` is the account that simulations come from. Its
+    methods raise ChainUnavailable.
     """
 
     def __init__(self, *, chain: Chain, sender: bytes) -> None:
@@ -39,8 +39,8 @@ class Simulator:
         self._sender = sender
 
     async def look(self, payment: AnyPayment, block: int | None = None) -> Examined:
-        """The facts about a payment, at the latest block unless a number is given. One that brings
-        its payer's deployment along is told without it where that has happened.
+        """Return the facts about a payment, at the latest block unless a number is given. Of one
+        that brings its payer's deployment along, that is left out once it has happened.
         """
         answers = await self._chain.read(scheme_of(payment).fact_calls(payment), block)
         return await self._examined(payment, answers, block)
@@ -48,8 +48,8 @@ class Simulator:
     async def look_beside(
         self, payment: AnyPayment, others: Sequence[AnyPayment]
     ) -> tuple[Examined, tuple[bool, ...]]:
-        """The same, and which of the other payments had been executed by then: what the payer could
-        spend tells nothing of those that had not.
+        """Return the same, and which of the other payments had been executed by then: what the
+        payer can spend does not show yet what those take that had not.
         """
         calls = scheme_of(payment).fact_calls(payment)
         asked = [scheme_of(other).used_call(other) for other in others]
@@ -72,9 +72,10 @@ class Simulator:
         return Examined(scheme.as_deployed(payment), facts)
 
     async def forged(self, payment: AnyPayment) -> Refusal | None:
-        """What speaks against a signature of which only the chain can tell whose it is. It comes
-        before whatever else does, except who is paid; so long as the wallet that a listed factory
-        would deploy is not there, a simulation alone can tell.
+        """Return why a signature does not count of which only code of the payer's can tell whose it
+        is, None where nothing speaks against it. This comes before all other refusals but that of
+        the recipient. As long as the wallet that a listed factory would deploy is not there, only a
+        simulation can tell.
         """
         if not scheme_of(payment).signed_by_code(payment):
             return None
@@ -82,7 +83,7 @@ class Simulator:
         return refusal if refusal is not None and refusal.reason in _SIGNATURE_REASONS else None
 
     async def examine(self, payment: AnyPayment, now: int) -> AnyPayment | Refusal:
-        """The payment as it would settle, or why it would not; `now` in unix seconds."""
+        """Return the payment as it would settle, or why it would not; `now` in unix seconds."""
         scheme = scheme_of(payment)
         call, gas_cap = scheme.settlement_call(payment), scheme.gas_cap(payment)
         answers, reverted = await self._chain.read_and_simulate(
@@ -140,8 +141,8 @@ class Simulator:
     async def diagnose(
         self, payment: AnyPayment, reverted: Reverted, now: int, *, early: bool = False
     ) -> Refusal:
-        """Why that call reverted: what was read before may have changed since. `early`: no block
-        was there yet in which it is valid.
+        """Return why that call reverted: what was read before may have changed since. `early`:
+        there is no block yet in which it is valid.
         """
         scheme = scheme_of(payment)
         answers = await self._chain.read(scheme.diagnosis_calls(payment))

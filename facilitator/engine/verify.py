@@ -1,4 +1,4 @@
-"""Would this payment settle? The checks of one network, those that ask nobody first."""
+"""Verifies payments on one network: first the checks that ask neither journal nor chain."""
 
 from collections.abc import Callable
 
@@ -48,8 +48,8 @@ class Verifier:
     def check_jeju(
         self, payment: JejuPayment, claimed_payer: bytes | None, requirements: PaymentRequirements
     ) -> JejuPayment | Refusal:
-        """The checks that need nothing but the request, time excepted. The payment with its payer,
-        who signed it.
+        """Check what needs nothing but the request, time excepted. Returns the payment with its
+        payer, who signed it.
         """
         if self._contract is None and self._production:
             return Refusal(Reason.CONTRACT_NOT_DEPLOYED)
@@ -65,8 +65,8 @@ class Verifier:
         accepted: PaymentRequirements,
         requirements: PaymentRequirements,
     ) -> AnyPayment | Refusal:
-        """The same for the standard dialect. Time comes before the amount there, but against a
-        payment that is right in all else it does not count: that may be settled already.
+        """Check the same for the standard dialect. Time comes before the amount there; but a
+        payment that is right in all else is not refused for it here, as it may be settled already.
 
         The chain is asked only where the payer's contract may have signed, since its refusal comes
         before others. Raises ChainUnavailable.
@@ -84,7 +84,9 @@ class Verifier:
     async def verify_jeju(
         self, payment: JejuPayment, claimed_payer: bytes | None, requirements: PaymentRequirements
     ) -> AnyPayment | Refusal:
-        """All checks, in the order of their words. Raises ChainUnavailable and StoreError."""
+        """Make all checks, in the order in which their refusals come. Raises ChainUnavailable and
+        StoreError.
+        """
         with span("verify"):
             late = check_time(payment, self._clock() // 1000)
             if late is not None:
@@ -98,7 +100,9 @@ class Verifier:
         accepted: PaymentRequirements,
         requirements: PaymentRequirements,
     ) -> AnyPayment | Refusal:
-        """All checks, in the order of their words. Raises ChainUnavailable and StoreError."""
+        """Make all checks, in the order in which their refusals come. Raises ChainUnavailable and
+        StoreError.
+        """
         with span("verify"):
             signed = await self.check_exact(payment, accepted, requirements)
             if isinstance(signed, Refusal):
@@ -109,7 +113,7 @@ class Verifier:
             return await self._verify(signed)
 
     async def _verify(self, payment: AnyPayment) -> AnyPayment | Refusal:
-        """What the journal and the chain say about a payment that passed the checks before."""
+        """Check a payment that passed all other checks against the journal and the chain."""
         scheme = scheme_of(payment)
         settlement = await self._known(payment)
         if settlement is not None:

@@ -77,7 +77,7 @@ class Eip3009Payment(Payment, frozen=True, kw_only=True, tag="eip3009"):
 
 
 def digest(payment: Eip3009Payment) -> bytes:
-    """What the payer signs (EIP-3009), under the domain of the asset's contract."""
+    """Return what the payer signs (EIP-3009), under the domain of the asset's contract."""
     separator = domain_separator(
         payment.domain_name, payment.domain_version, payment.chain_id, payment.asset
     )
@@ -96,7 +96,7 @@ def _authorization(payment: Eip3009Payment) -> bytes:
 
 
 def attributed(payment: Eip3009Payment) -> Eip3009Payment:
-    """The same payment, knowing whether its signature is the payer's own (65 bytes, low s)."""
+    """Return the same payment, knowing whether its signature is the payer's own (65 bytes, low s)."""
     try:
         signature = normalise(payment.signature)
         if recover(digest(payment), signature) == payment.payer:
@@ -137,7 +137,8 @@ def valid_after(payment: Eip3009Payment) -> int | None:
 
 
 def request_digest(payment: Eip3009Payment) -> bytes:
-    """The same for requests that mean the same payment, however signature and JSON are spelt.
+    """Return the same for requests that mean the same payment, however signature and JSON are
+    spelt.
 
     Where only the payer's contract can tell whose signature counts, another signature is another
     request, so that a forged one hears nothing of the true one's outcome.
@@ -147,24 +148,24 @@ def request_digest(payment: Eip3009Payment) -> bytes:
 
 
 def payment_keys(payment: Eip3009Payment) -> tuple[str, None]:
-    """The one-shot nonce that this payment uses up, as the store's unique key."""
+    """Return the one-shot nonce that this payment uses up, as the store's unique key."""
     return authorization_key(
         payment.chain_id, payment.asset, payment.payer, payment.authorization_nonce
     ), None
 
 
 def authorization_key(chain_id: int, asset: bytes, payer: bytes, nonce: bytes) -> str:
-    """The store's unique key of one EIP-3009 nonce."""
+    """Return the store's unique key of one EIP-3009 nonce."""
     return f"{chain_id}:0x{asset.hex()}:0x{payer.hex()}:0x{nonce.hex()}"
 
 
 def groupable(payment: Eip3009Payment) -> bool:
-    """Whether a key's signature is all that the token has to check."""
+    """Return whether a key's signature is all that the token has to check."""
     return payment.signed_by_key and payment.deployment is None
 
 
 def settlement_call(payment: Eip3009Payment) -> Call:
-    """The call that moves the money, in the overload that fits the signature."""
+    """Return the call that moves the money, in the overload that fits the signature."""
     transfer = _transfer(payment)
     deployment = payment.deployment
     if deployment is None or not deployment.listed:
@@ -185,7 +186,7 @@ def _transfer(payment: Eip3009Payment) -> Call:
 
 
 def gas_cap(payment: Eip3009Payment) -> int:
-    """The most gas that settling this payment may take."""
+    """Return the most gas that settling this payment may take."""
     if payment.deployment is not None and payment.deployment.listed:
         return GAS_WITH_DEPLOYMENT
     return GAS_BY_KEY if payment.signed_by_key else GAS_BY_WALLET
@@ -194,7 +195,7 @@ def gas_cap(payment: Eip3009Payment) -> int:
 def allowed_calls(
     assets: tuple[bytes, ...], *, deployments: bool
 ) -> frozenset[tuple[bytes, bytes]]:
-    """The (target, selector) pairs that a signer may call for this scheme."""
+    """Return the (target, selector) pairs that a signer may call for this scheme."""
     transfers = {
         (asset, name) for asset in assets for name in (TRANSFER_BY_KEY, TRANSFER_BY_WALLET)
     }
@@ -215,7 +216,7 @@ REVERT_TEXT_LIMIT = 200  # characters of a token's own words that are repeated
 
 
 def fact_calls(payment: Eip3009Payment) -> tuple[Read, ...]:
-    """The reads whose answers, in order, `facts` understands."""
+    """Return the reads whose answers, in order, `facts` understands."""
     return (
         CodeOf(payment.payer),
         CodeOf(payment.asset),
@@ -225,14 +226,14 @@ def fact_calls(payment: Eip3009Payment) -> tuple[Read, ...]:
 
 
 def used_call(payment: Eip3009Payment) -> Call:
-    """The read that says whether the payment was executed: one word, zero where it was not."""
+    """Return the read that says whether the payment was executed: one word, zero where it was not."""
     state = _AUTHORIZATION_STATE + address_word(payment.payer) + payment.authorization_nonce
     return Call(payment.asset, state)
 
 
 def wallet_question(payment: Eip3009Payment, answers: tuple[bytes, ...]) -> Call | None:
-    """What is left to ask where the payer has code, a delegated key's (EIP-7702) included: only
-    that code knows which signatures are the payer's (EIP-1271).
+    """Return what is left to ask where the payer has code, a delegated key's (EIP-7702) included:
+    only that code knows which signatures are the payer's (EIP-1271).
     """
     if not answers[0]:
         return None
@@ -240,7 +241,7 @@ def wallet_question(payment: Eip3009Payment, answers: tuple[bytes, ...]) -> Call
 
 
 def facts(payment: Eip3009Payment, answers: tuple[bytes, ...]) -> Facts:
-    """What the answers to `fact_calls` come to, the wallet's own answer aside."""
+    """Return what the answers to `fact_calls` come to, the wallet's own answer aside."""
     state, balance = answers[2], answers[3]
     used = len(state) == 32 and bool(int.from_bytes(state))
     return Facts(
@@ -268,12 +269,12 @@ def _check(payment: Eip3009Payment, answers: tuple[bytes, ...]) -> Refusal | Non
 
 
 def diagnosis_calls(payment: Eip3009Payment) -> tuple[Read, ...]:
-    """The reads whose answers, in order, `diagnose` understands."""
+    """Return the reads whose answers, in order, `diagnose` understands."""
     return (*fact_calls(payment), Call(payment.asset, _NAME), Call(payment.asset, _VERSION))
 
 
 def diagnose(payment: Eip3009Payment, answers: tuple[bytes, ...], data: bytes, now: int) -> Refusal:
-    """Why the transfer reverted with `data`; the first cause that fits."""
+    """Return why the transfer reverted with `data`; the first cause that fits."""
     balance = facts(payment, answers).spendable
     refusal = _check(payment, answers)
     if refusal is not None:
@@ -305,15 +306,15 @@ def _revert_text(data: bytes) -> str:
 
 
 def proof_filter(payment: Eip3009Payment) -> LogFilter:
-    """The event that says in which transaction the authorization was used."""
+    """Return the event that says in which transaction the authorization was used."""
     topics = (AUTHORIZATION_USED, address_word(payment.payer), payment.authorization_nonce)
     return LogFilter(payment.asset, topics)
 
 
 def find_proof(payment: Eip3009Payment, logs: Iterable[Log], block_timestamp: int) -> Proof | None:
-    """The proof of this very payment among the logs of one transaction: its AuthorizationUsed,
-    followed, before any other AuthorizationUsed, by the Transfer of exactly the amount to the
-    seller, all of them the asset's. `block_timestamp` plays no part in it.
+    """Return the proof of this very payment among the logs of one transaction: its
+    AuthorizationUsed, followed, before any other AuthorizationUsed, by the Transfer of exactly the
+    amount to the seller, all of them the asset's. `block_timestamp` plays no part in it.
 
     The payer's first Transfer after it decides: the payer may have used the nonce otherwise, and
     then have paid the same amount to the same seller for something else, in one transaction.

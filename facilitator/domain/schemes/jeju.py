@@ -71,7 +71,7 @@ class JejuPayment(Payment, frozen=True, kw_only=True, tag="jeju"):
 
 
 def digest(payment: JejuPayment, verifying_contract: bytes) -> bytes:
-    """What the payer signs: the EIP-712 digest of `Payment` under that contract's domain."""
+    """Return what the payer signs: the EIP-712 digest of `Payment` under that contract's domain."""
     struct_hash = keccak256(
         _PAYMENT_TYPE
         + keccak256(payment.scheme.encode())
@@ -88,7 +88,9 @@ def digest(payment: JejuPayment, verifying_contract: bytes) -> bytes:
 
 
 def recover_payer(payment: JejuPayment, claimed_payer: bytes | None) -> bytes | Refusal:
-    """Who signed, or why that is not known. A payer that the header names must be the signer."""
+    """Return who signed, or why that is not known. A payer that the header names must be the
+    signer.
+    """
     try:
         signature = normalise(payment.signature)
         signer = recover(digest(payment, payment.contract), signature)
@@ -118,7 +120,9 @@ def _why_another_signer(
 
 
 def request_digest(payment: JejuPayment) -> bytes:
-    """The same for requests that mean the same payment, however signature and JSON are spelt."""
+    """Return the same for requests that mean the same payment, however signature and JSON are
+    spelt.
+    """
     pull = payment.token_authorization
     extra = b""
     if pull is not None:
@@ -128,7 +132,7 @@ def request_digest(payment: JejuPayment) -> bytes:
 
 
 def payment_keys(payment: JejuPayment) -> tuple[str, str | None]:
-    """The one-shot nonces that this payment uses up, as the store's unique keys.
+    """Return the one-shot nonces that this payment uses up, as the store's unique keys.
 
     Identity is the nonce, never the signature, which has several spellings.
     """
@@ -142,13 +146,13 @@ def payment_keys(payment: JejuPayment) -> tuple[str, str | None]:
 
 
 def nonce_key(chain_id: int, contract: bytes, payer: bytes, nonce: str) -> str:
-    """The store's unique key of one nonce of the contract."""
+    """Return the store's unique key of one nonce of the contract."""
     nonce_hash = keccak256(nonce.encode()).hex()
     return f"{chain_id}:0x{contract.hex()}:0x{payer.hex()}:0x{nonce_hash}"
 
 
 def settlement_call(payment: JejuPayment) -> Call:
-    """The contract call that moves the money."""
+    """Return the contract call that moves the money."""
     payment_arguments = (
         address_word(payment.payer),
         address_word(payment.pay_to),
@@ -173,7 +177,7 @@ def settlement_call(payment: JejuPayment) -> Call:
 
 
 def allowed_calls(contract: bytes) -> frozenset[tuple[bytes, bytes]]:
-    """The (target, selector) pairs that a signer may call for this scheme."""
+    """Return the (target, selector) pairs that a signer may call for this scheme."""
     return frozenset({(contract, SETTLE), (contract, SETTLE_WITH_AUTHORIZATION)})
 
 
@@ -213,12 +217,12 @@ class ContractState(Struct, frozen=True):
 
 
 def stats_call(contract: bytes) -> Call:
-    """The read whose answer `read_stats` understands."""
+    """Return the read whose answer `read_stats` understands."""
     return Call(contract, _GET_STATS)
 
 
 def read_stats(answer: bytes) -> ContractState | None:
-    """The contract's totals; None where there is no such contract."""
+    """Return the contract's totals; None where there is no such contract."""
     if len(answer) != 4 * 32:
         return None
     words = [answer[start : start + 32] for start in range(0, 128, 32)]
@@ -227,7 +231,7 @@ def read_stats(answer: bytes) -> ContractState | None:
 
 
 def fact_calls(payment: JejuPayment) -> tuple[Call, ...]:
-    """The reads whose answers, in order, `read_facts` understands."""
+    """Return the reads whose answers, in order, `read_facts` understands."""
     payer = address_word(payment.payer)
     used = encode_arguments(payer, Dynamic(payment.authorization_nonce.encode()))
     calls = (
@@ -281,7 +285,7 @@ def check_facts(payment: JejuPayment, facts: JejuFacts) -> Refusal | None:
 
 
 def facts(payment: JejuPayment, answers: tuple[bytes, ...]) -> Facts:
-    """What the answers to `fact_calls` come to."""
+    """Return what the answers to `fact_calls` come to."""
     read = read_facts(payment, answers)
     allowed = read.balance if read.allowance is None else read.allowance
     scarce = allowed < read.balance
@@ -294,18 +298,18 @@ def facts(payment: JejuPayment, answers: tuple[bytes, ...]) -> Facts:
 
 
 def used_call(payment: JejuPayment) -> Call:
-    """The read that says whether the payment was executed: one word, zero where it was not."""
+    """Return the read that says whether the payment was executed: one word, zero where it was not."""
     return fact_calls(payment)[0]
 
 
 def proof_filter(payment: JejuPayment) -> LogFilter:
-    """The events among which a payment's proof is."""
+    """Return the events among which a payment's proof is."""
     payer, pay_to = address_word(payment.payer), address_word(payment.pay_to)
     return LogFilter(payment.contract, (PAYMENT_SETTLED, None, payer, pay_to))
 
 
 def find_proof(payment: JejuPayment, logs: Iterable[Log], block_timestamp: int) -> Proof | None:
-    """The `PaymentSettled` log of this very payment among the logs of one block.
+    """Return the `PaymentSettled` log of this very payment among the logs of one block.
 
     Its paymentId must be keccak256(packed payer, recipient, nonce, block timestamp), which no other
     nonce gives, and token, amount and resource must be those that the payer signed.
@@ -352,7 +356,9 @@ _INSUFFICIENT = {
 
 
 def explain_revert(payment: JejuPayment, data: bytes, now: int) -> Refusal:
-    """Why the contract refused, from the selector of its custom error; `now` in unix seconds."""
+    """Return why the contract refused, from the selector of its custom error; `now` in unix
+    seconds.
+    """
     error = data[:4]
     if error in _INSUFFICIENT and len(data) == 4 + 3 * 32:
         have, need = int.from_bytes(data[36:68]), int.from_bytes(data[68:100])
@@ -367,7 +373,7 @@ def explain_revert(payment: JejuPayment, data: bytes, now: int) -> Refusal:
 
 
 def diagnose(payment: JejuPayment, answers: tuple[bytes, ...], data: bytes, now: int) -> Refusal:
-    """Why a call reverted with `data`, given fresh answers to `fact_calls`: the contract itself
-    says little about a transfer that failed.
+    """Return why a call reverted with `data`, given fresh answers to `fact_calls`: the contract
+    itself says little about a transfer that failed.
     """
     return check_facts(payment, read_facts(payment, answers)) or explain_revert(payment, data, now)
