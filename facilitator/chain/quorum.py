@@ -21,31 +21,31 @@ settings (`Policy`), measured from the head.
     a receipt is missing    all    2 say so, and no 2 show one;  believed        superseded_depth
     `receipt`                      one that shows it leaves it
                                    open
-    account nonce used by   all    2 count beyond it; a count    after as many   superseded_depth
-    a stranger                     bears out every lower one     blocks again,
-    `final_account_nonces`                                       see below
-    account nonce is next   all    2 count exactly so            believed        second sight, a
-    `account_nonce_is`                                                           block later
+    account nonce used by   all    2 count beyond it; a count    after another   superseded_depth
+    a stranger                     bears out every lower one     superseded_
+    `final_account_nonces`                                       depth blocks
+    account nonce is next   all    2 count exactly so            believed        once it was so at
+    `account_nonce_is`                                                           an earlier head
     account nonce unused    all    2 count no more               never           latest block
     `account_nonce_unused`
     first account nonce to  all    2 bear it out; of pools: all  up to 64 above  latest block
     hand out                       that answer, at least 2       the journal
     `account_nonce`,
     `pooled_nonces`
-    height of the head      all    2 have come as far            believed, and   forgotten when not
+    height of the head      all    2 have come as far            believed, and   discarded when not
     `height`                                                     asked again     seen for 10 s and
                                                                                  5 blocks
-    a payment was executed  all    2 answer the same             believed        as its receipt
+    a payment was executed  all    2 answer the same             believed        the head
     `read`
     age of a block          all    2 have an older one           believed        -
     `block_older`
     logs                    all    2 answer; what any shows      believed        as its receipt
     `logs`                         counts, borne out by receipt
-    fees far from those     all    of the tips the second        believed once,  -
-    agreed on `fee_market`         highest, base fees so that    not remembered
-                                   no one alone raises them
-    facts of a payment,     first  -                             believed        the contract itself
-    simulation, balances                                                         refuses what lies
+    fees far from those     all    the second highest counts;    believed once,  -
+    agreed on `fee_market`         of 2 base fees the higher,    not remembered
+                                   which only bounds the price
+    facts of a payment,     first  -                             believed        the contract checks
+    simulation, balances                                                         them again
     send of signed bytes    all    one that has them is enough   believed        -
 
 A payment's own log in a receipt is what proves it; its block and the receipt are looked at a second
