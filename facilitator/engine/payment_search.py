@@ -16,6 +16,7 @@ from facilitator.chain.answers import ChainUnavailable
 from facilitator.chain.client import Chain
 from facilitator.chain.head_tracker import HeadTracker
 from facilitator.chain.quorum import Agreement
+from facilitator.chain.recent import Recent
 from facilitator.domain.payment import Proof, Reason, Refusal
 from facilitator.domain.schemes import AnyPayment, scheme_of
 from facilitator.domain.settlement import Findings, Policy, Settlement
@@ -34,8 +35,8 @@ SLACK = 3600
 REQUEST_QUERIES = 20
 AT_ONCE = 2
 REMEMBERED = 4096  # searches
-# Milliseconds for which a search that found nothing counts: nodes index logs late.
-NOTHING_FOR = 60_000
+# Seconds for which a search that found nothing counts: nodes index logs late.
+NOTHING_FOR = 60.0
 _USED = frozenset({Reason.AUTHORIZATION_USED, Reason.AUTHORIZATION_USED_ON_CHAIN})
 
 
@@ -58,25 +59,25 @@ class PaymentSearch:
         self._clock = clock
         self._limit = anyio.Semaphore(AT_ONCE)
         # By request digest: two payments may share a nonce, and one transaction paid one of them.
-        self._found: dict[bytes, tuple[bytes | None, int]] = {}
+        self._found: Recent[bytes | None, AnyPayment] = Recent(
+            self._search,
+            lambda found: NOTHING_FOR if found is None else float("inf"),
+            limit=REMEMBERED,
+            key=lambda payment: scheme_of(payment).request_digest(payment),
+        )
 
     async def transaction_of(self, payment: AnyPayment) -> bytes | None:
         """Return the hash of the transaction that paid exactly this payment, whoever sent it; None
         where the last blocks show none.
         """
-        key = scheme_of(payment).request_digest(payment)
-        found, at = self._found.get(key, (None, 0))
-        if found is not None or self._clock() - at < NOTHING_FOR:
-            return found
+        return await self._found.look(payment)
+
+    async def _search(self, payment: AnyPayment) -> bytes | None:
         async with self._limit:
             head = await self._chain.head()
             since = payment.valid_from
             proof = await self.find_proof(payment, head.number, since, REQUEST_QUERIES)
-        found = None if proof is None else proof.transaction_hash
-        self._found[key] = (found, self._clock())
-        while len(self._found) > REMEMBERED:
-            del self._found[next(iter(self._found))]
-        return found
+        return None if proof is None else proof.transaction_hash
 
     async def findings(
         self, settlement: Settlement, sent: Collection[bytes], margin: int
