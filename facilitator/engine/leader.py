@@ -40,7 +40,7 @@ class Loop(Protocol):
 
 
 class Leadership:
-    """This process's part in watching one chain. Its loop must write to `store`, which is fenced."""
+    """This process's part in watching one chain. Its loop writes to `store`, which is fenced."""
 
     def __init__(
         self, *, store: SharedStore, chain_id: int, signers: SignerPool, waiters: Waiters

@@ -96,7 +96,7 @@ def _authorization(payment: Eip3009Payment) -> bytes:
 
 
 def attributed(payment: Eip3009Payment) -> Eip3009Payment:
-    """Return the same payment, knowing whether its signature is the payer's own (65 bytes, low s)."""
+    """Return the payment, knowing whether its signature is the payer's own (65 bytes, low s)."""
     try:
         signature = normalise(payment.signature)
         if recover(digest(payment), signature) == payment.payer:
@@ -226,7 +226,7 @@ def fact_calls(payment: Eip3009Payment) -> tuple[Read, ...]:
 
 
 def used_call(payment: Eip3009Payment) -> Call:
-    """Return the read that says whether the payment was executed: one word, zero where it was not."""
+    """Return the read that says whether the payment was executed: a word, zero where it was not."""
     state = _AUTHORIZATION_STATE + address_word(payment.payer) + payment.authorization_nonce
     return Call(payment.asset, state)
 

@@ -298,7 +298,7 @@ def facts(payment: JejuPayment, answers: tuple[bytes, ...]) -> Facts:
 
 
 def used_call(payment: JejuPayment) -> Call:
-    """Return the read that says whether the payment was executed: one word, zero where it was not."""
+    """Return the read that says whether the payment was executed: a word, zero where it was not."""
     return fact_calls(payment)[0]
 
 
