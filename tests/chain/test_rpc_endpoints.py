@@ -163,7 +163,7 @@ async def test_a_lone_endpoint_is_never_stale() -> None:
 async def test_one_endpoint_far_ahead_takes_the_others_word_from_nobody(
     liar: int, lead: int
 ) -> None:
-    """A head that our clock and no third endpoint bear out makes nobody stale: both still count
+    """A head that our clock and no third endpoint bear out makes nobody stale: both are asked
     still.
     """
     async with nodes(2) as (rpc, pair):
