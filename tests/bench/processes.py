@@ -59,7 +59,8 @@ async def serve(
             stderr=output,
         )
     try:
-        port = await _port(process, log) if port is None else await _listens(process, log, port)
+        told = await _port(process, log) if port is None else port
+        port = await _listens(process, log, told)  # which it does shortly after it has said so
         yield Server(process.pid, port)
         process.send_signal(signal.SIGTERM)
         async with asyncio.timeout(STOP_TIMEOUT):

@@ -18,7 +18,7 @@ from tests.support.postgres import Server, running_server
 from tests.support.service import Service, environment, launch, request
 from tests.support.tcpproxy import TCPProxy, tcp_proxy
 
-PATIENCE = 120.0  # seconds that a seller goes on asking
+PATIENCE = 400.0  # seconds that a seller goes on asking
 
 
 def variables(devnet: Devnet, url: str, folder: Path) -> dict[str, str]:
