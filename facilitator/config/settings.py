@@ -82,7 +82,7 @@ class Config(Struct, frozen=True, kw_only=True):
     log_format: Literal["text", "json"]
     log_level: str
     tracing: Tracing | None  # None: no spans
-    trace_hosts: tuple[str, ...]  # of RPC endpoints that are told which trace they are asked in
+    trace_hosts: tuple[str, ...]  # of RPC endpoints that get a traceparent header
     metrics: bool  # off: nothing is measured
     metrics_port: int | None  # None: /metrics is on `port`; 0: any free port
     ready_requires_rpc: bool

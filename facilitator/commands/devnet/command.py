@@ -1,4 +1,4 @@
-"""The command `devnet`: run the embedded chain in the foreground and say how to use it."""
+"""The command `devnet`: run the embedded chain in the foreground, and print how to use it."""
 
 import argparse
 import asyncio

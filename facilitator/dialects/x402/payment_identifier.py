@@ -1,7 +1,7 @@
 """The extension `payment-identifier`: an id that the buyer gives a payment.
 
-It is validated as the official packages do, and no reply depends on it: a buyer who chooses the id
-could otherwise be told success twice for one payment.
+It is validated as the official packages do, and no reply depends on it: otherwise a buyer, who
+chooses the id, could have success reported twice for one payment.
 """
 
 import re

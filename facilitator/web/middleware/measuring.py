@@ -63,7 +63,7 @@ class OwnListener:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
-            # of the socket that the request came in through: no header has a say in it
+            # The port of the socket that the request came through; no header can change it.
             _, port = scope["server"]
             if (port == self.port) != (scope["path"] == METRICS_PATH):
                 await send_not_found(scope, send)

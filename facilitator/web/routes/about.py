@@ -82,8 +82,8 @@ async def index(request: Request) -> Response:
 
 
 async def health(request: Request) -> Response:
-    """GET /health: the process answers, and the loop of no network hangs. It never depends on what
-    a chain or a database answers: a loop that waits for a node within its deadlines goes on.
+    """GET /health: the process answers, and no network's loop hangs. It never depends on a chain or
+    a database: a loop that waits for a node within its deadlines does not hang.
     """
     service = service_of(request)
     stuck = [
@@ -97,9 +97,10 @@ async def health(request: Request) -> Response:
 
 
 async def ready(request: Request) -> Response:
-    """GET /ready: key and contract of the primary network are there, and the journal can be
-    written. The state of the chain is told, but a node's outage is no reason to take replicas away,
-    unless READY_REQUIRES_RPC says so. A service that stops is not asked: nothing listens any more.
+    """GET /ready: the primary network has a key and a contract, and the journal can be written. The
+    reply also shows whether the chain answers; that counts only with READY_REQUIRES_RPC, since a
+    node's outage is no reason to take replicas out of service. Once the service stops it listens no
+    more, so nobody gets a reply.
     """
     service = service_of(request)
     primary = service.networks[service.config.primary_network]
@@ -121,12 +122,12 @@ async def ready(request: Request) -> Response:
 
 
 async def supported(request: Request) -> Response:
-    """GET /supported: schemes and networks, of both dialects in one list. In production only those
-    that can settle.
+    """GET /supported: the schemes and networks of both dialects in one list; in production only
+    those that can settle.
 
-    An entry of version 1 and scheme exact stands for both dialects, which share the network's name,
-    unless it says that it is Jeju's alone: official clients take what they find for their own. One
-    that is the standard's alone says nothing, as in the lists of the official facilitators.
+    An entry of version 1 and scheme exact stands for both dialects, which share the network's name.
+    One for Jeju alone says so in `extra`, since official clients take every entry for theirs; one
+    for the standard dialect alone has no `extra`, as in the lists of the official facilitators.
     """
     service = service_of(request)
     kinds = [
