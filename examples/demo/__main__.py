@@ -1,4 +1,4 @@
-"""`make demo`: payments from start to end, on a chain of their own, told as they happen.
+"""`make demo`: payments from start to end, on a chain of their own, explained as they happen.
 
 Exits 0 only if every step held, and leaves nothing running.
 """
@@ -25,7 +25,7 @@ STOP_TIMEOUT = 10.0  # seconds
 
 
 async def main() -> int:
-    """Tell the story; the exit code."""
+    """Run the demo and return the exit code."""
     try:
         async with Devnet.start(DevnetOptions(port=0)) as devnet:
             say("Payments on a chain of their own")
@@ -46,7 +46,9 @@ async def main() -> int:
 
 @asynccontextmanager
 async def _service(devnet: Devnet) -> AsyncIterator[str]:
-    """The real service as a process of its own; its URL. It must end by itself when asked to."""
+    """Run the service as a process of its own; the result is its URL. Raises DemoFailed where
+    SIGTERM does not end it with exit code 0.
+    """
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "log"
         environment = {
@@ -76,7 +78,7 @@ async def _service(devnet: Devnet) -> AsyncIterator[str]:
 
 
 async def _url(process: asyncio.subprocess.Process, log: Path) -> str:
-    """Where the service listens, from its start line, once it is ready."""
+    """Return the URL from the service's start line, once it is ready. Raises DemoFailed."""
     deadline = time.monotonic() + START_TIMEOUT
     async with aiohttp.ClientSession() as session:
         while time.monotonic() < deadline and process.returncode is None:
@@ -93,7 +95,7 @@ async def _url(process: asyncio.subprocess.Process, log: Path) -> str:
 
 
 def _listening(log: Path) -> str | None:
-    """host:port, from the start line in the service's log."""
+    """Return host:port from the start line in the service's log; None before it."""
     lines = [json.loads(line) for line in _text(log).splitlines() if line.startswith("{")]
     addresses = [str(line["listening"]) for line in lines if line["event"] == "started"]
     return addresses[0] if addresses else None

@@ -8,8 +8,8 @@ from eth_account import Account
 async def official_payment(
     key: bytes, requirements: dict[str, Any], resource: str
 ) -> dict[str, Any] | None:
-    """The payload (version 2) that the client of the package x402 signs with `key` for a seller's
-    `requirements` and the URL of a resource, as JSON has it. None where there is no such package.
+    """Return the payload that the client of the package x402 signs with `key` for a seller's
+    `requirements` and a `resource` (a URL), as JSON of version 2. None without the package.
     """
     try:
         from x402 import x402Client  # noqa: PLC0415 - not needed to run the service

@@ -1,4 +1,4 @@
-"""The story that `make demo` tells: every step is done for real, checked, and judged on chain."""
+"""The steps of `make demo`: each is done for real, checked, and compared with the chain."""
 
 import secrets
 import time
@@ -41,13 +41,13 @@ def expect(held: object, otherwise: str) -> None:
 
 
 def say(text: str = "") -> None:
-    """A line of the story."""
+    """Print a line of the demo."""
     print(text, flush=True)
 
 
 class Cast:
-    """Who takes part: three payers of whom only the first lets the contract take money, the seller,
-    and who receives the fees. `session` speaks to the service.
+    """Who takes part: three payers, of whom only the first gives the contract an allowance, the
+    seller, and the recipient of the fees. `session` speaks to the service.
     """
 
     def __init__(self, devnet: Devnet, session: aiohttp.ClientSession) -> None:
@@ -65,7 +65,7 @@ class Cast:
         }
 
     def payment(self, signer: Account) -> Reply:
-        """A header that `signer` signs: PRICE to the seller."""
+        """Return a payment header signed by `signer`: PRICE to the seller."""
         devnet = self.devnet
         return sign_payment(
             Signer(signer.key),
@@ -80,33 +80,34 @@ class Cast:
         )
 
     def authorization(self, signer: Account, to: bytes) -> dict[str, str]:
-        """An authorization of the token that `signer` signs: PRICE to `to`."""
+        """Return an authorization of the token signed by `signer`: PRICE to `to`."""
         return sign_authorization(
             *(Signer(signer.key), self.token, self.devnet.chain_id, to, PRICE),
             *(0, int(time.time()) + LIFETIME, secrets.token_bytes(32)),
         )
 
     async def post(self, path: str, body: Reply) -> Reply:
-        """The service's reply, which is a 200."""
+        """Post a request and return the reply. Raises DemoFailed unless the status is 200."""
         async with self.session.post(path, json=body) as response:
             reply: Reply = await response.json()
             expect(response.status == 200, f"POST {path}: {response.status} {reply}")
             return reply
 
     async def balances(self) -> dict[str, int]:
-        """Atomic units of USDC of everybody, from the chain."""
-        return {name: await self._usdc(account.address) for name, account in self.people.items()}
-
-    async def _usdc(self, address: bytes) -> int:
-        return await self._read(selector("balanceOf(address)") + address_word(address))
+        """Return everybody's atomic units of USDC, from the chain."""
+        balance = selector("balanceOf(address)")
+        return {
+            name: await self._read(balance + address_word(account.address))
+            for name, account in self.people.items()
+        }
 
     async def allowance(self, owner: Account) -> int:
-        """Atomic units that the contract may take from `owner`."""
+        """Return how many atomic units the contract may take from `owner`."""
         arguments = address_word(owner.address) + address_word(self.devnet.contract)
         return await self._read(selector("allowance(address,address)") + arguments)
 
     async def sent(self, account: Account) -> int:
-        """How many transactions of the account are mined or wait to be."""
+        """Return how many transactions of the account are mined or wait to be."""
         address = "0x" + account.address.hex()
         return int(str(await self.devnet.rpc("eth_getTransactionCount", address, "pending")), 16)
 
@@ -116,7 +117,7 @@ class Cast:
 
 
 async def tell(devnet: Devnet, session: aiohttp.ClientSession) -> None:
-    """Tell the story. Raises DemoFailed at the first step that does not hold."""
+    """Do and explain every step. Raises DemoFailed at the first that does not hold."""
     cast = Cast(devnet, session)
     before = await cast.balances()
     body, first = await _pay_with_allowance(cast)
@@ -129,7 +130,7 @@ async def tell(devnet: Devnet, session: aiohttp.ClientSession) -> None:
 
 
 async def _pay_with_allowance(cast: Cast) -> tuple[Reply, Reply]:
-    """The request that was settled, and the reply."""
+    """Return the request that was settled, and the reply."""
     devnet = cast.devnet
     approve = selector("approve(address,uint256)") + address_word(devnet.contract)
     await devnet.transact(devnet.payer, devnet.usdc, approve + uint_word(MAX_UINT256))
@@ -181,7 +182,7 @@ async def _pay_gasless(cast: Cast) -> None:
 
 
 async def _pay_in_the_standard_dialect(cast: Cast) -> None:
-    """Version 2, as an official client pays: to the seller himself, who gets all of it."""
+    """Pay in version 2, as an official client does: to the seller, who gets all of it."""
     devnet, payer = cast.devnet, cast.third_payer
     requirements = standard_requirements(
         version=2,
@@ -232,8 +233,7 @@ async def _forge(cast: Cast) -> None:
 
 async def _compare(cast: Cast, before: dict[str, int]) -> None:
     after = await cast.balances()
-    # of each payment through the contract, rounded down
-    fee = PRICE * DEFAULT_FEE_BPS // 10_000
+    fee = PRICE * DEFAULT_FEE_BPS // 10_000  # of each payment through the contract
     expected = {
         "payer": -PRICE,
         "2nd payer": -PRICE,
@@ -254,8 +254,8 @@ async def _show_stats(cast: Cast) -> None:
         stats: Reply = await response.json()
     settlements, volume = stats["totalSettlements"], stats["totalVolumeUSD"]
     # 18 decimals, whatever the token has
-    told = (settlements, volume) == ("2", str(2 * PRICE * 10**12))
-    expect(response.status == 200 and told, f"GET /stats: {response.status} {stats}")
+    right = (settlements, volume) == ("2", str(2 * PRICE * 10**12))
+    expect(response.status == 200 and right, f"GET /stats: {response.status} {stats}")
     say("9. So do the contract's totals:")
     say(
         f"   GET /stats -> settlements {settlements}, volume {human(int(volume), 18)} USD,"

@@ -1,4 +1,4 @@
-"""The command `check`: whether everything is in place to settle, one line a check."""
+"""The command `check`: is everything in place to settle? It prints one line a check."""
 
 import argparse
 import asyncio
@@ -10,15 +10,15 @@ from typing import Any
 import aiohttp
 from eth_abi.abi import decode
 from eth_abi.exceptions import DecodingError
-from msgspec import Struct
+from msgspec import Struct, structs
 
-from facilitator.chain.answers import ChainUnavailable
+from facilitator.chain.answers import ChainUnavailable, to_hex
 from facilitator.chain.client import Chain
 from facilitator.chain.rpc import RPC
 from facilitator.commands.agreement import hashes_alike
 from facilitator.config.database import PostgreSQL
 from facilitator.config.networks import Network, Token
-from facilitator.config.settings import Config, ConfigError, NetworkConfig, load_config
+from facilitator.config.settings import Config, NetworkConfig, load_config
 from facilitator.domain.schemes import jeju
 from facilitator.ethereum.abi import WORD, address_word, selector
 from facilitator.ethereum.addresses import ZERO_ADDRESS, checksum
@@ -44,7 +44,7 @@ _EIP712_DOMAIN = selector("eip712Domain()")
 _NAME = selector("name()")
 _VERSION = selector("version()")
 
-# What eip712Domain() answers (EIP-5267): the members in use, then all of them, then extensions.
+# The answer of eip712Domain() (EIP-5267): which members are in use, each member, extensions.
 _EIP5267 = ("bytes1", "string", "string", "uint256", "address", "bytes32", "uint256[]")
 _FOUR_MEMBERS = b"\x0f"  # name, version, chainId, verifyingContract; no salt
 
@@ -55,17 +55,6 @@ class Finding(Struct, frozen=True):
     subject: str
     ok: bool
     detail: str
-
-
-class _Domain(Struct, frozen=True):
-    """A token's EIP-712 domain as its contract answers, in the three ways that there are. A
-    `separator` of other than 32 bytes counts as no answer; the rest is None without an answer.
-    """
-
-    separator: bytes
-    described: tuple[Any, ...] | None
-    name: str | None
-    version: str | None
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -80,7 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 async def run(options: argparse.Namespace) -> int:
-    """Check what the environment configures. Return 0 when all is in place, 1 when something is
+    """Check what the environment configures. Return 0 when every check succeeds, 1 when one does
     not. Raises ConfigError.
     """
     config = load_config(os.environ)
@@ -88,9 +77,7 @@ async def run(options: argparse.Namespace) -> int:
     findings = []
     async with aiohttp.ClientSession() as session:
         for name in names:
-            if name not in config.networks:
-                raise ConfigError(f"{name} is not served with these settings")
-            network = config.networks[name]
+            network = config.served(name)
             chain = Chain(RPC(network.rpc_urls, name=name, session=session))
             async for finding in _network(config, network, chain):
                 findings.append(finding)
@@ -99,9 +86,7 @@ async def run(options: argparse.Namespace) -> int:
         findings.append(finding)
         _print(finding, quiet=options.json)
     if options.json:
-        print(
-            json.dumps([{name: getattr(f, name) for name in f.__struct_fields__} for f in findings])
-        )
+        print(json.dumps([structs.asdict(finding) for finding in findings]))
     return 0 if all(finding.ok for finding in findings) else 1
 
 
@@ -121,7 +106,7 @@ def _print(finding: Finding, *, quiet: bool) -> None:
 
 
 async def _network(config: Config, network: NetworkConfig, chain: Chain) -> AsyncIterator[Finding]:
-    """Yield every check of one network, up to the first that makes the others impossible."""
+    """Yield the finding of each check of one network, until the node does not answer."""
     name = network.network.name
     try:
         chain_id = await chain.chain_id()
@@ -164,12 +149,11 @@ async def _signers(config: Config, name: str, chain: Chain) -> list[Finding]:
 async def _contract(config: Config, network: NetworkConfig, chain: Chain) -> AsyncIterator[Finding]:
     name, contract = network.network.name, network.contract
     if contract is None:
-        # Without one the standard dialect is settled all the same, but not the primary network's
-        # readiness.
+        # The standard dialect needs none, but the primary network is not ready without one.
         enough = name != config.primary_network and bool(network.tokens)
         without = "none configured (X402_FACILITATOR_ADDRESS)"
-        said = f"{without}: only the standard dialect is settled" if enough else without
-        yield Finding(f"{name} contract", enough, said)
+        detail = f"{without}: only the standard dialect is settled" if enough else without
+        yield Finding(f"{name} contract", enough, detail)
         return
     [answer] = await chain.read([jeju.stats_call(contract)])
     state = jeju.read_stats(answer)
@@ -179,8 +163,8 @@ async def _contract(config: Config, network: NetworkConfig, chain: Chain) -> Asy
         return
     yield Finding(f"{name} contract", True, where)
     agrees = await hashes_alike(chain, network.network.chain_id, contract, name)
-    said = "agrees with ours" if agrees else "differs: another domain or network name"
-    yield Finding(f"{name} hashPayment", agrees, f"{said} (network name {name!r})")
+    compared = "agrees with ours" if agrees else "differs: another domain or network name"
+    yield Finding(f"{name} hashPayment", agrees, f"{compared} (network name {name!r})")
     fee = config.protocol_fee_bps
     detail = f"{state.fee_bps} bps, PROTOCOL_FEE_BPS says {fee}"
     yield Finding(f"{name} fee", state.fee_bps == fee, detail)
@@ -196,9 +180,9 @@ async def _contract(config: Config, network: NetworkConfig, chain: Chain) -> Asy
         [Call(contract, _SUPPORTED_TOKENS + word), Call(contract, _TOKEN_DECIMALS + word)]
     )
     takes = bool(int.from_bytes(supported))
-    said = "taken" if takes else "not taken"
-    yield Finding(f"{name} token {checksum(usdc.address)}", takes, f"{said} by the contract")
-    # The contract takes 0, which it has for tokens that nobody set, as 6.
+    detail = f"{'taken' if takes else 'not taken'} by the contract"
+    yield Finding(f"{name} token {checksum(usdc.address)}", takes, detail)
+    # The contract has 0 for a token whose decimals nobody set, and reads that as 6.
     known = int.from_bytes(decimals) or 6
     yield Finding(f"{name} token decimals", known == usdc.decimals, str(known))
 
@@ -216,22 +200,16 @@ async def _check_token(network: Network, token: Token, chain: Chain) -> list[Fin
     if not await chain.code(token.address):
         return [found("code", False, "no contract there")]
     state_of_nobody = _AUTHORIZATION_STATE + address_word(ZERO_ADDRESS) + bytes(WORD)
-    asked = (
-        *(_DECIMALS, state_of_nobody),
-        *(_DOMAIN_SEPARATOR, _EIP712_DOMAIN, _NAME, _VERSION),
-    )
-    answers = await chain.read([Call(token.address, calldata) for calldata in asked])
-    decimals, state, separator, described, name, version = answers
-    domain = _Domain(
-        separator, _decoded(_EIP5267, described), _decoded_text(name), _decoded_text(version)
-    )
-    same, said = _compare_domain(network, token, domain)
-    answered = _number(decimals)
-    takes = _number(state) in (0, 1)
+    domain_calls = (_DOMAIN_SEPARATOR, _EIP712_DOMAIN, _NAME, _VERSION)
+    calls = (_DECIMALS, state_of_nobody, *domain_calls)
+    answers = await chain.read([Call(token.address, calldata) for calldata in calls])
+    same, compared = _compare_domain(network, token, *answers[2:])
+    answered = _number(answers[0])
+    takes = _number(answers[1]) in (0, 1)
     return [
         found("code", True, "has code"),
         found("decimals", answered == token.decimals, _compare_decimals(token, answered)),
-        found("domain", same, said),
+        found("domain", same, compared),
         found("authorizations", takes, "EIP-3009" if takes else "no authorizationState (EIP-3009)"),
     ]
 
@@ -243,33 +221,37 @@ def _compare_decimals(token: Token, answered: int | None) -> str:
     return str(answered) if same else f"{answered}, configured {token.decimals}"
 
 
-def _compare_domain(network: Network, token: Token, domain: _Domain) -> tuple[bool, str]:
-    """Return whether the token's domain is the configured one, and a line about it. The separator
-    decides, since signatures are checked with it; name and version decide where there is none, and
-    explain a difference where there is one.
+def _compare_domain(
+    network: Network,
+    token: Token,
+    separator: bytes,
+    eip712_domain: bytes,
+    name: bytes,
+    version: bytes,
+) -> tuple[bool, str]:
+    """Return whether the token's domain is the configured one, and a line about it; the last four
+    arguments are the token's answers. DOMAIN_SEPARATOR() decides, since signatures are checked with
+    it. Where a token has none, eip712Domain() decides, else name() and version().
     """
-    names = (domain.name, domain.version)
-    if domain.described is not None:
-        names = domain.described[1:3]
-    spoken = ", ".join(
+    described = _decoded(_EIP5267, eip712_domain)
+    names = (_decoded_text(name), _decoded_text(version)) if described is None else described[1:3]
+    listed = ", ".join(
         f"{kind} {'untold' if text is None else repr(text[:QUOTED_LENGTH])}"
         for kind, text in zip(("name", "version"), names, strict=True)
     )
     ours = domain_separator(token.name, token.version, network.chain_id, token.address)
-    if len(domain.separator) == WORD:
-        if domain.separator == ours:
+    if len(separator) == WORD:
+        if separator == ours:
             return True, "DOMAIN_SEPARATOR() agrees"
-        return False, f"DOMAIN_SEPARATOR() differs; the token says {spoken}"
-    if domain.described is not None:
-        fields, name, version, chain_id, contract, *_ = domain.described
-        theirs = (fields, name, version, chain_id, contract)
-        address = "0x" + token.address.hex()
-        agrees = theirs == (_FOUR_MEMBERS, token.name, token.version, network.chain_id, address)
-        said = "agrees" if agrees else f"differs: {spoken}, chain id {chain_id}"
-        return agrees, f"eip712Domain() {said}"
+        return False, f"DOMAIN_SEPARATOR() differs; the token says {listed}"
+    if described is not None:
+        expected = (_FOUR_MEMBERS, token.name, token.version, network.chain_id)
+        agrees = described[:5] == (*expected, to_hex(token.address))
+        compared = "agrees" if agrees else f"differs: {listed}, chain id {described[3]}"
+        return agrees, f"eip712Domain() {compared}"
     agrees = names == (token.name, token.version)
-    said = "agree" if agrees else f"differ: {spoken}"
-    return agrees, f"name() and version() {said}"
+    compared = "agree" if agrees else f"differ: {listed}"
+    return agrees, f"name() and version() {compared}"
 
 
 def _number(answer: bytes) -> int | None:
@@ -317,11 +299,10 @@ async def _journal(config: Config) -> list[Finding]:
 
 
 async def _notices(store: Store, config: Config) -> list[Finding]:
-    """Return whether LISTEN reaches the journal's server at DATABASE_LISTEN_URL, if that is set."""
-    if not isinstance(store, SharedStore) or not isinstance(config.database, PostgreSQL):
-        return []
-    if config.database.direct is None:
+    """Return whether notifications arrive at DATABASE_LISTEN_URL, and nothing where it is unset."""
+    direct = config.database.direct if isinstance(config.database, PostgreSQL) else None
+    if direct is None or not isinstance(store, SharedStore):
         return []
     why = await store.notices.prove()
     detail = "outcomes are told at once" if why is None else why
-    return [Finding("journal notices", why is None, f"{config.database.direct}, {detail}")]
+    return [Finding("journal notices", why is None, f"{direct}, {detail}")]

@@ -9,6 +9,7 @@ import time
 import aiohttp
 from msgspec import Struct
 
+from facilitator.chain.answers import to_hex
 from facilitator.chain.client import Chain
 from facilitator.chain.rpc import RPC
 from facilitator.commands.agreement import hashes_alike
@@ -24,7 +25,6 @@ from facilitator.commands.sending import (
     receipt,
     say,
     send,
-    transaction_name,
 )
 from facilitator.config.networks import NETWORKS
 from facilitator.config.settings import (
@@ -47,7 +47,7 @@ CODE_POLL = 0.5  # seconds
 
 
 class Order(Struct, frozen=True, kw_only=True):
-    """What is to be deployed where; `deployer` hides its key in its repr."""
+    """What to deploy and where; the repr of `deployer` hides its key."""
 
     network: NetworkConfig
     deployer: Signer
@@ -131,9 +131,7 @@ def _order(config: Config, options: argparse.Namespace) -> Order:
     is missing.
     """
     name = options.network or config.primary_network
-    if name not in config.networks:
-        raise ConfigError(f"{name} is not served with these settings")
-    network = config.networks[name]
+    network = config.served(name)
     keys = [key for key in config.keys if not key.retires]
     if not keys:
         raise ConfigError("no key to deploy with (FACILITATOR_PRIVATE_KEY)")
@@ -204,7 +202,7 @@ async def _deploy(chain: Chain, order: Order, planned: Plan, timeout: int) -> tu
     mined = await receipt(chain, signed.hash, timeout)
     if mined is None:
         raise JobFailed(
-            f"not mined within {timeout} s: {transaction_name(signed.hash)}; do not deploy again:"
+            f"not mined within {timeout} s: {to_hex(signed.hash)}; do not deploy again:"
             f" once it is mined the contract is at {checksum(contract)}, set"
             f" {order.variable} to that and run `facilitator check`"
         )
@@ -234,7 +232,7 @@ def _print_result(
             "network": network.name,
             "chainId": network.chain_id,
             "contract": checksum(contract),
-            "transaction": transaction_name(mined.transaction_hash),
+            "transaction": to_hex(mined.transaction_hash),
             "deployer": checksum(order.deployer.address),
             "owner": checksum(order.owner),
             "feeRecipient": checksum(order.fee_recipient),

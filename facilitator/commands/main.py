@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
-from types import FrameType
+from types import FrameType, ModuleType
 
 # What each of these does in C, a pure Python stand-in would do many times slower: a service that
 # started on one would look healthy and fall over under load.
@@ -56,45 +56,44 @@ def main(arguments: Sequence[str] | None = None) -> int:
         " variables, and by the file that FACILITATOR_CONFIG names: docs/configuration.md.",
     )
     serve.set_defaults(run=lambda _: server.run(), loop_factory=server.new_event_loop)
-    chain = commands.add_parser(
-        "devnet",
+
+    def add(module: ModuleType, help: str, description: str) -> None:
+        name = module.__name__.rpartition(".")[2]
+        command = commands.add_parser(name, help=help, description=description)
+        module.add_arguments(command)
+        command.set_defaults(run=module.run)
+
+    add(
+        devnet,
         help="run a chain of your own to try things out",
         description="Run anvil with the contracts deployed and ten funded accounts, until SIGTERM"
         " or SIGINT, and print the environment that the service needs for it.",
     )
-    devnet.add_arguments(chain)
-    chain.set_defaults(run=devnet.run)
-    checking = commands.add_parser(
-        "check",
+    add(
+        check,
         help="see whether everything is in place to settle",
         description="Check node, chain id, contract, what it hashes, fee, tokens, factories of"
         " smart wallets, signers' gas money and journal, as the environment configures them: one"
         " line a check, exit code 1 if any fails.",
     )
-    check.add_arguments(checking)
-    checking.set_defaults(run=check.run)
-    migrating = commands.add_parser(
-        "migrate",
+    add(
+        migrate,
         help="bring the journal's tables up to date",
         description="Bring the tables of the journal that DATABASE_URL names up to date, and say"
         " what was done. `serve` does the same when it starts; in PostgreSQL, replicas of the"
         " version before go on meanwhile. With --from, move a journal from SQLite; with --reopen,"
         " take that file into use again. Exit code 1 where it cannot be done.",
     )
-    migrate.add_arguments(migrating)
-    migrating.set_defaults(run=migrate.run)
-    deploying = commands.add_parser(
-        "deploy",
+    add(
+        deploy,
         help="deploy the contract to a network",
         description="Deploy X402Facilitator to a network with the first key that stays of"
         " FACILITATOR_PRIVATE_KEY, wait until it is there, and print the setting that names it to"
         " the service. Progress goes to standard error. Not while a service settles on that"
         " network with the same key. Exit code 1 where it is not in place, 2 for a wrong setting.",
     )
-    deploy.add_arguments(deploying)
-    deploying.set_defaults(run=deploy.run)
-    paying = commands.add_parser(
-        "pay",
+    add(
+        pay,
         help="make a payment, to try things out",
         description="Sign a payment with the key in PAYER_PRIVATE_KEY, ask a facilitator to verify"
         " and then to settle it, as a seller does, and print its last reply as JSON. Progress goes"
@@ -102,10 +101,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         " does not or where there is none, 2 for a wrong setting. The network, its contract and its"
         " token come from the same environment as the service's.",
     )
-    pay.add_arguments(paying)
-    paying.set_defaults(run=pay.run)
-    recovering = commands.add_parser(
-        "recover",
+    add(
+        recover,
         help="after the journal was restored from a backup",
         description="Mark every payment in a restored journal that could still end in success as"
         " told already: what the life after the backup has told is not in it. Such payments are"
@@ -113,8 +110,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         " hash. Run it before the service starts: where one uses the journal, it changes nothing."
         " Exit code 1 then, and where the journal cannot be opened.",
     )
-    recover.add_arguments(recovering)
-    recovering.set_defaults(run=recover.run)
     options = parser.parse_args(arguments)
     try:
         with asyncio.Runner(loop_factory=getattr(options, "loop_factory", None)) as runner:

@@ -8,8 +8,8 @@ import re
 from collections.abc import Callable
 from typing import TypeVar
 
-from facilitator.config.environment import ConfigError, Environment
-from facilitator.config.parsers import parse_contract
+from facilitator.config.environment import Environment
+from facilitator.config.parsers import ConfigError, parse_contract, parse_public_url
 from facilitator.ethereum.abi import MAX_UINT256
 
 T = TypeVar("T")
@@ -41,9 +41,7 @@ def address(text: str) -> bytes:
 
 def url(text: str) -> str:
     """Parse an http(s) URL without credentials; a slash at its end is removed."""
-    value = _parse(lambda: Environment({"": _something(text)}).url(""))
-    assert value is not None
-    return value.rstrip("/")
+    return _parse(lambda: parse_public_url("", _something(text))).rstrip("/")
 
 
 def line(text: str) -> str:
@@ -62,5 +60,5 @@ def _parse(parse: Callable[[], T]) -> T:
     try:
         return parse()
     except ConfigError as error:
-        # the environment's words begin with the variable's name, which argparse says itself
+        # its text begins with the setting's name, which is empty here: argparse names the option
         raise argparse.ArgumentTypeError(str(error).strip()) from None

@@ -10,6 +10,7 @@ from typing import Any
 import aiohttp
 from msgspec import Struct
 
+from facilitator.chain.answers import to_hex
 from facilitator.chain.client import Chain
 from facilitator.chain.rpc import RPC
 from facilitator.commands.options import address, amount, line, url, whole_number
@@ -29,7 +30,6 @@ from facilitator.commands.sending import (
     receipt,
     say,
     send,
-    transaction_name,
 )
 from facilitator.config.environment import Environment
 from facilitator.config.networks import NETWORKS, Token
@@ -53,8 +53,8 @@ _APPROVE = selector("approve(address,uint256)")
 class Purchase(Struct, frozen=True, kw_only=True):
     """A purchase: who pays whom, where and how much (atomic units).
 
-    `x402_version` is the standard dialect's, None for Jeju's. `contract` is None only in the
-    standard dialect, `token` only where nothing is signed under its domain.
+    `x402_version` is None in the Jeju dialect, and `contract` in the standard one. `token` is None
+    where it is not configured, and then nothing is signed under its domain.
     """
 
     payer: Signer
@@ -69,7 +69,7 @@ class Purchase(Struct, frozen=True, kw_only=True):
     resource: str
     scheme: str
     gasless: bool
-    lifetime: int  # seconds that the payment stays good
+    lifetime: int  # seconds for which the payment is valid
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -157,8 +157,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 async def run(options: argparse.Namespace) -> int:
-    """Pay. Return 0 where the facilitator says yes and 1 where it says no. Raises ConfigError,
-    JobFailed and ChainUnavailable.
+    """Pay. Return 0 where the reply says `isValid` or `success`, 1 where it does not. Raises
+    ConfigError, JobFailed and ChainUnavailable.
     """
     config = load_config(os.environ)
     bought = _purchase(config, options)
@@ -167,7 +167,7 @@ async def run(options: argparse.Namespace) -> int:
     async with aiohttp.ClientSession(timeout=timeout) as session:
         if options.approve:
             await _approve(session, config, bought, options.timeout)
-        request = _signed_request(bought)
+        request = _jeju_body(bought) if bought.x402_version is None else _standard_body(bought)
         reply = await _post(session, target, "/verify", request)
         done = reply.get("isValid") is True
         if done and not options.verify_only:
@@ -191,9 +191,7 @@ def _purchase(config: Config, options: argparse.Namespace) -> Purchase:
     version = options.x402_version
     _check_options(options)
     name = options.network or config.primary_network
-    if name not in config.networks:
-        raise ConfigError(f"{name} is not served with these settings")
-    network = config.networks[name]
+    network = config.served(name)
     contract = options.contract or network.contract
     if contract is None and version is None:
         raise ConfigError(
@@ -249,12 +247,8 @@ def _payer(key_file: str | None) -> Signer:
     return Signer(keys[0].secret)
 
 
-def _signed_request(bought: Purchase) -> dict[str, Any]:
-    """Return the request's body: the signed payment and its seller's requirements."""
-    return _jeju_body(bought) if bought.x402_version is None else _standard_body(bought)
-
-
 def _jeju_body(bought: Purchase) -> dict[str, Any]:
+    """Return the request's body: the signed payment and its seller's requirements."""
     assert bought.contract is not None
     header = sign_payment(
         bought.payer,
@@ -322,14 +316,14 @@ async def _approve(
     say(f"approving {checksum(bought.contract)} for {bought.amount}")
     signed = await send(chain, network.chain_id, bought.payer, planned)
     if await receipt(chain, signed.hash, timeout) is None:
-        raise JobFailed(f"not mined within {timeout} s: {transaction_name(signed.hash)}")
+        raise JobFailed(f"not mined within {timeout} s: {to_hex(signed.hash)}")
 
 
 async def _post(
     session: aiohttp.ClientSession, target: str, path: str, request: dict[str, Any]
 ) -> dict[str, Any]:
-    """Return a facilitator's reply. Raises JobFailed where there is none; the payment may be
-    settled all the same.
+    """Post a request and return the facilitator's reply. Raises JobFailed where there is none; the
+    payment may have been settled all the same.
     """
     try:
         async with session.post(target + path, json=request, allow_redirects=False) as response:

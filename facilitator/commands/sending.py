@@ -1,8 +1,8 @@
-"""Sends one transaction for a command: plan, sign, send, wait for the receipt.
+"""Sends one transaction for a command: plans, signs and sends it, and waits for its receipt.
 
-The service never sends this way: it has a journal, and replaces a transaction that is stuck. A
-command prints the transaction's hash before any node sees its bytes, so that its user can look it
-up whatever happens.
+The service never sends this way: it has a journal, and replaces a transaction that is stuck. Here
+the transaction's hash is printed before a node gets its bytes, so that the user can look it up
+whatever happens next.
 """
 
 import asyncio
@@ -12,7 +12,7 @@ from contextlib import suppress
 
 from msgspec import Struct
 
-from facilitator.chain.answers import ChainUnavailable, NodeFault
+from facilitator.chain.answers import ChainUnavailable, NodeFault, to_hex
 from facilitator.chain.client import Chain, Reverted
 from facilitator.config.networks import Network
 from facilitator.dialects.jeju.encode import human
@@ -44,7 +44,7 @@ class Plan(Struct, frozen=True):
     @property
     def most(self) -> int:
         """The most that its gas may cost, in wei. An OP-stack chain adds a fee for data on L1,
-        which no node can tell in advance.
+        which is not known in advance.
         """
         return self.gas_limit * self.fees.max_fee_per_gas
 
@@ -52,11 +52,6 @@ class Plan(Struct, frozen=True):
 def say(text: str) -> None:
     """Print a line of progress to standard error; standard output is for the result."""
     print(text, file=sys.stderr, flush=True)
-
-
-def transaction_name(transaction_hash: bytes) -> str:
-    """Return a transaction's hash as 0x hex."""
-    return "0x" + transaction_hash.hex()
 
 
 async def expect_chain(chain: Chain, network: Network) -> None:
@@ -71,13 +66,14 @@ async def expect_chain(chain: Chain, network: Network) -> None:
 async def plan(
     chain: Chain, call: Call, sender: bytes, *, max_fee_per_gas: int, gas_cap: int = GAS_CAP
 ) -> Plan:
-    """Plan the transaction that makes `call`. Raises JobFailed where the chain would refuse it,
-    where its fees exceed `max_fee_per_gas` (wei), and where the sender has pending transactions:
-    then another program uses the key, and the two would take each other's account nonces.
+    """Plan the transaction that makes `call`. Raises JobFailed where the call would revert, where
+    its fees exceed `max_fee_per_gas` (wei), and where the sender has pending transactions: then
+    another program uses the key, and the two would take each other's account nonces.
     """
     prepared = await chain.prepare(call, sender, gas_cap)
     if isinstance(prepared, Reverted):
-        raise JobFailed(f"the chain refuses the transaction{_reason(prepared.data)}")
+        reason = f" (it reverts with {to_hex(prepared.data[:68])})" if prepared.data else ""
+        raise JobFailed(f"the chain refuses the transaction{reason}")
     waiting = await chain.account_nonce(sender, "pending") - prepared.account_nonce
     if waiting > 0:
         raise JobFailed(
@@ -109,7 +105,7 @@ def money(wei: int, network: Network) -> str:
 
 async def send(chain: Chain, chain_id: int, signer: Signer, planned: Plan) -> SignedTransaction:
     """Sign a planned transaction, print its hash, and send it. Raises JobFailed where a node
-    refuses it. Where no node answers it may have been sent all the same, so that is no error.
+    refuses it. No answer from any node is no error: the transaction may have been sent.
     """
     call = planned.call
     builder = TransactionBuilder(chain_id, frozenset({(call.target, call.selector)}))
@@ -120,7 +116,7 @@ async def send(chain: Chain, chain_id: int, signer: Signer, planned: Plan) -> Si
         gas_limit=planned.gas_limit,
         fees=planned.fees,
     )
-    say(f"transaction {transaction_name(signed.hash)}")
+    say(f"transaction {to_hex(signed.hash)}")
     fault = await chain.broadcast(signed.raw)
     if fault is None:
         say("sent, waiting for its block")
@@ -154,10 +150,5 @@ async def receipt(chain: Chain, transaction_hash: bytes, timeout: float) -> Rece
 
 def _succeeded(mined: Receipt) -> Receipt:
     if not mined.succeeded:
-        name = transaction_name(mined.transaction_hash)
-        raise JobFailed(f"transaction {name} was mined and reverted")
+        raise JobFailed(f"transaction {to_hex(mined.transaction_hash)} was mined and reverted")
     return mined
-
-
-def _reason(data: bytes) -> str:
-    return f" (it reverts with 0x{data[:68].hex()})" if data else ""

@@ -1,8 +1,8 @@
 """Environment variables, parsed strictly.
 
-A wrong value stops the start; none falls back to a default. A variable that is set to the empty
-string counts as unset, since templates leave it so, except for those in NEVER_EMPTY. No error
-repeats a value: it may be a key that was put into the wrong variable.
+A wrong value stops the start; it never falls back to the default. An empty variable counts as
+unset, because templates leave empty ones behind, except for those in NEVER_EMPTY. No error repeats
+a value: it may be a key that was put into the wrong variable.
 """
 
 import ipaddress
@@ -10,6 +10,7 @@ import re
 from collections.abc import Collection, Iterator, Mapping
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -33,8 +34,6 @@ from facilitator.config.parsers import (
 from facilitator.ethereum.addresses import ZERO_ADDRESS
 from facilitator.ethereum.secp256k1 import ORDER
 
-__all__ = ["ConfigError", "Environment", "Key"]
-
 # The empty string is a mistake here: the default would mean development, a journal beside the one
 # that all replicas share, fewer networks than configured, no limit on gas, or public metrics.
 NEVER_EMPTY = frozenset(
@@ -45,6 +44,8 @@ NEVER_EMPTY = frozenset(
 )
 KEY_FILE_LIMIT = 65_536  # bytes; a thousand keys are 66 kB
 
+_Default = TypeVar("_Default", int, None)
+
 _NO_ADDRESS = "0x" + "0" * 40
 _INTEGER = re.compile(r"\A(0|[1-9][0-9]{0,77})\Z")
 _KEY = re.compile(r"\A(0x)?([0-9a-fA-F]{64})\Z")
@@ -52,8 +53,8 @@ _HOST_NAME = re.compile(r"\A[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?\Z")
 
 
 class Key(Struct, frozen=True):
-    """A private key of 32 bytes. One that retires finishes its transactions and takes no new
-    payments.
+    """A private key of 32 bytes. A key that retires signs for no new payments, and for the
+    transactions that it has pending until they end.
     """
 
     secret: bytes
@@ -64,8 +65,8 @@ class Key(Struct, frozen=True):
 
 
 class Environment:
-    """Reads `environ` by kind of value. Of several names a method takes the first that is set; all
-    raise ConfigError.
+    """Reads variables from `environ`, one method for each kind of value. Given several names, a
+    method reads the first that is set. All raise ConfigError.
     """
 
     def __init__(self, environ: Mapping[str, str]) -> None:
@@ -83,7 +84,7 @@ class Environment:
                 return name, value
         return names[0], None
 
-    def integer(self, *names: str, default: int, low: int, high: int) -> int:
+    def integer(self, *names: str, default: _Default, low: int, high: int) -> int | _Default:
         """Return a plain decimal from `low` to `high` inclusive, without sign or leading zero."""
         name, value = self.text(*names)
         if value is None:
@@ -92,12 +93,6 @@ class Environment:
             return int(value)
         limit = str(high) if high < 2**64 else f"2^{high.bit_length()}-1"
         raise ConfigError(f"{name} must be a plain integer from {low} to {limit}")
-
-    def optional_integer(self, name: str, *, low: int, high: int) -> int | None:
-        """Return the same, or None where the variable is not set."""
-        if self.text(name)[1] is None:
-            return None
-        return self.integer(name, default=low, low=low, high=high)
 
     def choice(self, *names: str, default: str, options: Collection[str]) -> str:
         """Return one of `options`, exactly as written there."""
@@ -137,7 +132,7 @@ class Environment:
 
     def address(self, name: str) -> bytes | None:
         """Return the 20 bytes of an address, whose checksum must be right if it has one (EIP-55).
-        The zero address means explicitly that there is none.
+        A zero address is how an operator says that there is none.
         """
         value = self.text(name)[1]
         if value is None:
@@ -164,8 +159,8 @@ class Environment:
     def urls(self, name: str) -> tuple[str, ...]:
         """Return http(s) URLs, the preferred one first; separated by commas.
 
-        No URL may be repeated: what one endpoint answers is checked with another, and a repeated
-        endpoint would confirm itself.
+        No URL may be repeated: answers of one endpoint are checked with another, and an endpoint
+        that is named twice would confirm itself.
         """
         items = _items(name, self.text(name)[1])
         return distinct(name, "URL", [parse_url(name, item) for item in items])

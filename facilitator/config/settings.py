@@ -9,11 +9,12 @@ from typing import Final, Literal, cast
 from msgspec import Struct
 
 from facilitator.config.database import PostgreSQL
-from facilitator.config.environment import ConfigError, Environment, Key
+from facilitator.config.environment import Environment, Key
 from facilitator.config.file import MAX_CONFIRMATIONS, NetworkEntry, read_config_file
 from facilitator.config.file import VARIABLE as FILE_VARIABLE
 from facilitator.config.networks import Network, Token
 from facilitator.config.opentelemetry import Tracing, read_tracing
+from facilitator.config.parsers import ConfigError
 from facilitator.ethereum.addresses import ZERO_ADDRESS
 
 __all__ = ["Config", "ConfigError", "Key", "NetworkConfig", "Unserved", "load_config"]
@@ -21,7 +22,7 @@ __all__ = ["Config", "ConfigError", "Key", "NetworkConfig", "Unserved", "load_co
 Mode = Literal["production", "development"]
 
 CONTRACT_VARIABLE: Final = "X402_FACILITATOR_ADDRESS"
-# The contract refuses an older payment (its own MAX_PAYMENT_AGE): no setting may promise more.
+# The contract refuses older payments (its own MAX_PAYMENT_AGE), so no setting may allow them.
 CONTRACT_MAX_PAYMENT_AGE: Final = 300
 # The contract's own limit (setProtocolFee).
 MAX_PROTOCOL_FEE_BPS: Final = 1000
@@ -29,8 +30,8 @@ GWEI: Final = 10**9
 
 
 class NetworkConfig(Struct, frozen=True, kw_only=True):
-    """How one network is served. `rpc_urls` may hold API keys: they never show in a repr. `tokens`
-    are those that payments may name, each address once; `usdc` is the first where it is known.
+    """How one network is served. `rpc_urls` may hold API keys, which no repr shows. `tokens` are
+    those that payments may name, each address once; where `usdc` is known, it is the first of them.
     """
 
     network: Network
@@ -68,7 +69,7 @@ class Config(Struct, frozen=True, kw_only=True):
     networks: dict[str, NetworkConfig]  # served ones, the primary among them
     unserved: tuple[Unserved, ...]
     keys: tuple[Key, ...]
-    protocol_fee_bps: int  # said where no contract can be asked
+    protocol_fee_bps: int  # reported where no contract can be asked
     fee_recipient: bytes | None
     max_payment_age: int  # seconds
     min_payment_amount: int  # atomic units
@@ -90,6 +91,12 @@ class Config(Struct, frozen=True, kw_only=True):
     @property
     def primary(self) -> NetworkConfig:
         return self.networks[self.primary_network]
+
+    def served(self, name: str) -> NetworkConfig:
+        """Return how a network is served. Raises ConfigError where it is not."""
+        if name not in self.networks:
+            raise ConfigError(f"{name} is not served with these settings")
+        return self.networks[name]
 
     @property
     def url(self) -> str:
@@ -117,7 +124,7 @@ def load_config(environ: Mapping[str, str]) -> Config:
     Raises ConfigError, one line without any value, for the first setting that is wrong.
     """
     env = Environment(environ)
-    # "test" is what test runners put in NODE_ENV; it never means real money
+    # Test runners set NODE_ENV to "test"; it never means real money.
     stage = env.choice(
         "FACILITATOR_ENV",
         "NODE_ENV",
@@ -154,20 +161,19 @@ def load_config(environ: Mapping[str, str]) -> Config:
             low=1,
             high=CONTRACT_MAX_PAYMENT_AGE,
         ),
-        # the contract refuses a payment of nothing, so the least minimum is one unit
+        # One unit at least: the contract refuses a payment of nothing.
         min_payment_amount=env.integer("MIN_PAYMENT_AMOUNT", default=1, low=1, high=2**256 - 1),
         allowed_factories=env.addresses("EIP6492_ALLOWED_FACTORIES") or file.allowed_factories,
         database=env.database("DATABASE_URL", default="sqlite:///facilitator.db"),
-        retention_days=env.optional_integer("RETENTION_DAYS", low=1, high=3650),
+        retention_days=env.integer("RETENTION_DAYS", default=None, low=1, high=3650),
         settle_timeout=env.integer("SETTLE_TIMEOUT_SECONDS", default=45, low=1, high=600),
         settle_batch_max=env.integer("SETTLE_BATCH_MAX", default=32, low=1, high=128),
         max_fee_per_gas=GWEI
         * env.integer("MAX_FEE_PER_GAS_GWEI", default=500, low=1, high=1_000_000),
-        # 0 is what nothing was set to: a budget of nothing would settle nothing.
+        # Not 0: with a budget of nothing nothing would settle.
         max_gas_spend_per_day=env.integer(
-            "MAX_GAS_SPEND_PER_DAY", default=0, low=1, high=2**256 - 1
-        )
-        or None,
+            "MAX_GAS_SPEND_PER_DAY", default=None, low=1, high=2**256 - 1
+        ),
         log_format=cast(Literal["text", "json"], log_format),
         log_level=env.choice(
             "LOG_LEVEL",
@@ -177,7 +183,7 @@ def load_config(environ: Mapping[str, str]) -> Config:
         tracing=read_tracing(env),
         trace_hosts=env.hosts("TRACE_PROPAGATE_HOSTS"),
         metrics=env.choice("METRICS", default="on", options=("on", "off")) == "on",
-        metrics_port=env.optional_integer("METRICS_PORT", low=0, high=65_535),
+        metrics_port=env.integer("METRICS_PORT", default=None, low=0, high=65_535),
         ready_requires_rpc=env.choice(
             "READY_REQUIRES_RPC", default="false", options=("false", "true")
         )
@@ -196,8 +202,8 @@ def _check_contract_variables(environ: Mapping[str, str], networks: Collection[N
 def _networks(
     env: Environment, entries: Mapping[str, NetworkEntry], mode: Mode, primary: str
 ) -> tuple[dict[str, NetworkConfig], tuple[Unserved, ...]]:
-    """Return the networks that are served, in production only those with configured endpoints, and
-    the others.
+    """Return the networks that are served, and those that are not. In production only those with
+    configured endpoints are served. Raises ConfigError where the primary network is not.
     """
     served: dict[str, NetworkConfig] = {}
     unserved: list[Unserved] = []
@@ -252,8 +258,8 @@ def _contract(env: Environment, entry: NetworkEntry, *, is_primary: bool) -> byt
     """
     network = entry.network
     variable = f"{CONTRACT_VARIABLE}_{network.variable}"
-    said = {env.address(variable), env.address(CONTRACT_VARIABLE) if is_primary else None}
-    found = said - {None, ZERO_ADDRESS}
+    read = {env.address(variable), env.address(CONTRACT_VARIABLE) if is_primary else None}
+    found = read - {None, ZERO_ADDRESS}
     if len(found) > 1:
         raise ConfigError(
             f"{CONTRACT_VARIABLE} and {variable} differ: {network.name} is the primary network,"
@@ -261,7 +267,7 @@ def _contract(env: Environment, entry: NetworkEntry, *, is_primary: bool) -> byt
         )
     if found:
         return found.pop()
-    return None if ZERO_ADDRESS in said else entry.contract
+    return None if ZERO_ADDRESS in read else entry.contract
 
 
 def _known(address: bytes | None) -> bytes | None:

@@ -1,4 +1,4 @@
-"""anvil, the development chain: finding it, installing the pinned one, running it as a process."""
+"""anvil, the development chain: finds it, installs the pinned one, runs it as a process."""
 
 import asyncio
 import ctypes
@@ -32,10 +32,10 @@ class AnvilError(Exception):
 
 
 def find_anvil(tools: Path) -> Path:
-    """The anvil to run: the one on PATH if it is 1.5 or newer, else the one in the folder `tools`.
+    """Return the anvil to run: the one on PATH if it is 1.5 or newer, else the one in `tools`.
 
-    What is not in `tools` yet is installed there from the package's own lock file, with a line of
-    progress on stderr. Raises AnvilError where that is not possible.
+    Where the folder `tools` has none, install it there from the package's own lock file, with a
+    line of progress on stderr. Raises AnvilError where that fails.
     """
     on_path = shutil.which("anvil")
     if on_path is not None and _is_recent(Path(on_path)):
@@ -69,7 +69,7 @@ def _is_recent(anvil: Path) -> bool:
 
 
 def _installed(tools: Path) -> Path | None:
-    """The platform's binary itself: npm's launcher beside it is a second process to end."""
+    """Return the platform's binary itself, not npm's launcher, which is a second process to end."""
     for binary in sorted(tools.glob("node_modules/@foundry-rs/anvil-*/bin/anvil*")):
         if _is_recent(binary):
             return binary.absolute()
@@ -101,31 +101,20 @@ def _install(tools: Path) -> None:
     except OSError as error:
         raise AnvilError(f"cannot install anvil into {tools}: {error.strerror}") from None
     if result.returncode != 0:
-        said = result.stderr.strip().splitlines()
-        reason = said[0] if said else f"exit {result.returncode}"
+        lines = result.stderr.strip().splitlines()
+        reason = lines[0] if lines else f"exit {result.returncode}"
         raise AnvilError(f"npm ci in {tools} failed: {reason}")
-
-
-class Anvil:
-    """A running anvil that has answered for its own port."""
-
-    def __init__(self, process: asyncio.subprocess.Process, url: str) -> None:
-        self._process = process
-        self.url = url
-
-    async def ended(self) -> int:
-        """Wait until the process has ended by itself; its exit code."""
-        return await self._process.wait()
 
 
 @asynccontextmanager
 async def run_anvil(
     binary: Path, *, host: str, port: int, chain_id: int, accounts: int, genesis: int
-) -> AsyncIterator[Anvil]:
-    """Run anvil for as long as the context lasts, mining every transaction at once.
+) -> AsyncIterator[tuple[asyncio.subprocess.Process, str]]:
+    """Run anvil while the context lasts, with every transaction mined at once. The result is the
+    process and its URL.
 
     Port 0 takes a free one; `genesis` is the first block's time, in unix seconds. Raises AnvilError
-    if it does not come to listen.
+    where anvil does not start or does not listen.
     """
     try:
         process = await asyncio.create_subprocess_exec(
@@ -146,39 +135,31 @@ async def run_anvil(
     try:
         try:
             async with asyncio.timeout(START_TIMEOUT):
-                listening = await _listening_port(process.stdout)
+                listening = await _listening_port(process.stdout, f"{host}:{port}")
         except TimeoutError:
             raise AnvilError(f"anvil did not listen within {START_TIMEOUT:g} s") from None
-        except _Refused as refusal:
-            place = f"{host}:{port}"
-            raise AnvilError(f"anvil did not start on {place}: {refusal}") from None
         dial = _EVERYWHERE.get(host, host)
         dial = f"[{dial}]" if ":" in dial else dial
         # A pipe that nobody reads fills up, and then anvil stands still.
         drain = asyncio.create_task(_discard(process.stdout))
         try:
-            yield Anvil(process, f"http://{dial}:{listening}")
+            yield process, f"http://{dial}:{listening}"
         finally:
             drain.cancel()
     finally:
         await _end(process)
 
 
-class _Refused(Exception):
-    """anvil ended instead of listening; the text is its own last word."""
-
-
-async def _listening_port(output: asyncio.StreamReader) -> int:
-    """The port that anvil says it listens on.
-
-    Its own word and not an answer on the port: another program's chain may be answering there.
+async def _listening_port(output: asyncio.StreamReader, place: str) -> int:
+    """Return the port on which anvil listens, as it prints it: an answer on the port may come from
+    another program's chain. Raises AnvilError with its last line where it ends instead.
     """
     last = "it said nothing"
     while line := (await output.readline()).decode(errors="replace"):
         if listening := _LISTENING.search(line):
             return int(listening[1])
         last = line.strip().removeprefix("Error: ") or last
-    raise _Refused(last)
+    raise AnvilError(f"anvil did not start on {place}: {last}")
 
 
 async def _discard(output: asyncio.StreamReader) -> None:
@@ -187,7 +168,7 @@ async def _discard(output: asyncio.StreamReader) -> None:
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:
-    """End the process and wait for it, whatever cancels us meanwhile."""
+    """End the process and wait for it, even where we are cancelled meanwhile."""
     _signal(process, signal.SIGTERM)
     with anyio.move_on_after(STOP_TIMEOUT, shield=True):
         await process.wait()
@@ -204,7 +185,9 @@ def _signal(process: asyncio.subprocess.Process, number: signal.Signals) -> None
 
 
 def _end_with_parent() -> Callable[[], None] | None:
-    """What the child does before it becomes anvil: ask to be ended when we die, however we die."""
+    """Return what the child runs before it becomes anvil: it asks the kernel for SIGTERM when we
+    die, however we die. None where the kernel is not Linux.
+    """
     if sys.platform != "linux":
         return None
     prctl = ctypes.CDLL(None).prctl

@@ -11,18 +11,19 @@ import aiohttp
 import msgspec
 from eth_abi.abi import encode
 
+from facilitator.chain.answers import to_hex
 from facilitator.chain.rpc import RPC
 from facilitator.commands.contracts import Artifact, creation_code, load
-from facilitator.commands.devnet.anvil import Anvil, find_anvil, run_anvil
+from facilitator.commands.devnet.anvil import find_anvil, run_anvil
 from facilitator.config.networks import NETWORKS
 from facilitator.domain.strict_json import JSON
 from facilitator.ethereum.abi import selector
-from facilitator.ethereum.addresses import checksum, parse_address
+from facilitator.ethereum.addresses import checksum
+from facilitator.ethereum.multicall3 import MULTICALL3
 from facilitator.ethereum.secp256k1 import Signer
 
 # anvil's own, printed by every anvil that starts: these keys are public.
 MNEMONIC: Final = "test test test test test test test test test test test junk"
-MULTICALL3: Final = parse_address("0xcA11bde05977b3631167028862bE2a173976CA11")
 # A contract's address follows from its deployer's account nonce. From this one on, account 0
 # deploys the test USDC to the address that network jeju has for USDC.
 FIRST_NONCE: Final = 6
@@ -45,27 +46,23 @@ class Account(msgspec.Struct, frozen=True):
 
 
 class DevnetOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """`block_time` is seconds between blocks, None mines every transaction at once; port 0 takes a
-    free one; `genesis_age` is seconds since the first block, which many blocks mined at once may
-    fill; `network_name` is a known one's, and its USDC has the EIP-712 domain that is known;
-    `anvil` is the binary to run, by default what `find_anvil(tools)` finds.
-    """
+    """How the test chain runs."""
 
     chain_id: int = 420691
     host: str = "127.0.0.1"
-    port: int = 9545
-    block_time: int | None = 1
-    genesis_age: int = 0
+    port: int = 9545  # 0: any free port
+    block_time: int | None = 1  # seconds; None: every transaction is mined at once
+    genesis_age: int = 0  # seconds since the first block, to have room for many mined at once
     accounts: int = ACCOUNTS
-    network_name: str = "jeju"
+    network_name: str = "jeju"  # in NETWORKS; the USDC has that network's EIP-712 domain
     fee_bps: int = DEFAULT_FEE_BPS
-    anvil: Path | None = None
+    anvil: Path | None = None  # the binary to run; None: what find_anvil(tools) returns
     tools: Path = Path(".tools")
 
 
 def derive_accounts(count: int = ACCOUNTS) -> tuple[Account, ...]:
-    """The first `count` accounts of anvil's mnemonic, at least ten. 0 deploys and owns, 1 signs for
-    the service, 9 receives the fees, 3 sells, all others pay.
+    """Return the first `count` accounts of anvil's mnemonic, at least ten. 0 deploys and owns the
+    contracts, 1 signs for the service, 3 sells, 9 receives the fees, all others pay.
     """
     # Only here: eth-account computes pairings of BLS12-381 while it is imported, which takes as
     # long as all else that a command imports, and `serve` needs none of it.
@@ -84,11 +81,16 @@ class Devnet:
     """A running chain with everything deployed. Addresses are 20 bytes."""
 
     def __init__(
-        self, options: DevnetOptions, anvil: Anvil, rpc: RPC, accounts: tuple[Account, ...]
+        self,
+        options: DevnetOptions,
+        process: asyncio.subprocess.Process,
+        url: str,
+        rpc: RPC,
+        accounts: tuple[Account, ...],
     ) -> None:
-        self._anvil = anvil
+        self._process = process
         self._rpc = rpc
-        self.url = anvil.url
+        self.url = url
         self.chain_id = options.chain_id
         self.network_name = options.network_name
         self.usdc_domain_name = NETWORKS[options.network_name].usdc_domain_name
@@ -115,11 +117,11 @@ class Devnet:
                 chain_id=options.chain_id,
                 accounts=options.accounts,
                 genesis=int(time.time()) - options.genesis_age,
-            ) as anvil,
+            ) as (process, url),
             aiohttp.ClientSession() as session,
         ):
-            rpc = RPC([anvil.url], name=options.network_name, session=session)
-            devnet = cls(options, anvil, rpc, accounts)
+            rpc = RPC([url], name=options.network_name, session=session)
+            devnet = cls(options, process, url, rpc, accounts)
             await devnet._prepare(options)
             yield devnet
 
@@ -182,7 +184,7 @@ class Devnet:
         }
 
     async def rpc(self, method: str, *params: object) -> JSON:
-        """Call a JSON-RPC method of the chain. Raises RPCError or TransportError."""
+        """Call a JSON-RPC method and return its result. Raises RPCError or TransportError."""
         return await self._rpc.call(method, *params)
 
     async def deploy(self, artifact: Artifact, *arguments: object) -> bytes:
@@ -223,9 +225,4 @@ class Devnet:
 
     async def ended(self) -> int:
         """Wait until anvil has ended by itself; return its exit code."""
-        return await self._anvil.ended()
-
-
-def to_hex(value: bytes) -> str:
-    """Return bytes as JSON-RPC writes them."""
-    return "0x" + value.hex()
+        return await self._process.wait()

@@ -8,8 +8,9 @@ from typing import Final
 
 import msgspec
 
+from facilitator.chain.answers import to_hex
 from facilitator.commands.devnet.anvil import AnvilError
-from facilitator.commands.devnet.chain import USDC_EACH, Devnet, DevnetOptions, to_hex
+from facilitator.commands.devnet.chain import USDC_EACH, Devnet, DevnetOptions
 from facilitator.commands.options import whole_number
 from facilitator.config.networks import NETWORKS
 from facilitator.ethereum.addresses import checksum
