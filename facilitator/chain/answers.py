@@ -13,9 +13,9 @@ from typing import TypeVar
 
 from facilitator.chain.rpc import RPCError
 from facilitator.domain.strict_json import JSON
+from facilitator.ethereum.calls import Call, CodeOf, Read
 from facilitator.ethereum.fees import FeeMarket, fee_market
 from facilitator.ethereum.receipts import Block, Log, Receipt
-from facilitator.ethereum.transactions import Call, CodeOf, Read
 
 _QUANTITY = re.compile(r"\A0x[0-9a-fA-F]{1,64}\Z")
 _DATA = re.compile(r"\A0x(?:[0-9a-fA-F]{2})*\Z")

@@ -4,8 +4,8 @@ from facilitator.chain.answers import ChainUnavailable
 from facilitator.chain.client import Chain
 from facilitator.ethereum.abi import Dynamic, encode_arguments, selector
 from facilitator.ethereum.addresses import parse_address
+from facilitator.ethereum.calls import Call
 from facilitator.ethereum.keccak import keccak256
-from facilitator.ethereum.transactions import Call
 
 # A predeploy of every OP-stack chain (Optimism's specification of predeploys).
 GAS_PRICE_ORACLE = parse_address("0x420000000000000000000000000000000000000F")

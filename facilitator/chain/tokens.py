@@ -15,7 +15,7 @@ from facilitator.chain.recent import Recent
 from facilitator.config.networks import Unit
 from facilitator.domain.schemes import jeju
 from facilitator.ethereum.abi import WORD, selector
-from facilitator.ethereum.transactions import Call
+from facilitator.ethereum.calls import Call
 
 KNOWN_LIMIT = 256  # tokens whose units are remembered
 # Seconds that the first reply about a token waits for its answer.

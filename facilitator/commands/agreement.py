@@ -9,7 +9,7 @@ from facilitator.ethereum.abi import (
     selector,
     uint_word,
 )
-from facilitator.ethereum.transactions import Call
+from facilitator.ethereum.calls import Call
 
 _HASH_PAYMENT = selector("hashPayment(address,address,uint256,string,string,uint256)")
 

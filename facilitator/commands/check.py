@@ -22,10 +22,10 @@ from facilitator.config.settings import Config, NetworkConfig, load_config
 from facilitator.domain.schemes import jeju
 from facilitator.ethereum.abi import WORD, address_word, selector
 from facilitator.ethereum.addresses import ZERO_ADDRESS, checksum
+from facilitator.ethereum.calls import Call
 from facilitator.ethereum.eip712 import domain_separator
 from facilitator.ethereum.fees import initial_fees
 from facilitator.ethereum.secp256k1 import Signer
-from facilitator.ethereum.transactions import Call
 from facilitator.journal.open import open_store
 from facilitator.journal.store import SharedStore, Store, StoreError, StoreLocked
 

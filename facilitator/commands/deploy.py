@@ -35,9 +35,10 @@ from facilitator.config.settings import (
     load_config,
 )
 from facilitator.ethereum.addresses import checksum
+from facilitator.ethereum.calls import Call
 from facilitator.ethereum.receipts import Receipt
 from facilitator.ethereum.secp256k1 import Signer
-from facilitator.ethereum.transactions import Call, created_address
+from facilitator.ethereum.transactions import created_address
 
 # The contract takes about 1.7 million, measured, and 25,000 more for each further token; EIP-7825
 # lets no transaction have more than 16.7 million.

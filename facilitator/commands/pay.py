@@ -37,8 +37,8 @@ from facilitator.config.settings import Config, ConfigError, NetworkConfig, load
 from facilitator.domain.strict_json import StrictJSONError, decode
 from facilitator.ethereum.abi import address_word, selector, uint_word
 from facilitator.ethereum.addresses import checksum
+from facilitator.ethereum.calls import Call
 from facilitator.ethereum.secp256k1 import Signer
-from facilitator.ethereum.transactions import Call
 
 KEY_VARIABLE = "PAYER_PRIVATE_KEY"
 KEY_OPTION = "--key-file"

@@ -17,10 +17,11 @@ from facilitator.chain.client import Chain, Reverted
 from facilitator.config.networks import Network
 from facilitator.dialects.jeju.encode import human
 from facilitator.ethereum.addresses import checksum
+from facilitator.ethereum.calls import Call
 from facilitator.ethereum.fees import GWEI, Fees, initial_fees
 from facilitator.ethereum.receipts import Receipt
 from facilitator.ethereum.secp256k1 import Signer
-from facilitator.ethereum.transactions import Call, SignedTransaction, TransactionBuilder
+from facilitator.ethereum.transactions import SignedTransaction, TransactionBuilder
 
 RECEIPT_POLL = 0.5  # seconds
 PROGRESS_EVERY = 10.0  # seconds

@@ -1,7 +1,7 @@
 """Sends what the journal holds to the chain: for the first time, and again while it is open."""
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 
 import anyio
 
@@ -26,26 +26,21 @@ class Broadcaster:
         self._chain = chain
         self._signers = signers
         self._clock = clock
-        self._sent_at: dict[int, int] = {}
+        self.sent_at: dict[int, int] = {}  # when each was last offered to the chain, by its id
         self._at_cap: set[int] = set()  # transactions for which that was logged
         self._lacking_gas: set[int] = set()  # those that were refused for their gas limit
         # What each transaction is a part of, as of the last turn (W3C traceparent).
         self._traces: dict[int, str | None] = {}
         self._woken = anyio.Event()
 
-    @property
-    def sent_at(self) -> Mapping[int, int]:
-        """Return when each transaction was last offered to the chain, by its id."""
-        return self._sent_at
-
     async def send(self, transaction: Transaction, attempt: Attempt) -> None:
         """Broadcast what is in the journal, and wake the loop, which follows it."""
-        self._sent_at[transaction.id] = self._clock()
+        self.sent_at[transaction.id] = self._clock()
         self._woken.set()
         name = to_hex(attempt.hash)
         with span("send", network=self._network, transaction=name):
             fault = await self._chain.broadcast(attempt.raw)
-        if fault is NodeFault.GAS_TOO_LOW and transaction.id in self._sent_at:
+        if fault is NodeFault.GAS_TOO_LOW and transaction.id in self.sent_at:
             self._lacking_gas.add(transaction.id)
         else:
             self._lacking_gas.discard(transaction.id)
@@ -109,12 +104,12 @@ class Broadcaster:
 
     def forget(self, transaction_id: int) -> None:
         """Forget a transaction that is pending no more."""
-        self._sent_at.pop(transaction_id, None)
+        self.sent_at.pop(transaction_id, None)
         self._at_cap.discard(transaction_id)
         self._lacking_gas.discard(transaction_id)
 
     def forget_before(self, time: int) -> None:
         """Forget what was sent until then: another process sends it again."""
-        self._sent_at = {number: at for number, at in self._sent_at.items() if at > time}
-        self._at_cap &= self._sent_at.keys()
-        self._lacking_gas &= self._sent_at.keys()
+        self.sent_at = {number: at for number, at in self.sent_at.items() if at > time}
+        self._at_cap &= self.sent_at.keys()
+        self._lacking_gas &= self.sent_at.keys()

@@ -11,6 +11,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, field
 
 import anyio
 from anyio.abc import TaskGroup
@@ -22,12 +23,13 @@ from prometheus_client.registry import Collector
 from facilitator.chain.answers import ChainUnavailable
 from facilitator.chain.client import Chain
 from facilitator.chain.rpc import FaultKind
+from facilitator.chain.rpc.endpoint import Endpoint
 from facilitator.chain.rpc.health import Standing
 from facilitator.config.settings import NetworkConfig
 from facilitator.domain import budget
 from facilitator.domain.settlement import SettlementCounts, SettlementState
 from facilitator.engine.loop import ChainLoop
-from facilitator.engine.queue import QUEUE_LIMIT
+from facilitator.engine.queue import QUEUE_LIMIT, Account
 from facilitator.engine.signers import SignerPool
 from facilitator.ethereum.addresses import checksum
 from facilitator.ethereum.fees import initial_fees
@@ -41,8 +43,6 @@ _USED = frozenset({Standing.GOOD, Standing.UNKNOWN})
 # What a settlement can come to, after it was taken on.
 _ENDS = tuple(state for state in SettlementState if state is not SettlementState.PENDING)
 
-Sample = tuple[Sequence[str], float]
-
 # Seconds. Counting reads what is open, and a tally of the rest; asking costs one POST to a node.
 COUNT_EVERY = 5.0
 ASK_EVERY = 15.0
@@ -51,6 +51,7 @@ TYPICAL_GAS = 175_000
 LAG_EVERY = 1.0  # seconds between two measurements of how late the event loop is
 
 
+@dataclass(kw_only=True, eq=False)
 class ChainPoller:
     """Polls one network; where it has no `signers`, only the journal's counts of it.
 
@@ -58,32 +59,21 @@ class ChainPoller:
     payment may cost at the fees of the last poll, `max_fee_per_gas` the cap of those.
     """
 
-    def __init__(
-        self,
-        *,
-        network: str,
-        chain_id: int,
-        chain: Chain,
-        store: Store,
-        signers: SignerPool | None,
-        metrics: Metrics,
-        max_fee_per_gas: int,
-    ) -> None:
-        self.network = network
-        self.counts: SettlementCounts | None = None
-        self.settlement_cost: int | None = None
-        self._chain_id = chain_id
-        self._chain = chain
-        self._store = store
-        self._signers = signers
-        self._metrics = metrics
-        self._max_fee_per_gas = max_fee_per_gas
+    network: str
+    chain_id: int
+    chain: Chain
+    store: Store
+    signers: SignerPool | None
+    metrics: Metrics
+    max_fee_per_gas: int
+    counts: SettlementCounts | None = field(default=None, init=False)
+    settlement_cost: int | None = field(default=None, init=False)
 
     async def run(self) -> None:
         """Poll for ever."""
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._repeat, self._count, COUNT_EVERY)
-            if self._signers is not None:
+            if self.signers is not None:
                 tasks.start_soon(self._repeat, self._ask, ASK_EVERY)
 
     async def _repeat(self, poll: Callable[[], Awaitable[None]], every: float) -> None:
@@ -96,13 +86,13 @@ class ChainPoller:
 
     async def _count(self) -> None:
         with suppress(StoreError):  # counted where it is raised
-            self.counts = await self._store.settlement_counts(self._chain_id)
-            if self.network in self._metrics.networks:
-                self._metrics.count_rows(self.network, self.counts)
+            self.counts = await self.store.settlement_counts(self.chain_id)
+            if self.network in self.metrics.networks:
+                self.metrics.count_rows(self.network, self.counts)
 
     async def _ask(self) -> None:
         """In one round trip; the endpoints note the head for themselves."""
-        chain, signers = self._chain, self._signers
+        chain, signers = self.chain, self.signers
         assert signers is not None
         accounts = signers.accounts
         with suppress(ChainUnavailable):  # the endpoints' own metrics show it
@@ -113,8 +103,8 @@ class ChainPoller:
             )
             for account, balance in zip(accounts, balances, strict=True):
                 account.balance = balance
-            fees = initial_fees(market, self._max_fee_per_gas)
-            paid = fees.max_fee_per_gas if fees else self._max_fee_per_gas
+            fees = initial_fees(market, self.max_fee_per_gas)
+            paid = fees.max_fee_per_gas if fees else self.max_fee_per_gas
             last = signers.last_prepared
             gas, data = (last.gas_limit, last.l1_fee) if last else (TYPICAL_GAS, 0)
             self.settlement_cost = budget.most_cost(gas, paid, data)
@@ -171,42 +161,74 @@ async def watch_event_loop(metrics: Metrics) -> None:
 
 
 class ChainMetrics(Collector):
-    """Tells about all networks. `clock` is in unix milliseconds."""
+    """The metrics of all networks. `clock` is in unix milliseconds."""
 
     def __init__(self, networks: Iterable[Observed], clock: Callable[[], int]) -> None:
         self._networks = tuple(networks)
         self._clock = clock
 
     def collect(self) -> Iterator[Metric]:
-        """For prometheus-client, at each scrape."""
-        for name, text, labels, samples in _GAUGES:
-            gauge = GaugeMetricFamily(f"facilitator_{name}", text, labels=("network", *labels))
-            self._fill(gauge.add_metric, samples)
-            yield gauge
-        for name, text, labels, samples in _COUNTERS:
-            counter = CounterMetricFamily(f"facilitator_{name}", text, labels=("network", *labels))
-            self._fill(counter.add_metric, samples)
-            yield counter
-
-    def _fill(
-        self,
-        add: Callable[[Sequence[str], float], None],
-        samples: "Callable[[Observed, int], Iterator[Sample]]",
-    ) -> None:
+        """Yield every metric; prometheus-client calls this at each scrape."""
         now = self._clock()
-        for observed in self._networks:
-            for labels, value in samples(observed, now):
-                add((observed.network, *labels), value)
+        for kind, families in _FAMILIES:
+            for name, text, labels, samples in families:
+                family = kind(f"facilitator_{name}", text, labels=("network", *labels))
+                for one in self._networks:
+                    for values, number in samples(one, now):
+                        family.add_metric((one.network, *values), number)
+                yield family
 
 
-def _queue(one: Observed, _: int) -> Iterator[Sample]:
-    if one.signers is not None:
-        yield (), one.signers.waiting
+# The values of a metric's labels, and its own; and what returns all of those of one network, given
+# the time in unix milliseconds.
+Sample = tuple[Sequence[str], float]
+Samples = Callable[[Observed, int], Iterable[Sample]]
 
 
-def _queue_limit(one: Observed, _: int) -> Iterator[Sample]:
-    if one.signers is not None:
-        yield (), QUEUE_LIMIT
+def _of_loop(value: Callable[[ChainLoop], float]) -> Samples:
+    return lambda one, _: [] if one.loop is None else [((), value(one.loop))]
+
+
+def _of_signers(value: Callable[[SignerPool], float]) -> Samples:
+    return lambda one, _: [] if one.signers is None else [((), value(one.signers))]
+
+
+def _of_account(value: Callable[[Account], float | None]) -> Samples:
+    def samples(one: Observed, _: int) -> Iterator[Sample]:
+        for account in one.signers.accounts if one.signers else ():
+            if (known := value(account)) is not None:
+                yield (checksum(account.address),), known
+
+    return samples
+
+
+def _of_signer(value: Callable[[ChainLoop, bytes], float]) -> Samples:
+    def samples(one: Observed, _: int) -> Iterator[Sample]:
+        if one.loop is not None and one.signers is not None:
+            for address in one.signers.addresses:
+                yield (checksum(address),), value(one.loop, address)
+
+    return samples
+
+
+def _of_endpoint(value: Callable[[Endpoint], float]) -> Samples:
+    return lambda one, _: [((each.name,), value(each)) for each in one.chain.endpoints]
+
+
+_queue = _of_signers(lambda signers: signers.waiting)
+_queue_limit = _of_signers(lambda _: QUEUE_LIMIT)
+_balances = _of_account(lambda account: account.balance)
+_loads = _of_account(lambda account: account.pending)
+_paused = _of_account(lambda account: account.is_paused)
+_gaps = _of_signer(lambda loop, address: address in loop.gaps)
+_gas_spent = _of_signer(lambda loop, address: loop.tally.gas_spent[address])
+_at_fee_cap = _of_loop(lambda loop: loop.broadcaster.at_cap)
+_silence = _of_loop(lambda loop: loop.tally.silence())
+_replacements = _of_loop(lambda loop: loop.tally.replacements)
+_superseded = _of_loop(lambda loop: loop.tally.superseded)
+_reorgs = _of_loop(lambda loop: loop.tally.changes[SettlementState.REORGED])
+_up = _of_endpoint(lambda endpoint: endpoint.health.standing in _USED)
+_calls = _of_endpoint(lambda endpoint: endpoint.calls)
 
 
 def _rows(one: Observed, _: int) -> Iterator[Sample]:
@@ -226,46 +248,9 @@ def _oldest(one: Observed, now: int) -> Iterator[Sample]:
         yield (), 0 if since is None else max(now - since, 0) / 1000
 
 
-def _balances(one: Observed, _: int) -> Iterator[Sample]:
-    for account in one.signers.accounts if one.signers else ():
-        if account.balance is not None:
-            yield (checksum(account.address),), account.balance
-
-
-def _loads(one: Observed, _: int) -> Iterator[Sample]:
-    for account in one.signers.accounts if one.signers else ():
-        yield (checksum(account.address),), account.pending
-
-
 def _cost(one: Observed, _: int) -> Iterator[Sample]:
     if one.poller is not None and one.poller.settlement_cost is not None:
         yield (), one.poller.settlement_cost
-
-
-def _gaps(one: Observed, _: int) -> Iterator[Sample]:
-    if one.loop is not None and one.signers is not None:
-        for address in one.signers.addresses:
-            yield (checksum(address),), address in one.loop.gaps
-
-
-def _paused(one: Observed, _: int) -> Iterator[Sample]:
-    for account in one.signers.accounts if one.signers else ():
-        yield (checksum(account.address),), account.is_paused
-
-
-def _at_fee_cap(one: Observed, _: int) -> Iterator[Sample]:
-    if one.loop is not None:
-        yield (), one.loop.at_fee_cap
-
-
-def _silence(one: Observed, _: int) -> Iterator[Sample]:
-    if one.loop is not None:
-        yield (), one.loop.tally.silence()
-
-
-def _up(one: Observed, _: int) -> Iterator[Sample]:
-    for endpoint in one.chain.endpoints:
-        yield (endpoint.name,), endpoint.health.standing in _USED
 
 
 def _head_age(one: Observed, _: int) -> Iterator[Sample]:
@@ -285,36 +270,10 @@ def _signed(one: Observed, _: int) -> Iterator[Sample]:
         yield (), one.signers.signed + one.loop.tally.replacements
 
 
-def _replacements(one: Observed, _: int) -> Iterator[Sample]:
-    if one.loop is not None:
-        yield (), one.loop.tally.replacements
-
-
-def _superseded(one: Observed, _: int) -> Iterator[Sample]:
-    if one.loop is not None:
-        yield (), one.loop.tally.superseded
-
-
-def _gas_spent(one: Observed, _: int) -> Iterator[Sample]:
-    if one.loop is not None and one.signers is not None:
-        for address in one.signers.addresses:
-            yield (checksum(address),), one.loop.tally.gas_spent[address]
-
-
-def _reorgs(one: Observed, _: int) -> Iterator[Sample]:
-    if one.loop is not None:
-        yield (), one.loop.tally.changes[SettlementState.REORGED]
-
-
 def _changes(one: Observed, _: int) -> Iterator[Sample]:
     if one.loop is not None:
         for state in _ENDS:
             yield (state,), one.loop.tally.changes[state]
-
-
-def _calls(one: Observed, _: int) -> Iterator[Sample]:
-    for endpoint in one.chain.endpoints:
-        yield (endpoint.name,), endpoint.calls
 
 
 def _faults(one: Observed, _: int) -> Iterator[Sample]:
@@ -323,7 +282,7 @@ def _faults(one: Observed, _: int) -> Iterator[Sample]:
             yield (endpoint.name, kind), endpoint.faults[kind]
 
 
-_Family = tuple[str, str, tuple[str, ...], Callable[[Observed, int], Iterator[Sample]]]
+_Family = tuple[str, str, tuple[str, ...], Samples]
 _SIGNER, _ENDPOINT = ("signer",), ("endpoint",)
 _GAUGES: tuple[_Family, ...] = (
     ("queue_depth", "Payments that wait for a signer.", (), _queue),
@@ -352,3 +311,4 @@ _COUNTERS: tuple[_Family, ...] = (
     ("rpc_calls", "Calls made to nodes.", _ENDPOINT, _calls),
     ("rpc_errors", "Why endpoints gave no usable answer.", ("endpoint", "kind"), _faults),
 )
+_FAMILIES = ((GaugeMetricFamily, _GAUGES), (CounterMetricFamily, _COUNTERS))

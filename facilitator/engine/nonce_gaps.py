@@ -11,6 +11,7 @@ offers more for gas takes its place.
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, field
 
 from facilitator.chain.answers import ChainUnavailable
 from facilitator.chain.client import Chain, Reverted
@@ -23,7 +24,7 @@ from facilitator.domain.settlement import Policy, Transaction, TransactionKind
 from facilitator.engine.broadcast import Broadcaster
 from facilitator.engine.signers import SignerPool
 from facilitator.ethereum.addresses import checksum
-from facilitator.ethereum.transactions import Call
+from facilitator.ethereum.calls import Call
 from facilitator.journal.store import NewTransaction, Store
 from facilitator.telemetry.logs import event
 
@@ -35,36 +36,24 @@ FILLER_GAS_CAP = 500_000
 POOLED_PATIENCE = 12
 
 
+@dataclass(kw_only=True, eq=False)
 class NonceGaps:
     """Fills the gaps of one chain's signers."""
 
-    def __init__(
-        self,
-        *,
-        network: str,
-        chain_id: int,
-        chain: Chain,
-        heads: HeadTracker,
-        store: Store,
-        signers: SignerPool,
-        broadcaster: Broadcaster,
-        policy: Policy,
-        clock: Callable[[], int],
-    ) -> None:
-        self._network = network
-        self._chain_id = chain_id
-        self._chain = chain
-        self._heads = heads
-        self._store = store
-        self._signers = signers
-        self._policy = policy
-        self._clock = clock
-        self._broadcaster = broadcaster
-        # By signer: the missing nonce, when it was first seen, and at which head.
-        self._seen: dict[bytes, tuple[int, int, int]] = {}
-        self._alerted: set[tuple[bytes, int]] = set()
-        # The signers with a transaction that must not be sent, and that no filler could replace.
-        self._held_up: frozenset[bytes] = frozenset()
+    network: str
+    chain_id: int
+    chain: Chain
+    heads: HeadTracker
+    store: Store
+    signers: SignerPool
+    broadcaster: Broadcaster
+    policy: Policy
+    clock: Callable[[], int]
+    # By signer: the missing nonce, when it was first seen, and at which head.
+    _seen: dict[bytes, tuple[int, int, int]] = field(default_factory=dict, init=False)
+    _alerted: set[tuple[bytes, int]] = field(default_factory=set, init=False)
+    # The signers with a transaction that must not be sent, and that no filler could replace.
+    _held_up: frozenset[bytes] = field(default_factory=frozenset, init=False)
 
     @property
     def open(self) -> frozenset[bytes]:
@@ -90,15 +79,15 @@ class NonceGaps:
 
     @property
     def _patience(self) -> int:
-        return self._policy.patience_ms(self._heads.interval_ms)
+        return self.policy.patience_ms(self.heads.interval_ms)
 
     async def _is_old(self, signer: bytes, account_nonce: int, signed_at: int) -> bool:
         """Return whether the same nonce is still missing at a later head, a while after what waits
         behind it was signed, and the quorum agrees.
         """
-        head = self._heads.head
+        head = self.heads.head
         assert head is not None
-        now = self._clock()
+        now = self.clock()
         wanted, since, height = self._seen.setdefault(signer, (account_nonce, now, head.number))
         if wanted != account_nonce:
             self._seen[signer] = (account_nonce, now, head.number)
@@ -108,9 +97,9 @@ class NonceGaps:
             return False
         if now - signed_at < self._patience or head.number <= height:
             return False
-        if await self._chain.account_nonce(signer) != account_nonce:
+        if await self.chain.account_nonce(signer) != account_nonce:
             return False
-        agreement = await self._chain.quorum.account_nonce_is(signer, account_nonce)
+        agreement = await self.chain.quorum.account_nonce_is(signer, account_nonce)
         return agreement is Agreement.AGREED
 
     async def replace_with_filler(self, given_up: Sequence[Transaction]) -> bool:
@@ -126,9 +115,7 @@ class NonceGaps:
         return len(held_up) < len(given_up)
 
     async def _replaced(self, signer: bytes, account_nonce: int) -> bool:
-        if signer not in self._signers.addresses or not await self._is_unused(
-            signer, account_nonce
-        ):
+        if signer not in self.signers.addresses or not await self._is_unused(signer, account_nonce):
             return False
         prepared = await self._prepare(signer)
         if prepared is None:
@@ -144,10 +131,10 @@ class NonceGaps:
         # Asked before the first filler is sent: the pool holds that one from then on.
         may_come = await self._may_still_come(signer, gap.start)
         for account_nonce in gap[: nonces.MAX_IN_FLIGHT]:
-            if unused and await self._store.revive(self._chain_id, signer, account_nonce):
+            if unused and await self.store.revive(self.chain_id, signer, account_nonce):
                 self._alert("gap_reopened", signer, account_nonce)
                 continue  # the next turn sends it
-            if signer not in self._signers.addresses:
+            if signer not in self.signers.addresses:
                 return  # its key is another replica's
             prepared = await self._prepare(signer)
             if prepared is None:
@@ -159,23 +146,23 @@ class NonceGaps:
                 if may_come:
                     return
                 new = self._new(signer, prepared)
-                filler = await self._store.fill(new, account_nonce, self._clock())
+                filler = await self.store.fill(new, account_nonce, self.clock())
             if filler is None:
                 return  # mined, as the journal has it, or the one endpoint that is left is wrong
             await self._filled(filler)
 
     async def _is_unused(self, signer: bytes, account_nonce: int) -> bool:
-        agreement = await self._chain.quorum.account_nonce_unused(signer, account_nonce)
+        agreement = await self.chain.quorum.account_nonce_unused(signer, account_nonce)
         return agreement is Agreement.AGREED
 
     async def _prepare(self, signer: bytes) -> Prepared | None:
         """Return what a filler takes; None where none can be paid for now."""
-        prepared = await self._signers.prepare(Call(signer, b""), signer, FILLER_GAS_CAP)
+        prepared = await self.signers.prepare(Call(signer, b""), signer, FILLER_GAS_CAP)
         return None if isinstance(prepared, Reverted | Refusal) else prepared
 
     def _new(self, signer: bytes, prepared: Prepared) -> NewTransaction:
         call = Call(signer, b"")
-        return self._signers.transaction(TransactionKind.FILL, call, signer, prepared)
+        return self.signers.transaction(TransactionKind.FILL, call, signer, prepared)
 
     async def _replace(
         self, signer: bytes, account_nonce: int, prepared: Prepared
@@ -184,19 +171,19 @@ class NonceGaps:
         no such transaction.
         """
         new = self._new(signer, prepared)
-        outbid = self._signers.keys.outbidding(new.call, signer, account_nonce, prepared)
-        return await self._store.replace_with_filler(new, account_nonce, outbid, self._clock())
+        outbid = self.signers.keys.outbidding(new.call, signer, account_nonce, prepared)
+        return await self.store.replace_with_filler(new, account_nonce, outbid, self.clock())
 
     async def _filled(self, filler: Transaction) -> None:
         self._alert("gap_filled", filler.signer, filler.account_nonce)
-        await self._broadcaster.send(filler, filler.attempts[-1])
+        await self.broadcaster.send(filler, filler.attempts[-1])
 
     async def _may_still_come(self, signer: bytes, account_nonce: int) -> bool:
         """Return whether the node's pool holds something for the missing nonce, which gets more
         time.
         """
-        pooled = await self._chain.account_nonce(signer, "pending")
-        waited = self._clock() - self._seen[signer][1]
+        pooled = await self.chain.account_nonce(signer, "pending")
+        waited = self.clock() - self._seen[signer][1]
         return pooled > account_nonce and waited < POOLED_PATIENCE * self._patience
 
     def _alert(self, name: str, signer: bytes, account_nonce: int) -> None:
@@ -206,7 +193,7 @@ class NonceGaps:
                 _log,
                 logging.ERROR,
                 name,
-                network=self._network,
+                network=self.network,
                 signer=checksum(signer),
                 account_nonce=account_nonce,
             )

@@ -3,6 +3,7 @@ of the chain where these leave it open.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 from facilitator.chain.answers import ChainUnavailable, ask_all
 from facilitator.chain.client import Chain
@@ -41,24 +42,17 @@ Found = tuple[tuple[TransactionChange, ...], SettlementChange | None]
 _OPEN = frozenset({SettlementState.PENDING, SettlementState.REORGED})
 
 
+@dataclass(kw_only=True, eq=False)
 class OutcomeResolver:
     """Resolves the outcomes of one chain's settlements. Its methods raise ChainUnavailable.
 
     Nothing final is decided by a block or a receipt before a second look at it, by the quorum.
     """
 
-    def __init__(
-        self,
-        *,
-        chain: Chain,
-        heads: HeadTracker,
-        search: PaymentSearch,
-        policy: Policy,
-    ) -> None:
-        self._chain = chain
-        self._heads = heads
-        self._search = search
-        self._policy = policy
+    chain: Chain
+    heads: HeadTracker
+    search: PaymentSearch
+    policy: Policy
 
     async def verdict(
         self, record: SettlementRecord, resolved: Mapping[int, Resolved], margin: int
@@ -74,14 +68,14 @@ class OutcomeResolver:
         if settlement.state not in _OPEN and proof is None:
             # It has its answer already; this is about a transaction that a reorg has undone.
             return Keep()
-        verdict = outcome(settlement, transactions, proof, None, self._policy)
+        verdict = outcome(settlement, transactions, proof, None, self.policy)
         if isinstance(verdict, Investigate):
             # A group or a filler succeeds whatever becomes of one payment in it.
             single = [each for each in transactions if each.kind is TransactionKind.SETTLE]
             sent = [attempt.hash for each in single for attempt in each.attempts]
-            findings = await self._search.findings(settlement, sent, margin)
+            findings = await self.search.findings(settlement, sent, margin)
             if findings is not None:
-                verdict = outcome(settlement, transactions, None, findings, self._policy)
+                verdict = outcome(settlement, transactions, None, findings, self.policy)
                 if isinstance(verdict, Confirm | Fail):
                     await self._confirm_block(findings.block_number, findings.block_hash)
                 if isinstance(verdict, Confirm):
@@ -97,7 +91,7 @@ class OutcomeResolver:
         for receipt in receipts:
             if not receipt.succeeded:
                 continue
-            timestamp = await self._heads.timestamp_of(receipt.block_hash)
+            timestamp = await self.heads.timestamp_of(receipt.block_hash)
             if timestamp is None:
                 raise ChainUnavailable("a receipt's block is missing")
             proof: Proof | None = scheme_of(payment).find_proof(payment, receipt.logs, timestamp)
@@ -107,12 +101,12 @@ class OutcomeResolver:
         return None
 
     async def _confirm_block(self, number: int, block_hash: bytes) -> None:
-        if not await self._heads.confirms(number, block_hash):
+        if not await self.heads.confirms(number, block_hash):
             raise ChainUnavailable("a block that decides is not there at a second look")
 
     async def _confirm_log(self, payment: AnyPayment, proof: Proof) -> None:
         """Confirm a proof in somebody else's transaction."""
-        answer = await self._chain.quorum.receipt(proof.transaction_hash)
+        answer = await self.chain.quorum.receipt(proof.transaction_hash)
         receipt = answer.value if answer.agreed else None
         if receipt is None or await self._proof_among(payment, (receipt,)) != proof:
             raise ChainUnavailable("a receipt that decides is not there at a second look")
@@ -126,7 +120,7 @@ class OutcomeResolver:
             return bool(int.from_bytes(answer)) is findings.authorization_used
 
         call = scheme_of(payment).used_call(payment)
-        agreement = await self._chain.quorum.read(call, findings.block_number, same)
+        agreement = await self.chain.quorum.read(call, findings.block_number, same)
         if agreement is not Agreement.AGREED:
             raise ChainUnavailable("whether a payment was executed is not agreed on")
 
@@ -165,7 +159,7 @@ class OutcomeResolver:
         if settlement.state is SettlementState.CONFIRMED or proof is not None:
             mined = mined_transactions(watched)
             change = settlement_change(
-                settlement, outcome(settlement, mined, proof, None, self._policy)
+                settlement, outcome(settlement, mined, proof, None, self.policy)
             )
         return changes, change
 
@@ -177,8 +171,8 @@ class OutcomeResolver:
 
         async def learn(block: tuple[bytes, int]) -> None:
             block_hash, number = block
-            await self._heads.timestamp_of(block_hash)
-            await self._heads.confirms(number, block_hash)
+            await self.heads.timestamp_of(block_hash)
+            await self.heads.confirms(number, block_hash)
 
         await ask_all(learn, blocks.items())
 
@@ -188,18 +182,18 @@ class OutcomeResolver:
         """Return, by transaction hash, the receipts on the head's chain that are `confirmations`
         deep, and ChainUnavailable for those of which that is not known; all others are left out.
         """
-        head = self._heads.head
+        head = self.heads.head
         assert head is not None
 
         async def receipt_of(each: bytes) -> Receipt | None:
             # One endpoint alone neither makes a receipt up nor hides it.
-            answer = await self._chain.quorum.receipt(each)
+            answer = await self.chain.quorum.receipt(each)
             if not answer.agreed:
                 raise ChainUnavailable("a receipt is not agreed on")
             return answer.value
 
         async def holds(block: tuple[int, bytes]) -> bool | None:
-            return await self._heads.still_holds(*block)
+            return await self.heads.still_holds(*block)
 
         receipts = await ask_all(receipt_of, hashes)
         mined = [each for each in receipts if isinstance(each, Receipt)]
@@ -216,6 +210,6 @@ class OutcomeResolver:
                     deep[each] = ChainUnavailable("a receipt's block is not known yet")
                 elif isinstance(known, ChainUnavailable):
                     deep[each] = known
-                elif known and depth >= self._policy.confirmations:
+                elif known and depth >= self.policy.confirmations:
                     deep[each] = receipt
         return deep

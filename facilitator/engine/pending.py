@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 from msgspec.structs import replace
 
@@ -39,31 +40,19 @@ from facilitator.telemetry.tracing import inside
 _log = logging.getLogger(__name__)
 
 
+@dataclass(kw_only=True, eq=False)
 class PendingTransactions:
     """Takes the pending transactions of one chain further. `clock` is in unix milliseconds."""
 
-    def __init__(
-        self,
-        *,
-        network: str,
-        chain: Chain,
-        heads: HeadTracker,
-        store: Store,
-        signers: SignerPool,
-        broadcaster: Broadcaster,
-        policy: Policy,
-        tally: Tally,
-        clock: Callable[[], int],
-    ) -> None:
-        self._network = network
-        self._chain = chain
-        self._heads = heads
-        self._store = store
-        self._signers = signers
-        self._broadcaster = broadcaster
-        self._policy = policy
-        self._tally = tally
-        self._clock = clock
+    network: str
+    chain: Chain
+    heads: HeadTracker
+    store: Store
+    signers: SignerPool
+    broadcaster: Broadcaster
+    policy: Policy
+    tally: Tally
+    clock: Callable[[], int]
 
     async def advance(
         self,
@@ -75,16 +64,16 @@ class PendingTransactions:
         id, and how many transactions each signer has mined. `records` are what they carry. Those
         that are `withheld`, by id, are not sent again. Raises ChainUnavailable, StoreError.
         """
-        now = self._clock()
-        observations = await self._observe(transactions, self._broadcaster.sent_at, now)
+        now = self.clock()
+        observations = await self._observe(transactions, self.broadcaster.sent_at, now)
         load = Counter(transaction.signer for transaction in transactions)
-        for signer in self._signers.addresses:
-            self._signers.observe(signer, load[signer])
+        for signer in self.signers.addresses:
+            self.signers.observe(signer, load[signer])
         resolved: dict[int, Resolved] = {}
         to_send: list[tuple[Transaction, Attempt]] = []
         for transaction in transactions:
             seen = observations[transaction.id]
-            match decide(transaction, seen, now, self._policy):
+            match decide(transaction, seen, now, self.policy):
                 case Mined() | Superseded() as end:
                     resolved[transaction.id] = end
                 case _ if transaction.id in withheld:
@@ -92,11 +81,11 @@ class PendingTransactions:
                 case Broadcast(attempt, at_cap):
                     to_send.append((transaction, attempt))
                     if at_cap:
-                        self._broadcaster.log_at_cap(transaction, attempt)
+                        self.broadcaster.log_at_cap(transaction, attempt)
                 case Replace(fees):
                     generous = self._with_gas(transaction, records)
                     to_send.append((transaction, await self._replace(generous, fees, now)))
-        await asyncio.gather(*(self._broadcaster.send_again(*one) for one in to_send))
+        await asyncio.gather(*(self.broadcaster.send_again(*one) for one in to_send))
         mined = {each.signer: observations[each.id].account_nonce for each in transactions}
         ends = await asyncio.gather(*(self._confirm_end(end) for end in resolved.values()))
         confirmed = zip(resolved, ends, strict=True)
@@ -113,18 +102,18 @@ class PendingTransactions:
         shows a receipt, no transaction counts as superseded. `broadcast_at` says when each was last
         offered to the chain, `now` is in unix milliseconds. Raises ChainUnavailable.
         """
-        head = self._heads.head
+        head = self.heads.head
         assert head is not None
         # each once, and in the same order in every run
         signers = tuple(dict.fromkeys(transaction.signer for transaction in transactions))
         hashes = [attempt.hash for each in transactions for attempt in each.attempts]
         receipts, mined = await asyncio.gather(
-            self._chain.receipts(hashes), self._chain.account_nonces(signers, "latest")
+            self.chain.receipts(hashes), self.chain.account_nonces(signers, "latest")
         )
         shown, unknown = await self._missed(transactions, receipts, mined, now)
         receipts.update(shown)
         strangers = await self._strangers(receipts.values())
-        overruling = await self._chain.quorum.overruling_receipts(strangers)
+        overruling = await self.chain.quorum.overruling_receipts(strangers)
         if overruling:
             receipts.update(overruling)
             strangers = await self._strangers(receipts.values())
@@ -135,17 +124,17 @@ class PendingTransactions:
             for transaction in transactions
             if not any(attempt.hash in receipts for attempt in transaction.attempts)
         ]
-        depth = head.number - self._policy.superseded_depth
+        depth = head.number - self.policy.superseded_depth
         passed = dict.fromkeys(
             each.signer for each in unmined if each.account_nonce < mined[each.signer]
         )
-        final = await self._chain.quorum.final_account_nonces(
-            passed, depth, self._policy.superseded_depth
+        final = await self.chain.quorum.final_account_nonces(
+            passed, depth, self.policy.superseded_depth
         )
         oldest = min((each.attempts[-1].signed_at for each in unmined), default=None)
         market = None
-        if oldest is not None and now - oldest >= self._policy.replace_after_ms:
-            market = await self._chain.fee_market()
+        if oldest is not None and now - oldest >= self.policy.replace_after_ms:
+            market = await self.chain.fee_market()
         return {
             each.id: Observation(
                 head=head,
@@ -156,7 +145,7 @@ class PendingTransactions:
                 else final.get(each.signer, 0),
                 market=market,
                 broadcast_at=broadcast_at.get(each.id),
-                block_interval_ms=self._heads.interval_ms,
+                block_interval_ms=self.heads.interval_ms,
             )
             for each in transactions
         }
@@ -180,7 +169,7 @@ class PendingTransactions:
         first: dict[bytes, int] = {}
         for each in unmined:
             first[each.signer] = min(each.account_nonce, first.get(each.signer, each.account_nonce))
-        patience = self._policy.patience_ms(self._heads.interval_ms)
+        patience = self.policy.patience_ms(self.heads.interval_ms)
         hashes = [
             attempt.hash
             for each in unmined
@@ -191,7 +180,7 @@ class PendingTransactions:
                 and now - each.attempts[-1].signed_at >= patience
             )
         ]
-        answers = await ask_all(self._chain.quorum.shown_receipt, hashes)
+        answers = await ask_all(self.chain.quorum.shown_receipt, hashes)
         found = dict(zip(hashes, answers, strict=True))
         return (
             {each: receipt for each, receipt in found.items() if isinstance(receipt, Receipt)},
@@ -204,7 +193,7 @@ class PendingTransactions:
         """
         found = tuple(receipts)
         blocks = tuple(dict.fromkeys((each.block_number, each.block_hash) for each in found))
-        held = await asyncio.gather(*(self._heads.holds(*block) for block in blocks))
+        held = await asyncio.gather(*(self.heads.holds(*block) for block in blocks))
         sure = {block for block, holds in zip(blocks, held, strict=True) if holds}
         return {
             each.transaction_hash
@@ -218,14 +207,14 @@ class PendingTransactions:
         """
         if not isinstance(end, Mined):
             return end
-        answer = await self._chain.quorum.confirm_receipt(end.receipt)
+        answer = await self.chain.quorum.confirm_receipt(end.receipt)
         if answer.agreed:
             return end
         event(
             _log,
             logging.WARNING,
             "receipt_not_confirmed",
-            network=self._network,
+            network=self.network,
             transaction=to_hex(end.receipt.transaction_hash),
         )
         if answer.value is None or not await self._is_deep(answer.value):
@@ -233,11 +222,11 @@ class PendingTransactions:
         return Mined(end.attempt, answer.value)
 
     async def _is_deep(self, receipt: Receipt) -> bool:
-        head = self._heads.head
+        head = self.heads.head
         assert head is not None
         depth = head.number - receipt.block_number + 1
-        held = await self._heads.holds(receipt.block_number, receipt.block_hash)
-        return held is True and depth >= self._policy.confirmations
+        held = await self.heads.holds(receipt.block_number, receipt.block_hash)
+        return held is True and depth >= self.policy.confirmations
 
     def _with_gas(
         self, transaction: Transaction, records: Sequence[SettlementRecord]
@@ -247,7 +236,7 @@ class PendingTransactions:
         their data costs on L1).
         """
         carried = transaction.gas_limit >= intrinsic_gas(transaction.call)
-        if carried and not self._broadcaster.lacks_gas(transaction):
+        if carried and not self.broadcaster.lacks_gas(transaction):
             return transaction
         payments = [
             record.settlement.payment
@@ -261,16 +250,16 @@ class PendingTransactions:
         """Return the attempt to send: a new one at these fees, in the journal, where it may be
         signed.
         """
-        if not self._signers.keys.allows(transaction.call, transaction.signer):
+        if not self.signers.keys.allows(transaction.call, transaction.signer):
             # Its contract or key is configured no more, or not here: what was signed is all that
             # there will be.
             return transaction.attempts[-1]
-        with inside(self._broadcaster.trace_of(transaction)):
-            attempt = self._signers.keys.replacement(transaction, fees)
-        added = await self._store.add_attempt(
-            transaction.id, attempt, self._policy.gas_budget, now, transaction.gas_limit
+        with inside(self.broadcaster.trace_of(transaction)):
+            attempt = self.signers.keys.replacement(transaction, fees)
+        added = await self.store.add_attempt(
+            transaction.id, attempt, self.policy.gas_budget, now, transaction.gas_limit
         )
-        self._tally.replacements += added
+        self.tally.replacements += added
         # Where the day's budget is spent, what was signed is all there will be today.
         return attempt if added else transaction.attempts[-1]
 

@@ -8,7 +8,7 @@ turn comes, payments behind it that can share its transaction leave the queue to
 import contextvars
 from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 import anyio
@@ -23,6 +23,7 @@ UNFIT_FOR_MS = 15_000
 T = TypeVar("T")
 
 
+@dataclass(slots=True, eq=False)
 class Account:
     """One signer's state, for all to read.
 
@@ -34,24 +35,18 @@ class Account:
     `unfit_until` (unix milliseconds); `balance` is what it had then, in wei.
     """
 
-    __slots__ = (
-        *("address", "balance", "doubted", "floor", "looked_at", "pending", "reserved", "retires"),
-        *("synced", "unfit", "unfit_until", "unseen"),
-    )
-
-    def __init__(self, address: bytes, *, retires: bool) -> None:
-        self.address = address
-        self.retires = retires
-        self.reserved = 0
-        self.pending = 0
-        self.unseen = 0
-        self.floor = 0
-        self.balance: int | None = None
-        self.synced = False
-        self.doubted = False
-        self.looked_at: int | None = None
-        self.unfit: Reason | None = None
-        self.unfit_until = 0
+    address: bytes
+    retires: bool
+    reserved: int = 0
+    pending: int = 0
+    unseen: int = 0
+    floor: int = 0
+    balance: int | None = None
+    synced: bool = False
+    doubted: bool = False
+    looked_at: int | None = None
+    unfit: Reason | None = None
+    unfit_until: int = 0
 
     @property
     def is_paused(self) -> bool:
@@ -111,16 +106,11 @@ class Member(Generic[T]):
         self._result: T | Exception | None = None
         self._resolved = anyio.Event()
 
-    @property
-    def is_resolved(self) -> bool:
-        """Return whether it has a result."""
-        return self._resolved.is_set()
-
     def resolve(self, result: T | Exception | None) -> None:
         """Set what became of it, or why that is not known; None: it must go alone. Only the first
         call counts.
         """
-        if not self.is_resolved:
+        if not self._resolved.is_set():
             self._result = result
             self._resolved.set()
 
@@ -166,13 +156,11 @@ class Slot(Generic[T]):
             member.resolve(None)
 
 
+@dataclass(slots=True, eq=False)
 class _Queued(Generic[T]):
-    __slots__ = ("granted", "member", "slot")
-
-    def __init__(self, member: Member[T] | None) -> None:
-        self.granted = anyio.Event()
-        self.member = member
-        self.slot: Slot[T] | None = None
+    member: Member[T] | None
+    granted: anyio.Event = field(default_factory=anyio.Event)
+    slot: Slot[T] | None = None
 
 
 class Queue(Generic[T]):

@@ -5,9 +5,9 @@ A settlement whose transactions have ended without paying it gets a further one 
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import anyio
-from msgspec import Struct
 
 from facilitator.chain.answers import ChainUnavailable, ask_all
 from facilitator.chain.client import Reverted
@@ -19,7 +19,10 @@ from facilitator.domain.settlement import (
     Resolved,
     SettleAgain,
     Settlement,
+    SettlementChange,
+    SettlementRecord,
     Transaction,
+    TransactionChange,
     TransactionKind,
     TransactionState,
     Verdict,
@@ -34,16 +37,9 @@ from facilitator.engine.reorgs import ReorgWatch
 from facilitator.engine.signers import SignerPool
 from facilitator.engine.waiters import Waiters
 from facilitator.ethereum.calls import Call
-from facilitator.journal.store import (
-    BudgetSpent,
-    SettlementChange,
-    SettlementRecord,
-    Store,
-    TransactionChange,
-)
-from facilitator.telemetry import tracing
+from facilitator.journal.store import BudgetSpent, Store
 from facilitator.telemetry.logs import event
-from facilitator.telemetry.tracing import inside
+from facilitator.telemetry.tracing import inside, span
 
 _log = logging.getLogger(__name__)
 
@@ -52,101 +48,19 @@ _log = logging.getLogger(__name__)
 AT_ONCE = 16
 
 
-class Resettler:
-    """Signs and sends further transactions for settlements of one chain."""
-
-    def __init__(
-        self,
-        *,
-        network: str,
-        store: Store,
-        signers: SignerPool,
-        broadcaster: Broadcaster,
-        clock: Callable[[], int],
-    ) -> None:
-        self._network = network
-        self._store = store
-        self._signers = signers
-        self._clock = clock
-        self._broadcaster = broadcaster
-
-    async def settle_again(self, settlement: Settlement) -> None:
-        """Sign a further transaction, unless something speaks against it by now: then the next turn
-        finds out what. It may use the most gas that the payment may take; where the signer's money
-        or its budget does not allow for that, what a node estimates. Raises StoreError.
-        """
-        with tracing.inside(settlement.traceparent), tracing.span("settle again"):
-            await self._settle_again(settlement)
-
-    async def _settle_again(self, settlement: Settlement) -> None:
-        scheme = scheme_of(settlement.payment)
-        call = scheme.settlement_call(settlement.payment)
-        gas_cap = scheme.gas_cap(settlement.payment)
-        try:
-            await self._signers.ready()
-            signer = self._signers.least_loaded()
-            if not self._signers.keys.allows(call, signer):
-                self._event(logging.ERROR, "contract_not_configured", settlement)
-                return
-            estimated = await self._signers.prepare(call, signer, gas_cap)
-        except ChainUnavailable:
-            return
-        if isinstance(estimated, Reverted | Refusal):
-            return
-        # What a node estimates has not paid it: the node may lie, or what the call takes may have
-        # changed. Gas that is not used costs nothing.
-        generous = self._signers.with_gas(estimated, signer, gas_cap)
-        transaction = await self._sign(settlement, call, signer, generous)
-        if isinstance(transaction, BudgetSpent):
-            transaction = await self._sign(settlement, call, signer, estimated)
-        if isinstance(transaction, BudgetSpent):
-            self._signers.unfit(signer, Reason.BUDGET_SPENT)
-        elif transaction is not None:
-            attempt = transaction.attempts[-1]
-            settled_again(self._network, settlement, attempt.hash)
-            await self._broadcaster.send(transaction, attempt)
-
-    async def _sign(
-        self, settlement: Settlement, call: Call, signer: bytes, prepared: Prepared
-    ) -> Transaction | BudgetSpent | None:
-        new = self._signers.transaction(TransactionKind.SETTLE, call, signer, prepared)
-        return await self._store.settle_again(settlement.id, settlement.version, new, self._clock())
-
-    def _event(self, level: int, name: str, settlement: Settlement) -> None:
-        event(_log, level, name, network=self._network, settlement=settlement.id)
-
-
-class _Fault(Struct, frozen=True):
-    """Why there is no verdict."""
-
-    fault: Exception
-
-
+@dataclass(kw_only=True, eq=False)
 class Recorder:
     """Records the outcomes of one chain. `clock` is in unix milliseconds."""
 
-    def __init__(
-        self,
-        *,
-        network: str,
-        store: Store,
-        outcomes: OutcomeResolver,
-        resettler: Resettler,
-        reorgs: ReorgWatch,
-        broadcaster: Broadcaster,
-        waiters: Waiters,
-        tally: Tally,
-        clock: Callable[[], int],
-    ) -> None:
-        self._network = network
-        self._store = store
-        self._outcomes = outcomes
-        self._resettler = resettler
-        self._reorgs = reorgs
-        self._broadcaster = broadcaster
-        self._waiters = waiters
-        self._tally = tally
-        self._clock = clock
+    network: str
+    store: Store
+    outcomes: OutcomeResolver
+    signers: SignerPool
+    reorgs: ReorgWatch
+    broadcaster: Broadcaster
+    waiters: Waiters
+    tally: Tally
+    clock: Callable[[], int]
 
     async def conclude(
         self, records: Sequence[SettlementRecord], resolved: Mapping[int, Resolved], margin: int
@@ -156,28 +70,27 @@ class Recorder:
         is not sent any more. Returns the ids of the transactions that are pending no more. Raises
         StoreError.
         """
-        await self._outcomes.prefetch_blocks(
+        await self.outcomes.prefetch_blocks(
             end.receipt for end in resolved.values() if isinstance(end, Mined)
         )
 
-        async def verdict_on(record: SettlementRecord) -> Verdict | _Fault:
-            self._tally.step()
+        async def verdict_on(record: SettlementRecord) -> Verdict | Exception:
+            self.tally.step()
             try:
                 with inside(record.settlement.traceparent):
-                    return await self._outcomes.verdict(record, resolved, margin)
+                    return await self.outcomes.verdict(record, resolved, margin)
             except Exception as fault:  # one that breaks something must not hold up all others
-                return _Fault(fault)
+                return fault
 
         undecided: set[int] = set()
         changes: list[SettlementChange] = []
         again: list[Settlement] = []
         verdicts = await ask_all(verdict_on, records, AT_ONCE)
         for record, verdict in zip(records, verdicts, strict=True):
-            assert not isinstance(verdict, ChainUnavailable)  # it is a _Fault
-            if isinstance(verdict, _Fault):
+            if isinstance(verdict, Exception):
                 # Its transactions stay pending in the journal, so that the next turn sees it anew.
                 undecided.update(transaction.id for transaction in record.transactions)
-                self._log_undecided(record.settlement, verdict.fault)
+                self._log_undecided(record.settlement, verdict)
                 continue
             change = settlement_change(record.settlement, verdict)
             if change is not None:
@@ -190,7 +103,7 @@ class Recorder:
             for each in record.transactions
         ):
             # What the filler has taken the place of may be a group whose other payments were made.
-            self._reorgs.doubt()
+            self.reorgs.doubt()
         ended = [
             transaction_change(number, end)
             for number, end in resolved.items()
@@ -208,35 +121,80 @@ class Recorder:
         # A turn that is cut off here must still wake and log for what the journal has from then on.
         with anyio.CancelScope(shield=True):
             try:
-                changed = await self._store.record(ended, changes, self._clock())
+                changed = await self.store.record(ended, changes, self.clock())
             except BaseException:
-                self._reorgs.doubt()  # whether it is written is not known
+                self.reorgs.doubt()  # whether it is written is not known
                 raise
         for transaction in ended:
-            self._broadcaster.forget(transaction.id)
-            self._reorgs.mined(transaction.block_number)
+            self.broadcaster.forget(transaction.id)
+            self.reorgs.mined(transaction.block_number)
             if transaction.state is TransactionState.SUPERSEDED:
-                self._tally.superseded += 1
+                self.tally.superseded += 1
                 event(
                     _log,
                     logging.ERROR,
                     "superseded",
-                    network=self._network,
+                    network=self.network,
                     transaction_id=transaction.id,
                 )
         overturned = {change.id for change in changes if change.overturns}
         for settlement in changed:
-            self._tally.changes[settlement.state] += 1
-            settlement_changed(self._network, settlement)
+            self.tally.changes[settlement.state] += 1
+            settlement_changed(self.network, settlement)
             if settlement.id in overturned:
-                paid_after_failure(self._network, settlement)
+                paid_after_failure(self.network, settlement)
             if settlement.proof is not None:
-                self._reorgs.mined(settlement.proof.block_number)
-            self._waiters.wake(settlement.id)
+                self.reorgs.mined(settlement.proof.block_number)
+            self.waiters.wake(settlement.id)
 
     async def _settle_again(self, settlement: Settlement) -> None:
-        self._tally.step()
-        await self._resettler.settle_again(settlement)
+        self.tally.step()
+        with inside(settlement.traceparent), span("settle again"):
+            await self._sign_further(settlement)
+
+    async def _sign_further(self, settlement: Settlement) -> None:
+        """Sign and send a further transaction. Where something speaks against it by now, do
+        nothing: the next turn finds out what. The gas limit is the most that the payment may take,
+        or what a node estimates where the signer's money or its budget does not allow for that.
+        """
+        scheme = scheme_of(settlement.payment)
+        call = scheme.settlement_call(settlement.payment)
+        gas_cap = scheme.gas_cap(settlement.payment)
+        try:
+            await self.signers.ready()
+            signer = self.signers.least_loaded()
+            if not self.signers.keys.allows(call, signer):
+                event(
+                    _log,
+                    logging.ERROR,
+                    "contract_not_configured",
+                    network=self.network,
+                    settlement=settlement.id,
+                )
+                return
+            estimated = await self.signers.prepare(call, signer, gas_cap)
+        except ChainUnavailable:
+            return
+        if isinstance(estimated, Reverted | Refusal):
+            return
+        # What a node estimates has not paid it: the node may lie, or what the call takes may have
+        # changed. Gas that is not used costs nothing.
+        generous = self.signers.with_gas(estimated, signer, gas_cap)
+        transaction = await self._sign(settlement, call, signer, generous)
+        if isinstance(transaction, BudgetSpent):
+            transaction = await self._sign(settlement, call, signer, estimated)
+        if isinstance(transaction, BudgetSpent):
+            self.signers.unfit(signer, Reason.BUDGET_SPENT)
+        elif transaction is not None:
+            attempt = transaction.attempts[-1]
+            settled_again(self.network, settlement, attempt.hash)
+            await self.broadcaster.send(transaction, attempt)
+
+    async def _sign(
+        self, settlement: Settlement, call: Call, signer: bytes, prepared: Prepared
+    ) -> Transaction | BudgetSpent | None:
+        new = self.signers.transaction(TransactionKind.SETTLE, call, signer, prepared)
+        return await self.store.settle_again(settlement.id, settlement.version, new, self.clock())
 
     def _log_undecided(self, settlement: Settlement, fault: Exception) -> None:
         known = isinstance(fault, ChainUnavailable)
@@ -245,7 +203,7 @@ class Recorder:
             logging.WARNING if known else logging.ERROR,
             "undecided",
             exc_info=None if known else fault,
-            network=self._network,
+            network=self.network,
             settlement=settlement.id,
             fault=str(fault) if known else type(fault).__name__,
         )

@@ -6,6 +6,7 @@ counts as undone until two checks in a row agree on it, and nothing above the he
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from itertools import islice
 
 from msgspec import Struct
@@ -48,33 +49,24 @@ class _Doubtful(Struct):
     checks: int = 0
 
 
+@dataclass(kw_only=True, eq=False)
 class ReorgWatch:
     """Watches the journal's mined transactions and proofs."""
 
-    def __init__(
-        self,
-        *,
-        chain_id: int,
-        store: Store,
-        outcomes: OutcomeResolver,
-        heads: HeadTracker,
-        policy: Policy,
-        tally: Tally,
-    ) -> None:
-        self._tally = tally
-        self._chain_id = chain_id
-        self._store = store
-        self._outcomes = outcomes
-        self._heads = heads
-        self._policy = policy
-        self._must_read = False  # what the journal has to check
-        # What to check, by settlement or filler, in this order. It leaves when a check finds that
-        # all is as the journal says: not before what was found is written there.
-        self._doubtful: dict[str, _Doubtful] = {}
-        # What the last check found of each, until another one agrees.
-        self._suspected: dict[str, Undone] = {}
-        # The highest block in which something of ours was mined: a reorg is watched for above it.
-        self._mined_until = -1
+    chain_id: int
+    store: Store
+    outcomes: OutcomeResolver
+    heads: HeadTracker
+    policy: Policy
+    tally: Tally
+    _must_read: bool = field(default=False, init=False)  # what the journal has to check
+    # What to check, by settlement or filler, in this order. It leaves when a check finds that
+    # all is as the journal says: not before what was found is written there.
+    _doubtful: dict[str, _Doubtful] = field(default_factory=dict, init=False)
+    # What the last check found of each, until another one agrees.
+    _suspected: dict[str, Undone] = field(default_factory=dict, init=False)
+    # The highest block in which something of ours was mined: a reorg is watched for above it.
+    _mined_until: int = field(default=-1, init=False)
 
     @property
     def in_doubt(self) -> bool:
@@ -98,10 +90,10 @@ class ReorgWatch:
         """Return what a reorg has undone or moved, of the next SLICE that are in doubt. Raises
         ChainUnavailable and StoreError.
         """
-        head = self._heads.head
+        head = self.heads.head
         assert head is not None
-        horizon = head.number - self._policy.reorg_watch_blocks
-        self._tally.step()
+        horizon = head.number - self.policy.reorg_watch_blocks
+        self.tally.step()
         if self._must_read:
             await self._read(horizon)
         some = dict(islice(self._doubtful.items(), SLICE))
@@ -111,8 +103,8 @@ class ReorgWatch:
             for name, each in some.items()
             if max(_blocks_of(each.watched), default=-1) <= head.number
         }
-        self._tally.step()
-        results = await self._outcomes.recheck(tuple(low.values()))
+        self.tally.step()
+        results = await self.outcomes.recheck(tuple(low.values()))
         found = {
             name: None if each is None else Undone(*each)
             for name, each in zip(low, results, strict=True)
@@ -140,7 +132,7 @@ class ReorgWatch:
         first, or reorgs in quick succession would put it off for ever; then what lies highest,
         which a reorg reaches first.
         """
-        work = await self._store.watched(self._chain_id, horizon)
+        work = await self.store.watched(self.chain_id, horizon)
         found: dict[str, Watched] = {each.settlement.id: each for each in work.records}
         found.update((f"filler {each.id}", each) for each in work.fillers)
         height = {name: max(_blocks_of(each), default=-1) for name, each in found.items()}
@@ -162,17 +154,17 @@ class ReorgWatch:
         """Read suspected settlements anew: what is recorded follows from the journal of now."""
         for name, each in some.items():
             if name in self._suspected and isinstance(each.watched, SettlementRecord):
-                each.watched = await self._store.get(name) or each.watched
+                each.watched = await self.store.get(name) or each.watched
 
     async def finalize(self) -> None:
         """Make final what no reorg reaches any more, unless it is still in doubt."""
-        head = self._heads.head
+        head = self.heads.head
         if head is None or not self.watching or self._must_read:
             return
         in_doubt = (block for each in self._doubtful.values() for block in _blocks_of(each.watched))
-        reach = head.number - self._policy.reorg_watch_blocks
+        reach = head.number - self.policy.reorg_watch_blocks
         deepest = min(reach, min(in_doubt, default=head.number) - 1)
-        await self._store.finalize(self._chain_id, deepest)
+        await self.store.finalize(self.chain_id, deepest)
         if self._mined_until <= deepest:
             self._mined_until = -1
 

@@ -6,6 +6,7 @@ one that watches the chain does it.
 
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import anyio
 
@@ -24,27 +25,18 @@ LOOK_AGAIN = 1.0  # seconds, while another process watches the chain, or it was 
 DAY_MS = 86_400_000
 
 
+@dataclass(kw_only=True, eq=False)
 class Retention:
     """Forgets what has been finished for `days`. `store` is the one that the `loop` writes to;
     `clock` is in unix milliseconds.
     """
 
-    def __init__(
-        self,
-        *,
-        network: str,
-        chain_id: int,
-        store: Store,
-        loop: ChainLoop,
-        days: int,
-        clock: Callable[[], int],
-    ) -> None:
-        self._network = network
-        self._chain_id = chain_id
-        self._store = store
-        self._loop = loop
-        self._kept_ms = days * DAY_MS
-        self._clock = clock
+    network: str
+    chain_id: int
+    store: Store
+    loop: ChainLoop
+    days: int
+    clock: Callable[[], int]
 
     async def run(self) -> None:
         """Forget for ever; what goes wrong only delays it."""
@@ -56,20 +48,20 @@ class Retention:
             except StoreError as fault:
                 self._event(logging.WARNING, "forgetting_failed", fault=str(fault))
             except Exception as bug:  # housekeeping must not end anything else
-                event(_log, logging.ERROR, "forgetting_broken", exc_info=bug, network=self._network)
-            await anyio.sleep(LOOK_AGAIN if self._loop.horizon is None else EVERY)
+                event(_log, logging.ERROR, "forgetting_broken", exc_info=bug, network=self.network)
+            await anyio.sleep(LOOK_AGAIN if self.loop.horizon is None else EVERY)
 
     async def _forget(self) -> int:
         """Delete all that is old enough by now, batch by batch. Returns how many settlements that
         was.
         """
         forgotten = 0
-        while (horizon := self._loop.horizon) is not None:
-            now = self._clock()
-            batch = await self._store.forget(
-                self._chain_id,
+        while (horizon := self.loop.horizon) is not None:
+            now = self.clock()
+            batch = await self.store.forget(
+                self.chain_id,
                 horizon=horizon,
-                before=now - self._kept_ms,
+                before=now - self.days * DAY_MS,
                 now=now,
                 limit=BATCH,
             )
@@ -80,4 +72,4 @@ class Retention:
         return forgotten
 
     def _event(self, level: int, name: str, **fields: str | int) -> None:
-        event(_log, level, name, exc_info=None, network=self._network, **fields)
+        event(_log, level, name, exc_info=None, network=self.network, **fields)

@@ -8,6 +8,7 @@ without an idempotency key is told of success.
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
 from functools import partial
 
 import anyio
@@ -15,28 +16,20 @@ from msgspec.structs import replace
 
 from facilitator.domain.payment import Reason, Refusal
 from facilitator.domain.schemes import AnyPayment, scheme_of
-from facilitator.domain.settlement import ENDED, Settlement, may_open_again
-from facilitator.engine.requests import (
-    IdempotencyKey,
-    SettleReply,
-    SettleRequest,
-    about,
-    duplicate,
-    reply_of,
-)
+from facilitator.domain.settlement import ENDED, Settlement, SettlementRecord, may_open_again
+from facilitator.engine.requests import SettleReply, SettleRequest, about, duplicate, reply_of
 from facilitator.engine.simulate import Simulator
 from facilitator.engine.submit import WAITER_LEASE_MS, Submitter
 from facilitator.engine.waiters import Waiter, Waiters
-from facilitator.journal.store import SettlementRecord, Store, StoreError
+from facilitator.journal.store import Store, StoreError
 from facilitator.telemetry.tracing import span
-
-__all__ = ["IdempotencyKey", "SettleReply", "SettleRequest", "Settler", "Settling"]
 
 # Seconds after which a waiter renews its lease: often enough that a journal that is out of reach
 # once or twice does not end it.
 RENEW_EVERY = 4.0
 
 
+@dataclass(eq=False)
 class Settling:
     """One request's settlement, until its reply is given. `reply` is what the request is to get,
     unless `deliver` says otherwise.
@@ -45,23 +38,13 @@ class Settling:
     to be repeated to requests with the same idempotency key.
     """
 
-    def __init__(
-        self,
-        reply: SettleReply,
-        waiter: Waiter,
-        store: Store,
-        clock: Callable[[], int],
-        record: SettlementRecord | None = None,
-        *,
-        keeps_body: bool = False,
-    ) -> None:
-        self.reply = reply
-        self.replied_success = False
-        self._waiter = waiter
-        self._store = store
-        self._clock = clock
-        self._record = record
-        self._keeps_body = keeps_body
+    reply: SettleReply
+    waiter: Waiter
+    store: Store
+    clock: Callable[[], int]
+    record: SettlementRecord | None = None
+    keeps_body: bool = False
+    replied_success: bool = field(default=False, init=False)
 
     async def deliver(self, body: bytes) -> SettleReply:
         """Record that the reply is given: `body` is `reply` as it will be sent. This comes directly
@@ -70,43 +53,34 @@ class Settling:
         Returns the reply that may be sent: `reply`, or another one where success may not be told,
         as the client is gone, somebody else was told of it, or the journal is out of reach.
         """
-        if self._record is None:
+        if self.record is None:
             return self.reply
-        settlement, kept = self._record.settlement, body if self._keeps_body else None
+        settlement, kept = self.record.settlement, body if self.keeps_body else None
         try:
             if self.reply.proof is None:
                 if settlement.state in ENDED and kept is not None:
-                    await self._store.keep_reply(settlement.id, kept)
+                    await self.store.keep_reply(settlement.id, kept)
                 return self.reply
-            if not self._waiter.gone:
-                self.replied_success = await self._store.mark_success_replied(
-                    settlement.id, self._waiter.id, self._clock(), kept
+            if not self.waiter.gone:
+                self.replied_success = await self.store.mark_success_replied(
+                    settlement.id, self.waiter.id, self.clock(), kept
                 )
         except StoreError:
-            return about(self._record, Refusal(Reason.SETTLEMENT_PENDING))
-        return self.reply if self.replied_success else duplicate(self._record, over=True)
+            return about(self.record, Refusal(Reason.SETTLEMENT_PENDING))
+        return self.reply if self.replied_success else duplicate(self.record, over=True)
 
 
+@dataclass(kw_only=True, eq=False)
 class Settler:
     """Settles payments on one network. `timeout` is in seconds, `clock` in unix milliseconds."""
 
-    def __init__(
-        self,
-        *,
-        simulator: Simulator,
-        submitter: Submitter,
-        store: Store,
-        waiters: Waiters,
-        timeout: int,
-        clock: Callable[[], int],
-    ) -> None:
-        self._simulator = simulator
-        self._submitter = submitter
-        self._store = store
-        self._waiters = waiters
-        self._timeout = timeout
-        self._clock = clock
-        self._turns: dict[str, _Turn] = {}
+    simulator: Simulator
+    submitter: Submitter
+    store: Store
+    waiters: Waiters
+    timeout: int
+    clock: Callable[[], int]
+    _turns: "dict[str, _Turn]" = field(default_factory=dict, init=False)
 
     @asynccontextmanager
     async def settle(self, request: SettleRequest, waiter: Waiter) -> AsyncIterator[Settling]:
@@ -114,7 +88,7 @@ class Settler:
         encodes the reply and delivers it: until its end no other request can hear the outcome.
         Raises ChainUnavailable and StoreError only while this request has sent nothing.
         """
-        until = anyio.current_time() + self._timeout
+        until = anyio.current_time() + self.timeout
         request_digest: bytes = scheme_of(request.payment).request_digest(request.payment)
         found = await self._take_on(request, request_digest, waiter, until)
         if isinstance(found, SettlementRecord):
@@ -123,7 +97,7 @@ class Settler:
             else:
                 found = await self._become_waiter(found, waiter)
         if isinstance(found, SettleReply):
-            yield Settling(found, waiter, self._store, self._clock)
+            yield Settling(found, waiter, self.store, self.clock)
             return
         async with self._follow(request, found, waiter, until) as settling:
             yield settling
@@ -137,17 +111,17 @@ class Settler:
         scheme = scheme_of(request.payment)
         keys = tuple(key for key in scheme.payment_keys(request.payment) if key is not None)
         async with self._turn(keys[0]):
-            known = await self._store.find(keys[0])
-            used_by = None if known is not None else await self._store.used_by(keys)
+            known = await self.store.find(keys[0])
+            used_by = None if known is not None else await self.store.used_by(keys)
             if used_by is not None:
-                forged = await self._simulator.forged(request.payment)
+                forged = await self.simulator.forged(request.payment)
                 if forged is not None:
                     return SettleReply(refusal=forged)
                 refusal = Refusal(Reason.AUTHORIZATION_USED)
                 return SettleReply(refusal=refusal, transaction_hash=used_by)
             found: SettlementRecord | Settlement
             if known is None or may_open_again(known, request_digest):
-                submitted = await self._submitter.submit(request, request_digest, waiter.id, until)
+                submitted = await self.submitter.submit(request, request_digest, waiter.id, until)
                 if isinstance(submitted, SettleReply):
                     # What failed before keeps its hash, whatever speaks against it by now.
                     return submitted if known is None else await self._still(known, submitted)
@@ -175,10 +149,10 @@ class Settler:
         self, record: SettlementRecord, waiter: Waiter
     ) -> SettlementRecord | SettleReply:
         """Become the one request that hears the outcome; the reply where another one is it."""
-        settlement, now = record.settlement, self._clock()
+        settlement, now = record.settlement, self.clock()
         if settlement.waiter != waiter.id:
             try:
-                settlement = await self._store.become_waiter(
+                settlement = await self.store.become_waiter(
                     settlement.id, waiter.id, now + WAITER_LEASE_MS, now
                 )
             except LookupError:
@@ -195,8 +169,8 @@ class Settler:
         success.
         """
         settlement, key = record.settlement, request.idempotency_key
-        self._waiters.add(settlement.id, waiter)
-        hearing = partial(Settling, waiter=waiter, store=self._store, clock=self._clock)
+        self.waiters.add(settlement.id, waiter)
+        hearing = partial(Settling, waiter=waiter, store=self.store, clock=self.clock)
         settling = hearing(about(record, Refusal(Reason.SETTLEMENT_PENDING)))
         try:
             # What was sent stays sent: that the journal is out of reach fails no payment.
@@ -206,20 +180,20 @@ class Settler:
                 settling = hearing(reply_of(record), record=record, keeps_body=keeps_body)
             yield settling
         finally:
-            self._waiters.remove(settlement.id, waiter)
+            self.waiters.remove(settlement.id, waiter)
             if not settling.replied_success:
                 with anyio.CancelScope(shield=True), suppress(StoreError):
-                    await self._store.let_go(settlement.id, waiter.id)
+                    await self.store.let_go(settlement.id, waiter.id)
 
     async def _refuse_conflict(self, payment: AnyPayment, record: SettlementRecord) -> SettleReply:
         """Return the reply to a payment whose nonce another payment has. One that is forged or too
         late hears nothing of that.
         """
         if scheme_of(payment).tells_conflicts:
-            refused = await self._submitter.refused_before_nonce(payment)
+            refused = await self.submitter.refused_before_nonce(payment)
             if refused is not None:
                 return refused
-        conflict = await self._simulator.nonce_conflict(payment, record.settlement)
+        conflict = await self.simulator.nonce_conflict(payment, record.settlement)
         return about(record, conflict)
 
     async def _ended(self, settlement_id: str, waiter: Waiter, until: float) -> SettlementRecord:
@@ -243,13 +217,13 @@ class Settler:
 
     async def _renew(self, settlement_id: str, waiter: Waiter) -> bool:
         """Return whether this request still is the one to hear the outcome."""
-        until = self._clock() + WAITER_LEASE_MS
+        until = self.clock() + WAITER_LEASE_MS
         with suppress(StoreError):  # the lease outlasts a journal that is out of reach for a while
-            return await self._store.renew(settlement_id, waiter.id, until)
+            return await self.store.renew(settlement_id, waiter.id, until)
         return True
 
     async def _record(self, settlement_id: str) -> SettlementRecord:
-        record = await self._store.get(settlement_id)
+        record = await self.store.get(settlement_id)
         if record is None:
             raise StoreError("a settlement has vanished from the journal")
         return record

@@ -26,20 +26,18 @@ from facilitator.engine.queue import (
     Account,
     Member,
     Queue,
-    QueueFull,
     Slot,
     among,
     with_room,
 )
 from facilitator.ethereum.addresses import checksum
+from facilitator.ethereum.calls import Call
 from facilitator.ethereum.fees import Fees, initial_fees, outbidding_fees
 from facilitator.ethereum.secp256k1 import Signer
-from facilitator.ethereum.transactions import Call, TransactionBuilder
+from facilitator.ethereum.transactions import TransactionBuilder
 from facilitator.journal.store import NewTransaction, Store
 from facilitator.telemetry.logs import event
 from facilitator.telemetry.tracing import current, inside, span
-
-__all__ = ["UNFIT", "QueueFull", "SignerPool"]
 
 _log = logging.getLogger(__name__)
 

@@ -5,6 +5,7 @@ simulation fails, one more names the cause.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
@@ -29,20 +30,20 @@ class Examined(Struct, frozen=True):
     facts: Facts
 
 
+@dataclass(kw_only=True, eq=False)
 class Simulator:
     """Simulates payments on one chain. `sender` is the account that simulations come from. Its
     methods raise ChainUnavailable.
     """
 
-    def __init__(self, *, chain: Chain, sender: bytes) -> None:
-        self._chain = chain
-        self._sender = sender
+    chain: Chain
+    sender: bytes
 
     async def look(self, payment: AnyPayment, block: int | None = None) -> Examined:
         """Return the facts about a payment, at the latest block unless a number is given. Of one
         that brings its payer's deployment along, that is left out once it has happened.
         """
-        answers = await self._chain.read(scheme_of(payment).fact_calls(payment), block)
+        answers = await self.chain.read(scheme_of(payment).fact_calls(payment), block)
         return await self._examined(payment, answers, block)
 
     async def look_beside(
@@ -53,7 +54,7 @@ class Simulator:
         """
         calls = scheme_of(payment).fact_calls(payment)
         asked = [scheme_of(other).used_call(other) for other in others]
-        answers = await self._chain.read([*calls, *asked])
+        answers = await self.chain.read([*calls, *asked])
         used = tuple(bool(int.from_bytes(answer)) for answer in answers[len(calls) :])
         return await self._examined(payment, answers[: len(calls)]), used
 
@@ -65,7 +66,7 @@ class Simulator:
         question = scheme.wallet_question(payment, answers)
         if question is None:
             return Examined(payment, facts)
-        [answer] = await self._chain.read([question], block)
+        [answer] = await self.chain.read([question], block)
         if not accepts(answer):
             refused = Refusal(Reason.INVALID_SIGNATURE, "the payer's contract does not accept it")
             facts = replace(facts, refusal=refused)
@@ -86,8 +87,8 @@ class Simulator:
         """Return the payment as it would settle, or why it would not; `now` in unix seconds."""
         scheme = scheme_of(payment)
         call, gas_cap = scheme.settlement_call(payment), scheme.gas_cap(payment)
-        answers, reverted = await self._chain.read_and_simulate(
-            scheme.fact_calls(payment), call, self._sender, gas_cap
+        answers, reverted = await self.chain.read_and_simulate(
+            scheme.fact_calls(payment), call, self.sender, gas_cap
         )
         examined = await self._examined(payment, answers)
         if examined.facts.refusal is not None:
@@ -117,7 +118,7 @@ class Simulator:
         valid_after = scheme_of(payment).valid_after(payment)
         if not isinstance(found, Reverted) or valid_after is None:
             return found, False
-        if (await self._chain.head()).timestamp > valid_after:
+        if (await self.chain.head()).timestamp > valid_after:
             return found, False
         try:
             later = await ask("pending")
@@ -136,7 +137,7 @@ class Simulator:
         """Run the call that would settle it, as of a block's tag."""
         scheme = scheme_of(payment)
         call, gas_cap = scheme.settlement_call(payment), scheme.gas_cap(payment)
-        return await self._chain.simulate(call, self._sender, gas_cap, block)
+        return await self.chain.simulate(call, self.sender, gas_cap, block)
 
     async def diagnose(
         self, payment: AnyPayment, reverted: Reverted, now: int, *, early: bool = False
@@ -145,7 +146,7 @@ class Simulator:
         there is no block yet in which it is valid.
         """
         scheme = scheme_of(payment)
-        answers = await self._chain.read(scheme.diagnosis_calls(payment))
+        answers = await self.chain.read(scheme.diagnosis_calls(payment))
         refusal: Refusal = scheme.diagnose(payment, answers, reverted.data, now)
         if early and refusal.reason is Reason.TRANSACTION_REVERTED:
             return Refusal(Reason.BEFORE_NEXT_BLOCK)

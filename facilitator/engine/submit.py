@@ -9,6 +9,7 @@ From there on a settlement belongs to the loop (`loop`).
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 
 import anyio
@@ -27,9 +28,9 @@ from facilitator.domain.verification import check_time
 from facilitator.engine.broadcast import Broadcaster
 from facilitator.engine.events import settlement_submitted
 from facilitator.engine.payment_search import PaymentSearch
-from facilitator.engine.queue import Member, Slot
+from facilitator.engine.queue import Member, QueueFull, Slot
 from facilitator.engine.requests import SettleReply, SettleRequest
-from facilitator.engine.signers import UNFIT, QueueFull, SignerPool
+from facilitator.engine.signers import UNFIT, SignerPool
 from facilitator.engine.simulate import Simulator
 from facilitator.ethereum.calls import Call, CodeOf
 from facilitator.ethereum.multicall3 import MULTICALL3
@@ -66,35 +67,22 @@ class _Ready(Struct, frozen=True):
     prepared: Prepared
 
 
+@dataclass(kw_only=True, eq=False)
 class Submitter:
     """Takes on payments of one network. `clock` is in unix milliseconds."""
 
-    def __init__(
-        self,
-        *,
-        network: str,
-        chain: Chain,
-        simulator: Simulator,
-        store: Store,
-        signers: SignerPool,
-        broadcaster: Broadcaster,
-        heads: HeadTracker,
-        search: PaymentSearch,
-        policy: Policy,
-        clock: Callable[[], int],
-    ) -> None:
-        self._network = network
-        self._chain = chain
-        self._simulator = simulator
-        self._store = store
-        self._signers = signers
-        self._broadcaster = broadcaster
-        self._heads = heads
-        self._search = search
-        self._policy = policy
-        self._clock = clock
-        # Whether payments may share transactions; None until it was seen if Multicall3 is there.
-        self._groups: bool | None = None if policy.batch_max > 1 else False
+    network: str
+    chain: Chain
+    simulator: Simulator
+    store: Store
+    signers: SignerPool
+    broadcaster: Broadcaster
+    heads: HeadTracker
+    search: PaymentSearch
+    policy: Policy
+    clock: Callable[[], int]
+    # Whether payments may share transactions; None until it was seen if Multicall3 is there.
+    _groups: bool | None = field(default=None, init=False)
 
     async def submit(
         self, request: SettleRequest, request_digest: bytes, waiter: str, until: float
@@ -108,9 +96,9 @@ class Submitter:
         examined = await self._examine(request, request_digest, waiter)
         if isinstance(examined, SettleReply):
             return examined
-        await self._signers.ready()
+        await self.signers.ready()
         if self._groups is None:
-            self._groups = bool(await self._chain.code(MULTICALL3))
+            self._groups = self.policy.batch_max > 1 and bool(await self.chain.code(MULTICALL3))
         until = min(until, self._deadline(examined[0].payment))
         try:
             with span("claim"):
@@ -123,22 +111,22 @@ class Submitter:
         """Return the reply to a payment that is forged or too late, which comes before anything
         about its nonce. Raises ChainUnavailable.
         """
-        forged = await self._simulator.forged(payment)
+        forged = await self.simulator.forged(payment)
         return self._too_late(payment) if forged is None else SettleReply(refusal=forged)
 
     def _too_late(self, payment: AnyPayment) -> SettleReply | None:
-        late = check_time(payment, self._clock() // 1000, self._margin)
+        late = check_time(payment, self.clock() // 1000, self._margin)
         return None if late is None else SettleReply(refusal=late)
 
     @property
     def _margin(self) -> int:
-        return self._policy.margin_seconds(self._heads.interval_ms)
+        return self.policy.margin_seconds(self.heads.interval_ms)
 
     def _deadline(self, payment: AnyPayment) -> float:
         """Return when a payment that waits for a signer has come too late, on the event loop's
         clock.
         """
-        left = payment.deadline - self._margin + 1 - self._clock() // 1000
+        left = payment.deadline - self._margin + 1 - self.clock() // 1000
         return anyio.current_time() + min(left, 2**31)
 
     async def _examine(
@@ -149,9 +137,9 @@ class Submitter:
         """
         paid = request.payment
         with span("verify"):
-            others = await self._store.outstanding(paid.chain_id, paid.asset, paid.payer)
+            others = await self.store.outstanding(paid.chain_id, paid.asset, paid.payer)
             beside = [each.payment for each in others]
-            examined, used = await self._simulator.look_beside(paid, beside)
+            examined, used = await self.simulator.look_beside(paid, beside)
         payment, facts = examined.payment, examined.facts
         if facts.refusal is not None:
             return await self._refused(payment, facts.refusal)
@@ -169,7 +157,7 @@ class Submitter:
                 for other, was_used in zip(others, used, strict=True)
             },
             waiter=waiter,
-            waiter_until=self._clock() + WAITER_LEASE_MS,
+            waiter_until=self.clock() + WAITER_LEASE_MS,
             idempotency_key=None if key is None else key.key,
             body_digest=None if key is None else key.body_digest,
             traceparent=current_traceparent(),
@@ -182,7 +170,7 @@ class Submitter:
             event(_log, logging.CRITICAL, "authorization_used_elsewhere", payer=payment.payer)
         if refusal.reason is not Reason.AUTHORIZATION_USED:
             return SettleReply(refusal=refusal)
-        found = await self._search.transaction_of(payment)
+        found = await self.search.transaction_of(payment)
         return SettleReply(refusal=refusal, transaction_hash=found)
 
     # --- with which signer
@@ -191,18 +179,18 @@ class Submitter:
         """Claim with the signer whose turn it is; with the next one while that cannot pay for gas
         and another one may.
         """
-        for _ in self._signers.addresses[1:]:
+        for _ in self.signers.addresses[1:]:
             submitted = await self._claim_in_turn(new, limit, until)
             refusal = submitted.refusal if isinstance(submitted, SettleReply) else None
             unfit = refusal is not None and refusal.reason in UNFIT
-            if not unfit or not self._signers.has_another():
+            if not unfit or not self.signers.has_another():
                 return submitted
         return await self._claim_in_turn(new, limit, until)
 
     async def _claim_in_turn(self, new: NewSettlement, limit: Reason, until: float) -> Submitted:
         if self._groups and scheme_of(new.payment).groupable(new.payment):
             member: Member[Submitted] = Member(new, limit)
-            async with self._signers.slot(until, member) as slot:
+            async with self.signers.slot(until, member) as slot:
                 if slot is None:
                     submitted = await member.result()
                 elif slot.company:
@@ -211,7 +199,7 @@ class Submitter:
                     submitted = await self._claim(new, limit, slot)
             if submitted is not None:
                 return submitted
-        async with self._signers.slot(until) as slot:
+        async with self.signers.slot(until) as slot:
             assert slot is not None
             return await self._claim(new, limit, slot)
 
@@ -226,14 +214,14 @@ class Submitter:
         prepared = await self._prepare(new.payment, call, slot.signer)
         if isinstance(prepared, SettleReply):
             return prepared
-        transaction = self._signers.transaction(TransactionKind.SETTLE, call, slot.signer, prepared)
+        transaction = self.signers.transaction(TransactionKind.SETTLE, call, slot.signer, prepared)
         with anyio.CancelScope(shield=True):
-            claimed = await self._store.claim(new, transaction, self._clock())
+            claimed = await self.store.claim(new, transaction, self.clock())
             if isinstance(claimed, Claimed):
-                settlement_submitted(self._network, claimed)
+                settlement_submitted(self.network, claimed)
                 await self._send(claimed.transaction, slot)
         if isinstance(claimed, BudgetSpent):
-            self._signers.unfit(slot.signer, Reason.BUDGET_SPENT)
+            self.signers.unfit(slot.signer, Reason.BUDGET_SPENT)
             return SettleReply(refusal=Refusal(Reason.BUDGET_SPENT))
         return _submitted(claimed, new, limit)
 
@@ -241,19 +229,19 @@ class Submitter:
         self, payment: AnyPayment, call: Call, signer: bytes
     ) -> Prepared | SettleReply:
         gas_cap = scheme_of(payment).gas_cap(payment)
-        prepare = partial(self._signers.prepare, call, signer, gas_cap)
+        prepare = partial(self.signers.prepare, call, signer, gas_cap)
         found: Prepared | Refusal | Reverted = await prepare()
-        prepared, early = await self._simulator.or_in_next_block(payment, found, prepare)
+        prepared, early = await self.simulator.or_in_next_block(payment, found, prepare)
         if isinstance(prepared, Reverted):
-            now = self._clock() // 1000
-            refusal = await self._simulator.diagnose(payment, prepared, now, early=early)
+            now = self.clock() // 1000
+            refusal = await self.simulator.diagnose(payment, prepared, now, early=early)
             return SettleReply(refusal=refusal)
         return SettleReply(refusal=prepared) if isinstance(prepared, Refusal) else prepared
 
     async def _send(self, sent: Transaction, slot: Slot[Submitted]) -> None:
         """Send what payments were claimed with."""
-        self._signers.claimed(slot)
-        await self._broadcaster.send(sent, sent.attempts[-1])
+        self.signers.claimed(slot)
+        await self.broadcaster.send(sent, sent.attempts[-1])
 
     # --- a group
 
@@ -280,7 +268,7 @@ class Submitter:
     ) -> None:
         payers = [CodeOf(member.new.payment.payer) for member in members]
         codes, ready = await asyncio.gather(
-            self._chain.read(payers),
+            self.chain.read(payers),
             asyncio.gather(
                 *(
                     asyncio.create_task(
@@ -297,7 +285,7 @@ class Submitter:
         fit = fit[: batching.fitting([each.prepared.gas_limit for each in fit])]
         call = batching.group_call(each.call for each in fit)
         singles = [each.prepared for each in fit]
-        together = await self._signers.prepare_group(call, slot.signer, singles)
+        together = await self.signers.prepare_group(call, slot.signer, singles)
         if together is not None:
             with anyio.CancelScope(shield=True):
                 await self._claim_together(fit, slot, together)
@@ -335,16 +323,16 @@ class Submitter:
                 )
                 limit = batching.gas_limit([each.prepared.gas_limit for each in sharing])
                 prepared = replace(together, gas_limit=limit)
-            return self._signers.transaction(kind, call, slot.signer, prepared)
+            return self.signers.transaction(kind, call, slot.signer, prepared)
 
         group = [each.member.new for each in ready]
-        claims = await self._store.claim_group(group, transaction, self._clock())
+        claims = await self.store.claim_group(group, transaction, self.clock())
         if isinstance(claims, BudgetSpent):
             return
         sent = None
         for one, claimed in zip(ready, claims, strict=True):
             if isinstance(claimed, Claimed):
-                one.member.context.run(settlement_submitted, self._network, claimed)
+                one.member.context.run(settlement_submitted, self.network, claimed)
                 sent = claimed.transaction
         if sent is not None:
             await self._send(sent, slot)

@@ -1,6 +1,7 @@
 """Verifies payments on one network: first the checks that ask neither journal nor chain."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from msgspec.structs import replace
 
@@ -21,6 +22,7 @@ from facilitator.journal.store import Store
 from facilitator.telemetry.tracing import span
 
 
+@dataclass(kw_only=True, eq=False)
 class Verifier:
     """Verifies payments on one network and leaves no trace. `clock` is in unix milliseconds.
 
@@ -28,22 +30,12 @@ class Verifier:
     checked, and in production not even that is of use.
     """
 
-    def __init__(
-        self,
-        *,
-        simulator: Simulator,
-        store: Store,
-        terms: Terms,
-        contract: bytes | None,
-        production: bool,
-        clock: Callable[[], int],
-    ) -> None:
-        self._simulator = simulator
-        self._store = store
-        self._terms = terms
-        self._contract = contract
-        self._production = production
-        self._clock = clock
+    simulator: Simulator
+    store: Store
+    terms: Terms
+    contract: bytes | None
+    production: bool
+    clock: Callable[[], int]
 
     def check_jeju(
         self, payment: JejuPayment, claimed_payer: bytes | None, requirements: PaymentRequirements
@@ -51,13 +43,13 @@ class Verifier:
         """Check what needs nothing but the request, time excepted. Returns the payment with its
         payer, who signed it.
         """
-        if self._contract is None and self._production:
+        if self.contract is None and self.production:
             return Refusal(Reason.CONTRACT_NOT_DEPLOYED)
         payer = jeju.recover_payer(payment, claimed_payer)
         if isinstance(payer, Refusal):
             return payer
         signed = replace(payment, payer=payer)
-        return check_terms(signed, requirements, self._terms) or signed
+        return check_terms(signed, requirements, self.terms) or signed
 
     async def check_exact(
         self,
@@ -71,15 +63,15 @@ class Verifier:
         The chain is asked only where the payer's contract may have signed, since its refusal comes
         before others. Raises ChainUnavailable.
         """
-        refusal = check_offer(accepted, requirements, self._terms)
+        refusal = check_offer(accepted, requirements, self.terms)
         if refusal is not None:
             return refusal
-        signed: AnyPayment = scheme_of(payment).as_signed(payment, self._terms.factories)
-        if check_authorization(signed, requirements, self._terms, None) is None:
+        signed: AnyPayment = scheme_of(payment).as_signed(payment, self.terms.factories)
+        if check_authorization(signed, requirements, self.terms, None) is None:
             return signed
-        refusal = check_authorization(signed, requirements, self._terms, self._clock() // 1000)
+        refusal = check_authorization(signed, requirements, self.terms, self.clock() // 1000)
         assert refusal is not None
-        return await self._simulator.forged(signed) or refusal
+        return await self.simulator.forged(signed) or refusal
 
     async def verify_jeju(
         self, payment: JejuPayment, claimed_payer: bytes | None, requirements: PaymentRequirements
@@ -88,7 +80,7 @@ class Verifier:
         StoreError.
         """
         with span("verify"):
-            late = check_time(payment, self._clock() // 1000)
+            late = check_time(payment, self.clock() // 1000)
             if late is not None:
                 return late
             signed = self.check_jeju(payment, claimed_payer, requirements)
@@ -107,9 +99,9 @@ class Verifier:
             signed = await self.check_exact(payment, accepted, requirements)
             if isinstance(signed, Refusal):
                 return signed
-            late = check_time(signed, self._clock() // 1000, EXACT_TIME_LEFT - 1)
+            late = check_time(signed, self.clock() // 1000, EXACT_TIME_LEFT - 1)
             if late is not None:
-                return await self._simulator.forged(signed) or late
+                return await self.simulator.forged(signed) or late
             return await self._verify(signed)
 
     async def _verify(self, payment: AnyPayment) -> AnyPayment | Refusal:
@@ -121,11 +113,11 @@ class Verifier:
                 return Refusal(Reason.AUTHORIZATION_USED)
             return await self._refused_as_known(payment, settlement) or payment
         keys = scheme.payment_keys(payment)
-        if await self._store.used_by([key for key in keys if key is not None]) is not None:
-            return await self._simulator.forged(payment) or Refusal(Reason.AUTHORIZATION_USED)
+        if await self.store.used_by([key for key in keys if key is not None]) is not None:
+            return await self.simulator.forged(payment) or Refusal(Reason.AUTHORIZATION_USED)
         if not scheme.is_executable(payment):
             return payment
-        return await self._simulator.examine(payment, self._clock() // 1000)
+        return await self.simulator.examine(payment, self.clock() // 1000)
 
     async def _known(self, payment: AnyPayment) -> Settlement | None:
         """Return the settlement in the journal that uses up one of this payment's nonces, unless it
@@ -133,7 +125,7 @@ class Verifier:
         """
         scheme = scheme_of(payment)
         for key in scheme.payment_keys(payment):
-            settlement = None if key is None else await self._store.find(key)
+            settlement = None if key is None else await self.store.find(key)
             if settlement is None:
                 continue
             if not may_open_again(settlement, scheme.request_digest(payment)):
@@ -147,7 +139,7 @@ class Verifier:
         where it would wait for the outcome.
         """
         if settlement.request_digest == scheme_of(payment).request_digest(payment):
-            return repetition_refused(settlement, self._clock())
-        return await self._simulator.forged(payment) or await self._simulator.nonce_conflict(
+            return repetition_refused(settlement, self.clock())
+        return await self.simulator.forged(payment) or await self.simulator.nonce_conflict(
             payment, settlement
         )

@@ -14,7 +14,7 @@ from facilitator.engine.nonce_gaps import NonceGaps
 from facilitator.engine.outcomes import OutcomeResolver
 from facilitator.engine.payment_search import PaymentSearch
 from facilitator.engine.pending import PendingTransactions
-from facilitator.engine.record import Recorder, Resettler
+from facilitator.engine.record import Recorder
 from facilitator.engine.reorgs import ReorgWatch
 from facilitator.engine.settle import Settler
 from facilitator.engine.signers import SignerPool
@@ -106,7 +106,7 @@ def build_loop(parts: Parts, store: Store, leadership: Leadership | None = None)
         heads=parts.heads,
         broadcaster=parts.broadcaster,
         reorgs=reorgs,
-        gaps=_gaps(parts, store),
+        nonce_gaps=_gaps(parts, store),
         pending=_pending(parts, store, tally),
         recorder=_recorder(parts, store, tally, outcomes, reorgs),
         store=store,
@@ -149,18 +149,11 @@ def _pending(parts: Parts, store: Store, tally: Tally) -> PendingTransactions:
 def _recorder(
     parts: Parts, store: Store, tally: Tally, outcomes: OutcomeResolver, reorgs: ReorgWatch
 ) -> Recorder:
-    resettler = Resettler(
-        network=parts.network,
-        store=store,
-        signers=parts.signers,
-        broadcaster=parts.broadcaster,
-        clock=parts.clock,
-    )
     return Recorder(
         network=parts.network,
         store=store,
         outcomes=outcomes,
-        resettler=resettler,
+        signers=parts.signers,
         reorgs=reorgs,
         broadcaster=parts.broadcaster,
         waiters=parts.waiters,

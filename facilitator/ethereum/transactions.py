@@ -8,22 +8,12 @@ transfer of nothing to itself.
 
 from msgspec import Struct
 
-from facilitator.ethereum.calls import Call, CodeOf, Read
+from facilitator.ethereum.calls import Call
 from facilitator.ethereum.fees import Fees
 from facilitator.ethereum.keccak import keccak256
 from facilitator.ethereum.multicall3 import AGGREGATE3, MULTICALL3, inner_calls
 from facilitator.ethereum.rlp import encode_bytes, encode_int, encode_list
 from facilitator.ethereum.secp256k1 import Signer
-
-__all__ = [
-    "Call",
-    "CodeOf",
-    "ForbiddenCall",
-    "Read",
-    "SignedTransaction",
-    "TransactionBuilder",
-    "created_address",
-]
 
 TRANSACTION_TYPE = b"\x02"  # EIP-2718 envelope of an EIP-1559 transaction
 _GROUP = (MULTICALL3, AGGREGATE3)

@@ -12,8 +12,8 @@ from facilitator.domain.settlement import (
     TransactionKind,
     TransactionState,
 )
+from facilitator.ethereum.calls import Call
 from facilitator.ethereum.fees import Fees
-from facilitator.ethereum.transactions import Call
 from facilitator.journal.engine import Row, StoreError
 
 # What the readers below read, by name: what PostgreSQL has prepared with `*` fails once a later

@@ -14,7 +14,8 @@ from facilitator.domain.settlement import (
     TransactionKind,
     TransactionState,
 )
-from facilitator.ethereum.transactions import Call, ForbiddenCall
+from facilitator.ethereum.calls import Call
+from facilitator.ethereum.transactions import ForbiddenCall
 from facilitator.journal.store import (
     Claimed,
     IdempotencyKeyTaken,

@@ -10,8 +10,8 @@ from facilitator.domain.settlement import (
     TransactionKind,
     TransactionState,
 )
+from facilitator.ethereum.calls import Call
 from facilitator.ethereum.fees import Fees
-from facilitator.ethereum.transactions import Call
 from facilitator.journal.store import (
     Claimed,
     NewSettlement,

@@ -18,9 +18,10 @@ from facilitator.domain.settlement import (
     Transaction,
     TransactionKind,
 )
+from facilitator.ethereum.calls import Call
 from facilitator.ethereum.fees import GWEI, Fees
 from facilitator.ethereum.secp256k1 import Signer
-from facilitator.ethereum.transactions import Call, TransactionBuilder
+from facilitator.ethereum.transactions import TransactionBuilder
 from facilitator.journal.store import (
     BudgetSpent,
     Claimed,

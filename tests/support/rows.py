@@ -17,9 +17,9 @@ from facilitator.domain.settlement import (
     TransactionKind,
     TransactionState,
 )
+from facilitator.ethereum.calls import Call
 from facilitator.ethereum.fees import GWEI, Fees
 from facilitator.ethereum.receipts import Block, Receipt
-from facilitator.ethereum.transactions import Call
 
 CONTRACT = bytes.fromhex("c0" * 20)
 ASSET = bytes.fromhex("a5" * 20)

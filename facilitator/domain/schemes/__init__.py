@@ -13,8 +13,8 @@ from facilitator.domain.schemes import eip3009, jeju
 from facilitator.domain.schemes.eip3009 import Eip3009Payment
 from facilitator.domain.schemes.jeju import JejuPayment
 from facilitator.ethereum.addresses import ZERO_ADDRESS
+from facilitator.ethereum.calls import Call, Read
 from facilitator.ethereum.receipts import Log, LogFilter
-from facilitator.ethereum.transactions import Call, Read
 
 AnyPayment = JejuPayment | Eip3009Payment
 P = TypeVar("P", bound=Payment)

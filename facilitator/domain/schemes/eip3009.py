@@ -22,13 +22,13 @@ from facilitator.ethereum.abi import (
     topic,
     uint_word,
 )
+from facilitator.ethereum.calls import Call, CodeOf, Read
 from facilitator.ethereum.eip712 import domain_separator, typed_data_digest
 from facilitator.ethereum.keccak import keccak256
 from facilitator.ethereum.multicall3 import AGGREGATE3, MULTICALL3, Inner, aggregate3
 from facilitator.ethereum.receipts import Log, LogFilter
 from facilitator.ethereum.secp256k1 import InvalidSignature, normalise, recover
 from facilitator.ethereum.smart_wallets import is_valid_signature
-from facilitator.ethereum.transactions import Call, CodeOf, Read
 
 SCHEME = "exact"
 

@@ -23,11 +23,11 @@ from facilitator.ethereum.abi import (
     uint_word,
 )
 from facilitator.ethereum.addresses import checksum
+from facilitator.ethereum.calls import Call
 from facilitator.ethereum.eip712 import domain_separator, typed_data_digest
 from facilitator.ethereum.keccak import keccak256
 from facilitator.ethereum.receipts import Log, LogFilter
 from facilitator.ethereum.secp256k1 import InvalidSignature, normalise, recover
-from facilitator.ethereum.transactions import Call
 
 DOMAIN_NAME = "x402 Payment Protocol"
 DOMAIN_VERSION = "1"

@@ -15,7 +15,8 @@ from facilitator.chain.answers import ChainUnavailable
 from facilitator.dialects.detect import Body
 from facilitator.domain.payment import Reason, Refusal
 from facilitator.domain.schemes import AnyPayment
-from facilitator.engine.settle import IdempotencyKey, Settler, SettleReply, SettleRequest
+from facilitator.engine.requests import IdempotencyKey, SettleReply, SettleRequest
+from facilitator.engine.settle import Settler
 from facilitator.engine.waiters import Waiter
 from facilitator.journal.store import StoreError
 from facilitator.web.routes.replies import RETRY_AFTER

@@ -13,7 +13,7 @@ from facilitator.domain.payment import Reason, Refusal
 from facilitator.domain.schemes import AnyPayment
 from facilitator.domain.schemes.jeju import JejuPayment, recover_payer
 from facilitator.domain.verification import check_time
-from facilitator.engine.settle import IdempotencyKey, SettleReply, SettleRequest
+from facilitator.engine.requests import IdempotencyKey, SettleReply, SettleRequest
 from facilitator.journal.store import StoreError
 from facilitator.web.routes.dialect import (
     BadRequest,

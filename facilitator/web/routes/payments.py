@@ -12,7 +12,7 @@ from facilitator.chain.answers import ChainUnavailable
 from facilitator.dialects.detect import detect
 from facilitator.domain.payment import Reason, Refusal
 from facilitator.domain.schemes import AnyPayment
-from facilitator.engine.settle import IdempotencyKey, SettleReply
+from facilitator.engine.requests import IdempotencyKey, SettleReply
 from facilitator.journal.store import StoreError
 from facilitator.web.middleware import BodyError, read_body
 from facilitator.web.routes import jeju, x402

@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from facilitator.chain.answers import to_hex
 from facilitator.domain.payment import TEMPORARY, Reason, Refusal
-from facilitator.engine.settle import SettleReply
+from facilitator.engine.requests import SettleReply
 from facilitator.telemetry.logs import describe
 from facilitator.telemetry.metrics import MALFORMED, OTHER, REPLAYED, SCHEMES
 from facilitator.web.service import Service

@@ -8,7 +8,7 @@ from facilitator.dialects.x402 import encode as replies
 from facilitator.dialects.x402.decode import Unreadable, Unserved, X402Request, no_json
 from facilitator.domain.payment import Reason, Refusal
 from facilitator.domain.schemes import AnyPayment
-from facilitator.engine.settle import IdempotencyKey, SettleReply, SettleRequest
+from facilitator.engine.requests import IdempotencyKey, SettleReply, SettleRequest
 from facilitator.web.routes.dialect import (
     BadRequest,
     Endpoint,
