@@ -1,7 +1,7 @@
 """Several payments in one transaction: a Multicall3 `aggregate3` in which each call may fail alone.
 
-A block has room for a signer's 64 transactions and, as gas goes, for many more payments: what
-queues behind them shares. Pure functions of what each payment would take alone.
+A signer has at most 64 transactions in flight, but a block has gas for many more payments: those
+that queue share transactions. Pure functions of what each payment would take alone.
 """
 
 from collections.abc import Iterable, Sequence
@@ -12,8 +12,8 @@ from facilitator.ethereum.multicall3 import Inner, aggregate3
 
 # Half of a common block, and below what any one transaction may have (EIP-7825: 2^24).
 GROUP_GAS_CAP = 15_000_000
-# Multicall3's own work for a call: reading it, calling, keeping what it returns. The 21,000 gas of
-# a transaction that is in every estimate, and needed once, comes on top.
+# What Multicall3 itself uses for each call: it decodes it, calls, and keeps what is returned. That
+# each estimate includes the 21,000 gas of a transaction, needed once, is a further reserve.
 GAS_PER_CALL = 5_000
 GAS_PER_GROUP = 30_000
 
@@ -24,11 +24,11 @@ def group_call(calls: Iterable[Call]) -> Call:
 
 
 def gas_limit(singles: Sequence[int]) -> int:
-    """Return what a group may use, from what each of its calls may use alone.
+    """Return the gas limit of a group, from the limits that each of its calls would have alone.
 
-    The chain's own estimate is no good here: with a call that runs out of gas and is let fail, the
-    group succeeds all the same. A call hands on 63/64 of the gas that is left (EIP-150), so that
-    much must be left for the last one too.
+    A node's estimate is no use here: where a call that may fail runs out of gas, the group succeeds
+    all the same. A call gets at most 63/64 of the gas that is left (EIP-150), so the sum is raised
+    until the last call gets enough.
     """
     return -(-sum(singles) * 64 // 63) + GAS_PER_CALL * len(singles) + GAS_PER_GROUP
 

@@ -1,7 +1,7 @@
 """What a signer may spend on gas in a day: wei, by the UTC day in which a transaction was signed.
 
-What is pending counts with the most that it may cost, whichever day it was signed on, and what is
-mined with what it did cost, so the limit holds whatever the chain does next.
+A pending transaction counts with the most that it may cost, whichever day it was signed on, a mined
+one with what it did cost: so the limit holds whatever the chain does next.
 """
 
 from collections.abc import Iterable
@@ -46,12 +46,12 @@ def committed(transaction: Transaction) -> int:
 
 
 def spent(final: int, mined: Iterable[int], pending: Iterable[int]) -> int:
-    """Return what a day's budget has gone to, in wei: final and mined transactions of that day, and
-    everything that is pending.
+    """Return how much of a day's budget is used, in wei: by final and mined transactions of that
+    day, and by everything that is pending.
     """
     return final + sum(mined) + sum(pending)
 
 
 def allows(budget: int | None, spent_so_far: int, cost: int) -> bool:
-    """Return whether another `cost` wei fit; None is no limit."""
+    """Return whether the budget has room for another `cost` wei; None is no limit."""
     return budget is None or spent_so_far + cost <= budget

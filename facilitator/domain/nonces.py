@@ -7,8 +7,8 @@ MAX_IN_FLIGHT = 64
 
 
 def missing(account_nonce: int, pending: Collection[int]) -> range:
-    """Return the account nonces from the one that the chain wants next up to the least pending one:
-    a gap, behind which nothing is mined until somebody uses them.
+    """Return the account nonces from the chain's next one up to the least pending one: a gap.
+    Nothing behind it is mined until somebody uses them.
     """
     return range(account_nonce, max(min(pending, default=account_nonce), account_nonce))
 
@@ -18,11 +18,12 @@ def nonce_floor(
 ) -> int | None:
     """Return the least account nonce that may be handed out, or None where that is not certain.
 
-    `next_nonce` is the journal's, `mined` the chain's count, `pooled` what each endpoint counts
-    with its pool: transactions that the journal does not know of (it is new, or was restored, or
-    another program uses the key). They count only where all endpoints agree on them, and there
-    cannot be more than a pool takes. Where one endpoint says both, `alone`, it may not be further
-    ahead of the journal than that either: gaps of this size can be closed again.
+    `next_nonce` is the journal's, `mined` the chain's count, `pooled` the count of each endpoint
+    that includes its pool: a higher one means transactions that the journal does not know (it is
+    new, or was restored, or another program uses the key). They count only where all endpoints
+    agree, and are no more than a pool takes. With `alone`, one endpoint reported both counts: then
+    `mined` may not be further ahead of the journal than that either, since a gap of this size can
+    be closed again.
     """
     floor = max(next_nonce, mined)
     if alone and floor - next_nonce > MAX_IN_FLIGHT:

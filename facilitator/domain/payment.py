@@ -1,8 +1,8 @@
 """The vocabulary of payments, one for both dialects.
 
-A `Payment` is what a payer signed, `PaymentRequirements` what the seller asks, a `Refusal` why the
-one does not settle the other. The dialects turn JSON into these and back; nothing else knows member
-names.
+A `Payment` is what a payer signed, `PaymentRequirements` what the seller asks for, a `Refusal` why
+the payment is not valid or not settled. The dialects turn JSON into these and back; nothing else
+knows member names.
 """
 
 from enum import StrEnum
@@ -82,7 +82,7 @@ TEMPORARY = frozenset(
 
 
 class Refusal(Struct, frozen=True):
-    """A reason with what was found and what was wanted instead, where that can be said."""
+    """A reason, with what was found and what was wanted instead where there are such values."""
 
     reason: Reason
     found: str = ""
@@ -106,7 +106,7 @@ class PaymentRequirements(Struct, frozen=True, kw_only=True):
 
 
 class Payment(Struct, frozen=True, kw_only=True, tag_field="method"):
-    """What every payment has, however it moves the money. The subclasses are in `schemes`.
+    """What every payment has, whatever its scheme. The subclasses are in `schemes`.
 
     `payer` is who signed (20 zero bytes until the signature is checked), `amount` is in atomic
     units of `asset`. It can be mined from `valid_from` to `deadline`, both inclusive, unix seconds.
@@ -123,7 +123,7 @@ class Payment(Struct, frozen=True, kw_only=True, tag_field="method"):
 
 
 class Proof(Struct, frozen=True):
-    """The log that proves that one payment was made, and what it says.
+    """The log that proves that one payment was made, and its content.
 
     `reference` is the contract's own name for the payment (Jeju: the paymentId), `fee` what the
     contract kept, in atomic units of the asset.
@@ -139,9 +139,9 @@ class Proof(Struct, frozen=True):
 class Facts(Struct, frozen=True, kw_only=True):
     """What the chain shows about one payment, in one block.
 
-    `refusal` is what speaks against it by then, `spendable` how much of the asset the payer could
-    spend (atomic units), and `limit` what is said where that is too little. `authorization_used`
-    says that its one-shot nonce is gone.
+    `refusal` is why it cannot be settled as of that block, None where nothing was found.
+    `spendable` is how much of the asset the payer can spend (atomic units), `limit` the reason for
+    a refusal where that is too little. `authorization_used`: its one-shot nonce is used.
     """
 
     refusal: Refusal | None

@@ -15,9 +15,9 @@ transactions in its life.
        |
        +------> SUPERSEDED
 
-`decide` looks at one transaction and says what to do next; `outcome` looks at one settlement and
-says what it has come to. Both are level-triggered: they read what the chain shows now, never what
-was expected. Depth is observed, never stored. Times named `now`, `_at` or `_ms` are unix
+`decide` returns what to do next about one transaction, `outcome` what one settlement has come to.
+Both are level-triggered: they read what the chain shows now, never what was expected. Depth is
+observed, never stored. Times named `now`, `_at` or `_ms` are unix
 milliseconds.
 
 Transitions of a settlement. "request" is a request to settle, in any process; "loop" is the loop of
@@ -37,7 +37,7 @@ first a compare-and-set. The reply and the log line come after.
     REORGED    LOST       loop     The same.
     FAILED     PENDING    request  The request is the one that failed, once more. A new transaction
                                    is stored, and only then sent.
-    CONFIRMED  REORGED    loop     Two looks in a row agree that the proof has left the chain.
+    CONFIRMED  REORGED    loop     Two checks in a row agree that the proof has left the chain.
     CONFIRMED  CONFIRMED  loop     The payment's proof is in another block by now.
     FAILED,    CONFIRMED  loop     A proof all the same, of what was signed before: this raises a
     LOST                           critical alert.
@@ -53,26 +53,26 @@ Transitions of a transaction, all made by the loop:
     MINED        PENDING     A reorg took it out of the chain.
     MINED        FINAL       Its block is `reorg_watch_blocks` deep.
     SUPERSEDED,  PENDING     The chain wants the account nonce after all. Where a settlement that it
-    FINAL                    carries was told to have failed, a filler takes its place.
+    FINAL                    carries was reported as failed, a filler takes its place.
 
-Success is told by a request, not by the loop: `replied_success_at` is set by compare-and-set, once
-in a settlement's life, only in CONFIRMED and by the settlement's `waiter`, directly before the
+Success is reported by a request, not by the loop: `replied_success_at` is set by compare-and-set,
+once in a settlement's life, only in CONFIRMED and by the settlement's `waiter`, directly before the
 first byte of the reply.
 
 Why a payment is made at most once, never lost, and never misreported:
 
 - At most once. The one-shot nonce that the payer signed lives in the token or the contract: two
   transactions for one payment cannot both move the money. One log proves one payment, since it is
-  unique in the journal, and success without an idempotency key is told once, by the compare-and-set
-  above.
+  unique in the journal, and success without an idempotency key is reported once, by the
+  compare-and-set above.
 - Never lost. Signed bytes are stored before they are sent, so every transaction that may be mined
   is known. An account nonce is never given back. The loop's first turn after a crash reads the same
   rows as any other turn, and goes on from there.
 - Never misreported. Unknown is not failed: a lost reply or an unreachable node changes nothing,
   only what the chain shows resolves anything. A receipt that succeeded without this payment's own
-  log confirms nothing. Failure is told only once no transaction that was signed can pay any more:
-  those with a used account nonce cannot be mined, and those that were mined are too deep to be
-  undone. Should a reorg free one all the same, it is not sent again; a filler takes its nonce.
+  log confirms nothing. Failure is reported only when no transaction that was signed can pay any
+  more: those with a used account nonce cannot be mined, and those that were mined are too deep to
+  be undone. Should a reorg free one all the same, it is not sent again; a filler takes its nonce.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -144,8 +144,8 @@ class Transaction(Struct, frozen=True, kw_only=True):
 
     @property
     def carrying(self) -> Attempt:
-        """The last attempt that is sure to carry what the transaction does: of a filler that has
-        taken another one's place the first.
+        """Return the last attempt that is sure to do what the transaction is for: of a filler that
+        has taken another transaction's place, the first one.
         """
         return self.attempts[0 if self.kind is TransactionKind.FILL else -1]
 
@@ -153,9 +153,9 @@ class Transaction(Struct, frozen=True, kw_only=True):
 class Settlement(Struct, frozen=True, kw_only=True):
     """One payment that was taken on. `version` counts its changes, for compare-and-set.
 
-    `proof` is set in CONFIRMED, `refusal` in FAILED and LOST. `waiter` is the one request that
-    may be told of success, until `waiter_until`; `replied_success_at` is when one was.
-    `traceparent` (W3C) is the place in a trace of the request that had it taken on.
+    `proof` is set in CONFIRMED, `refusal` in FAILED and LOST. `waiter` is the one request that may
+    report success, until `waiter_until`; `replied_success_at` is when one did. `traceparent` (W3C)
+    is the span of the request that had it taken on.
     """
 
     id: str
@@ -183,8 +183,8 @@ def may_open_again(settlement: Settlement, request_digest: bytes) -> bool:
 
 
 def nonce_conflict(settlement: Settlement, *, authorization_used: bool) -> Refusal:
-    """Return why a payment is refused whose nonce `settlement`, of another payment, has: the nonce
-    is used, will be, or was taken in vain (the chain would still take it).
+    """Return why a payment is refused where `settlement`, of another payment, has its nonce: the
+    nonce is used, or is about to be, or belongs to a failure (the chain would still accept it).
     """
     if settlement.state is SettlementState.FAILED and not authorization_used:
         return Refusal(Reason.NONCE_TAKEN)
@@ -193,13 +193,13 @@ def nonce_conflict(settlement: Settlement, *, authorization_used: bool) -> Refus
 
 
 def repetition_refused(settlement: Settlement, now: int) -> Refusal | None:
-    """Return why an identical request would not hear the outcome, None where it would."""
+    """Return why an identical request would not get the outcome, None where it would."""
     if settlement.replied_success_at is not None or settlement.state is SettlementState.LOST:
         return Refusal(Reason.AUTHORIZATION_USED)
     if settlement.waiter is not None and settlement.waiter_until > now:
         return Refusal(Reason.BEING_SETTLED)
-    heard = (SettlementState.PENDING, SettlementState.CONFIRMED)
-    return None if settlement.state in heard else Refusal(Reason.BEING_SETTLED)
+    reported = (SettlementState.PENDING, SettlementState.CONFIRMED)
+    return None if settlement.state in reported else Refusal(Reason.BEING_SETTLED)
 
 
 class SettlementCounts(Struct, frozen=True):
@@ -212,12 +212,12 @@ class SettlementCounts(Struct, frozen=True):
 
     @property
     def total(self) -> int:
-        """All of them."""
+        """Return how many there are in all."""
         return sum(self.states.values())
 
     @property
     def pending(self) -> int:
-        """Those whose fate is open: PENDING or REORGED."""
+        """Return how many are still open: PENDING or REORGED."""
         return self.states.get("pending", 0) + self.states.get("reorged", 0)
 
 
@@ -227,15 +227,15 @@ class Policy(Struct, frozen=True, kw_only=True):
     """
 
     confirmations: int = 1
-    # Between two endpoints that lag or lie a nonce can look taken for some blocks.
+    # Between two endpoints that lag or lie a nonce can seem used for some blocks.
     superseded_depth: int = 12
     replace_after_ms: int = 10_000
     rebroadcast_every_ms: int = 5_000
     max_fee_per_gas: int = 500 * GWEI
     reorg_watch_blocks: int = 64
     settle_margin: int = 6
-    # Transactions that were mined without moving the money, each of which has burned gas, before
-    # the settlement fails for good.
+    # How many transactions may be mined without moving the money, each of which burns gas, before
+    # the settlement fails.
     max_reverts: int = 2
     # Payments that may share a transaction; 1: none do.
     batch_max: int = 32
@@ -246,7 +246,7 @@ class Policy(Struct, frozen=True, kw_only=True):
         return max(self.settle_margin, -(-2 * block_interval_ms // 1000))
 
     def patience_ms(self, block_interval_ms: int) -> int:
-        """How long what was signed last may wait for a block before it counts as stuck."""
+        """Return how long the last attempt may wait for a block before it counts as stuck."""
         return max(self.replace_after_ms, 2 * block_interval_ms)
 
 
@@ -291,8 +291,8 @@ class Replace(Struct, frozen=True):
 
 
 class Broadcast(Struct, frozen=True):
-    """Send these bytes, maybe again; a node that has them already is as good. `at_cap`: the
-    next block asks for more than they offer, and more they may not offer.
+    """Send these bytes, maybe again; it does no harm if a node has them already. `at_cap`: the next
+    block asks for more than they offer, and the cap does not allow more.
     """
 
     attempt: Attempt
@@ -337,13 +337,14 @@ def decide(transaction: Transaction, observation: Observation, now: int, policy:
 
 
 class Findings(Struct, frozen=True, kw_only=True):
-    """A fresh look at a payment whose transactions are all resolved without having paid.
+    """What a search of the chain found about a payment that none of its ended transactions paid.
 
-    `block_number`, `block_hash`: the head of the chain that it was taken on. `proof`: somebody else
-    had it executed. `authorization_used`: its one-shot nonce is gone; both as of the same block,
-    the last one that is `confirmations` deep, or the nonce would look used before its proof does,
-    and where there is no proof so long that one would be seen. `refusal`:
-    why a new transaction would not settle it, None where a simulation passed.
+    `block_number` and `block_hash` are the head that was searched. `proof` is there where somebody
+    else had the payment executed; `authorization_used`: its one-shot nonce is used. Both are as of
+    the last block that is `confirmations` deep: at the head the nonce could be used by a proof that
+    does not count yet. A used nonce without a proof was used so long ago that every endpoint would
+    show the proof. `refusal` is why a new transaction would not settle it, None where a simulation
+    passed.
     """
 
     block_number: int
@@ -358,13 +359,13 @@ class Keep(Struct, frozen=True):
 
 
 class Confirm(Struct, frozen=True):
-    """The payment was made; this log says so."""
+    """The payment was made; this log proves it."""
 
     proof: Proof
 
 
 class Investigate(Struct, frozen=True):
-    """Take a fresh look at the chain (`Findings`), then ask again."""
+    """Search the chain (`Findings`), then ask again."""
 
 
 class SettleAgain(Struct, frozen=True):
@@ -393,7 +394,7 @@ def outcome(
 ) -> Verdict:
     """Return what a settlement has come to. `proof` is the log found in the receipts of its own
     transactions, or in the transaction of the proof that it has, mined deep enough; None where
-    there is none: a receipt that says success without this payment's own log confirms nothing.
+    there is none: a receipt that succeeded without this payment's own log confirms nothing.
     """
     if settlement.state is SettlementState.CONFIRMED:
         if proof is None:
@@ -409,7 +410,7 @@ def outcome(
         return Investigate()
     if findings.proof is not None:
         return Confirm(findings.proof)
-    # What a group's transaction came to says nothing about one payment in it, nor does a filler's.
+    # The end of a group's transaction, or of a filler, decides nothing about one payment in it.
     alone = sum(each.kind is TransactionKind.SETTLE for each in used_up)
     refusal = _why_not_again(findings, alone, policy)
     if refusal is None:
@@ -498,7 +499,7 @@ def watched_hashes(watched: Watched) -> list[bytes]:
     """
     hashes = [attempt.hash for each in mined_transactions(watched) for attempt in each.attempts]
     if isinstance(watched, SettlementRecord) and watched.settlement.proof is not None:
-        # it may be in somebody else's transaction
+        # It may be in somebody else's transaction.
         hashes.append(watched.settlement.proof.transaction_hash)
     return list(dict.fromkeys(hashes))
 

@@ -1,8 +1,8 @@
 """JSON as a payment service must read it: one text, one meaning.
 
-Parsers differ on duplicate keys, NaN, overflowing numbers, lone surrogates and encodings. Two
-programs that read one body in two ways are how a payment gets checked as one thing and settled as
-another, so whatever RFC 8259 calls unpredictable is refused here.
+Parsers differ on duplicate keys, NaN, overflowing numbers, lone surrogates and encodings. Where two
+programs read one body in two ways, a payment is checked as one thing and settled as another. So
+whatever RFC 8259 calls unpredictable is refused here.
 """
 
 import json
@@ -12,7 +12,7 @@ from typing import Never, TypeAlias
 
 JSON: TypeAlias = bool | int | float | str | list["JSON"] | dict[str, "JSON"] | None
 
-MAX_DEPTH = 64  # what payments say of themselves in JSON Schema takes some ten levels
+MAX_DEPTH = 64  # a description of a resource in JSON Schema takes some ten levels
 MAX_INTEGER_DIGITS = 100  # 2^256 has 78
 QUOTED_IN_REASON = 40  # characters of a caller's key that a reason repeats
 
@@ -44,7 +44,7 @@ def decode(body: bytes) -> JSON:
     except json.JSONDecodeError as error:
         raise StrictJSONError(f"not JSON: {error.msg} at character {error.pos}") from None
     # Raw UTF-8 cannot hold a surrogate; only an escape can make one. "\\ud" also matches an escaped
-    # backslash before "ud", which costs a second look and nothing else.
+    # backslash before "ud", which costs a needless check and nothing else.
     if "\\ud" in text or "\\uD" in text:
         _check_surrogates(value)
     return value
@@ -53,8 +53,8 @@ def decode(body: bytes) -> JSON:
 def check_depth(text: str) -> None:
     """Raise StrictJSONError where `text` nests deeper than MAX_DEPTH.
 
-    Counted without recursion, so that a body of brackets cannot exhaust the stack. Parsers in C
-    count on Python's recursion limit for that, and a library that raises it takes it from them.
+    It counts without recursion, so that a body of brackets cannot exhaust the stack. The parser in
+    C relies on Python's recursion limit for that, which any library may raise.
     """
     if text.count("[") + text.count("{") <= MAX_DEPTH:
         return

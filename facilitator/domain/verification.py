@@ -44,8 +44,8 @@ class Terms(Struct, frozen=True):
 def check_time(payment: Payment, now: int, margin: int = 0) -> Refusal | None:
     """Refuse before `valid_from`, and when less than `margin` seconds are left until `deadline`.
 
-    Where both speak against it, each dialect has its own order; in the standard one a payment that
-    is over is never told to come back.
+    Where both apply, the scheme decides which is reported; in the standard dialect a payment that
+    has expired is never reported as too early.
     """
     early = Refusal(Reason.IN_THE_FUTURE) if now < payment.valid_from else None
     latest = payment.deadline - margin
@@ -74,8 +74,7 @@ def _check_amount(
     payment: JejuPayment, requirements: PaymentRequirements, terms: Terms
 ) -> Refusal | None:
     amount, asked = str(payment.amount), str(requirements.amount)
-    # The seller's scheme decides which amounts are right, but the contract must know the payer's
-    # too.
+    # The seller's scheme decides which amounts are right; the contract must know the payer's too.
     for scheme in (requirements.scheme, payment.scheme):
         if scheme not in SCHEMES:
             return Refusal(Reason.UNSUPPORTED_SCHEME, scheme)
@@ -85,7 +84,7 @@ def _check_amount(
         return Refusal(Reason.AMOUNT_ABOVE_MAXIMUM, amount, asked)
     if requirements.scheme == "upto" and payment.amount == 0:
         return Refusal(Reason.AMOUNT_ZERO)
-    # The contract settles nothing for nothing, however low the configured minimum is.
+    # The contract refuses an amount of zero, however low the configured minimum is.
     return _check_minimum(payment, max(terms.min_amount, 1))
 
 
@@ -106,7 +105,7 @@ def check_offer(
     accepted: PaymentRequirements, requirements: PaymentRequirements, terms: Terms
 ) -> Refusal | None:
     """Refuse where the payer accepted another offer than the seller's, or one that is not served:
-    what of the standard dialect's scheme `exact` comes before the signature.
+    the checks of the standard dialect's scheme `exact` that come before the signature.
     """
     if requirements.scheme != eip3009.SCHEME:
         return Refusal(Reason.UNSUPPORTED_SCHEME, requirements.scheme)
@@ -127,7 +126,7 @@ def check_authorization(
     payment: Payment, requirements: PaymentRequirements, terms: Terms, now: int | None
 ) -> Refusal | None:
     """Refuse an authorization that is not what the seller asks for, or not what this service
-    settles: what comes after the signature. Without `now`, time is left to be checked later.
+    settles: the checks that come after the signature. Without `now`, time is not checked.
     """
     if payment.pay_to != requirements.pay_to:
         return Refusal(Reason.RECIPIENT_MISMATCH)

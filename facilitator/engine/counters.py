@@ -1,4 +1,4 @@
-"""Counts what the loop of one chain has done, and tells whether it is stuck."""
+"""Counters of what the loop of one chain has done, and whether it is stuck."""
 
 import time
 from collections import Counter
@@ -11,11 +11,11 @@ STUCK_AFTER = 300.0
 
 
 class Tally:
-    """Of one chain since the start of the process. `gas_spent` is wei by signer's address, for
-    transactions that were mined; one that is mined again after a reorg counts again. `superseded`
-    are transactions whose account nonce something that we did not sign took. `changes` are
-    settlements by the state that they came to; `stepped_at` is when the loop last did something, on
-    time.monotonic(), None while it rests.
+    """Counts for one chain since the start of the process. `gas_spent` is wei by signer's address,
+    for transactions that were mined; one that is mined again after a reorg counts again.
+    `superseded` counts transactions whose account nonce was used by something that we did not sign,
+    `changes` settlements by the state that they reached. `stepped_at` is when the loop last did
+    something, on time.monotonic(), None while it rests.
     """
 
     def __init__(self) -> None:

@@ -1,6 +1,6 @@
 """Which of several processes watches a chain: the one that has its lease.
 
-The others answer requests all the same. They learn of outcomes by notices, or look for them in the
+The others serve requests all the same. They learn of outcomes by notices, or by reading the
 journal, and take over within seconds when the lease is not prolonged.
 """
 
@@ -15,17 +15,17 @@ from facilitator.engine.signers import SignerPool
 from facilitator.engine.waiters import Waiters
 from facilitator.journal.store import Fence, LostLease, SharedStore, Store, StoreError
 
-# A process that died is missed for that long at most, and for FOLLOW_EVERY more.
+# A process that died is replaced after this long at most, and FOLLOW_EVERY more.
 LEASE_MS = 5_000
 PROLONG_EVERY = 1.5  # seconds
-FOLLOW_EVERY = 0.5  # seconds between two looks at the journal
-# Seconds between two looks for outcomes while notices tell of them as well. Not many: a replica of
-# a release that sends none may watch the chain, in the middle of an upgrade.
+FOLLOW_EVERY = 0.5  # seconds between two reads of the journal
+# Seconds between two reads of outcomes while notices report them as well. Not many: during an
+# upgrade the chain may be watched by a replica of a release that sends no notices.
 LOOK_ANYWAY_EVERY = 2.0
 
 
 class Loop(Protocol):
-    """The loop of one chain, as its leadership drives it. `tally` says whether it is stuck."""
+    """The loop of one chain, as its leadership drives it. `tally` knows whether it is stuck."""
 
     tally: Tally
 
@@ -66,9 +66,9 @@ class Leadership:
     async def take_part(self, loop: Loop) -> float:
         """Take one step, leading or following. Returns the seconds until the next one.
 
-        A turn may take longer than a lease, which is prolonged meanwhile, unless the loop is stuck;
-        it is cut off where another process has the lease. Raises what the loop raises, StoreError,
-        and LostLease for a turn that was cut off.
+        A turn may take longer than a lease, which is prolonged meanwhile unless the loop is stuck.
+        The turn is cancelled where another process has the lease. Raises what the loop raises,
+        StoreError, and LostLease for a turn that was cancelled.
         """
         leads, is_new = await self._hold()
         if is_new:
@@ -79,7 +79,7 @@ class Leadership:
             pause = await self._take_turn(loop)
             self._idle = pause is None
             return FOLLOW_EVERY if pause is None else pause
-        # Others sign as well: what they have claimed is seen here.
+        # Others sign as well: this counts what they have claimed.
         self._signers.about_to_observe()
         in_flight = await self._shared.in_flight(self._chain_id)
         for signer in self._signers.addresses:
@@ -101,7 +101,7 @@ class Leadership:
 
     async def _lead(self) -> int | None:
         now = anyio.current_time()
-        # Whoever cuts this off waits for it: `step_down` must come after, not before it.
+        # Not to be cancelled: `step_down` must come after this, not before it.
         with anyio.CancelScope(shield=True):
             token = await self._shared.lead(self._chain_id, self._holder, LEASE_MS)
         self._prolong_at = now + PROLONG_EVERY
@@ -111,13 +111,13 @@ class Leadership:
         held, pause = self._fence.token, None
         fault: Exception | None = None
         async with anyio.create_task_group() as tasks:
-            # After one that failed, another process gets to try where this takes long: its nodes
-            # may answer.
+            # After a turn that failed, a long one loses the lease, so that another process can try:
+            # its nodes may answer.
             if not self._failed:
                 tasks.start_soon(self._prolong, held, tasks.cancel_scope, loop.tally)
             try:
                 pause = await loop.turn()
-            except Exception as raised:  # as it is, not in a group of exceptions
+            except Exception as raised:  # raised below: the task group would wrap it
                 fault = raised
             tasks.cancel_scope.cancel()
         self._failed = fault is not None and not isinstance(fault, StoreError)
@@ -130,8 +130,8 @@ class Leadership:
         return pause
 
     async def _prolong(self, held: int | None, turn: anyio.CancelScope, tally: Tally) -> None:
-        """Prolong the lease beside a turn. Whatever becomes of it, the journal lets nothing be
-        written by a token that is not its own any more.
+        """Prolong the lease during a turn. Whatever happens to the turn, the journal refuses writes
+        with a token that no longer holds the lease.
         """
         while not tally.is_stuck:
             await anyio.sleep(self._prolong_at - anyio.current_time())
@@ -153,7 +153,7 @@ class Leadership:
             return
         for settlement_id in await self._shared.ended(waited_for):
             self._waiters.wake(settlement_id)
-        # What was recorded before notices began to arrive is found by one more look.
+        # Outcomes recorded before notices began to arrive are found by one more read.
         self._look_at = now + LOOK_ANYWAY_EVERY if arrive else now
 
     async def step_down(self) -> None:

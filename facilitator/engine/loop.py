@@ -1,9 +1,9 @@
 """The loop of one chain: observe, decide, act.
 
-It is level-triggered. Each turn reads from the journal what is open and from the chain what it
-shows, and lets the pure functions of `settlement` decide. A restart is its first turn; a lost
-reply, a dropped transaction, a reorg and a crash all take the same way. One look at the head
-drives all receipts, and where nothing is open the chain is not asked at all.
+It is level-triggered. Each turn reads what is open from the journal and its state from the chain,
+and lets the pure functions of `settlement` decide. A restart is a first turn; a lost reply, a
+dropped transaction, a reorg and a crash are all handled the same way. Receipts are read only where
+the head has changed, or some time has passed, and nothing is read while nothing is open.
 """
 
 import logging
@@ -34,12 +34,12 @@ _log = logging.getLogger(__name__)
 
 MIN_POLL_MS = 100
 MAX_POLL_MS = 2_000
-# A node may show a block before it shows the receipts in it: an unchanged head is looked at again.
+# A node may show a block before the receipts in it: after this an unchanged head is read again.
 LOOK_AGAIN_MS = 1_000
 MAX_BACKOFF_SECONDS = 10.0
-# The journal says who watches the chain: once it is back, somebody is to do so within seconds.
+# Who watches the chain is in the journal: once that is back, somebody must do so within seconds.
 MAX_JOURNAL_BACKOFF_SECONDS = 1.0
-# A process that only follows looks at the head that often.
+# How often a process that only follows reads the head.
 FOLLOW_HEAD_MS = 5_000
 
 
@@ -65,15 +65,15 @@ class ChainLoop:
 
     @property
     def gaps(self) -> frozenset[bytes]:
-        """Return the signers whose next account nonce nothing of ours has; none while another
-        process watches the chain.
+        """Return the signers whose next account nonce no transaction of ours has; none while
+        another process watches the chain.
         """
         return frozenset() if self._follows else self.nonce_gaps.open
 
     @property
     def horizon(self) -> int | None:
-        """Return the highest block that no reorg reaches any more, as of the last look at the head;
-        None before the first one, and while another process watches the chain.
+        """Return the highest block that no reorg reaches any more, as of the head last read; None
+        before the first one, and while another process watches the chain.
         """
         head = self.heads.head
         return (
@@ -104,7 +104,7 @@ class ChainLoop:
                 journal = isinstance(fault, StoreError)
                 most = MAX_JOURNAL_BACKOFF_SECONDS if journal else MAX_BACKOFF_SECONDS
                 pause, backoff = min(backoff, most), min(2 * backoff, most)
-            except Exception as bug:  # one turn that is broken must not end all others
+            except Exception as bug:  # one broken turn must not end the loop
                 event(_log, logging.ERROR, "turn_broken", exc_info=bug, network=self.network)
                 pause, backoff = backoff, min(2 * backoff, MAX_BACKOFF_SECONDS)
             self.tally.rest()
@@ -112,7 +112,7 @@ class ChainLoop:
                 await self.broadcaster.something_sent()
 
     async def leave(self) -> None:
-        """Give up the lease after `run`, so that another process need not wait until it ends."""
+        """Give up the lease after `run`, so that another process need not wait for its end."""
         if self.leadership is not None:
             await self.leadership.step_down()
 
@@ -123,7 +123,7 @@ class ChainLoop:
         self.reorgs.doubt()
 
     async def follow(self) -> None:
-        """Deadlines depend on how fast blocks come, whoever watches. Raises ChainUnavailable."""
+        """Keep the block interval, and so deadlines, up to date. Raises ChainUnavailable."""
         now = self.clock()
         self.broadcaster.forget_before(now - self.policy.rebroadcast_every_ms)
         if now - self._looked_at >= FOLLOW_HEAD_MS:
@@ -144,7 +144,7 @@ class ChainLoop:
             sight is Sight.SAME and now - self._looked_at < LOOK_AGAIN_MS
         ):
             return self._poll()
-        # Only now read what is open: whatever the head holds was in the journal before it was sent.
+        # Read after the head: whatever that holds was in the journal before it was sent.
         self.signers.about_to_observe()
         work = await self.store.open_work(self.chain_id)
         if await self.nonce_gaps.replace_with_filler(work.given_up):
@@ -179,8 +179,8 @@ class ChainLoop:
         return MAX_POLL_MS / 1000 if self.reorgs.watching else None
 
     def _poll(self) -> float:
-        """Return the seconds until the next look, four of them a block: an outcome is known a
-        quarter of an interval late at most.
+        """Return the seconds until the next turn, four of which fit in a block interval: an outcome
+        is known a quarter of an interval late at most.
         """
         return min(max(self.heads.interval_ms // 4, MIN_POLL_MS), MAX_POLL_MS) / 1000
 

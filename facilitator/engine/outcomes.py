@@ -1,5 +1,5 @@
-"""The outcome of each settlement: decided by the receipts of its own transactions, and by a search
-of the chain where these leave it open.
+"""The outcome of each settlement: decided by the receipts of its own transactions, or by a search
+of the chain where these do not decide.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -37,7 +37,7 @@ from facilitator.domain.settlement import (
 from facilitator.engine.payment_search import PaymentSearch
 from facilitator.ethereum.receipts import Receipt
 
-# What is to be written down about what a reorg has undone.
+# What the journal must record about what a reorg has undone.
 Found = tuple[tuple[TransactionChange, ...], SettlementChange | None]
 _OPEN = frozenset({SettlementState.PENDING, SettlementState.REORGED})
 
@@ -46,7 +46,7 @@ _OPEN = frozenset({SettlementState.PENDING, SettlementState.REORGED})
 class OutcomeResolver:
     """Resolves the outcomes of one chain's settlements. Its methods raise ChainUnavailable.
 
-    Nothing final is decided by a block or a receipt before a second look at it, by the quorum.
+    Nothing final is decided by a block or a receipt before the quorum has confirmed it.
     """
 
     chain: Chain
@@ -66,7 +66,7 @@ class OutcomeResolver:
         transactions, receipts = as_resolved(record.transactions, resolved)
         proof = await self._proof_among(settlement.payment, receipts)
         if settlement.state not in _OPEN and proof is None:
-            # It has its answer already; this is about a transaction that a reorg has undone.
+            # Its outcome was reported already; a reorg has undone one of its transactions.
             return Keep()
         verdict = outcome(settlement, transactions, proof, None, self.policy)
         if isinstance(verdict, Investigate):
@@ -112,8 +112,8 @@ class OutcomeResolver:
             raise ChainUnavailable("a receipt that decides is not there at a second look")
 
     async def _confirm_use(self, payment: AnyPayment, findings: Findings) -> None:
-        """Confirm whether a payment was executed, by anybody: if it was, and no more is known of
-        it, it has not failed.
+        """Confirm whether a payment was executed, by anybody: if it was, it may have paid, even if
+        no proof was found, and has not failed.
         """
 
         def same(answer: bytes) -> bool:
@@ -128,7 +128,7 @@ class OutcomeResolver:
         """Return what a reorg has changed about settlements and gap fillers that were mined, in
         their order; None where that is not known now.
 
-        It takes a few round trips for all: their receipts, the blocks of these, a second look.
+        It takes a few round trips for all: for the receipts, their blocks, and to confirm them.
         """
         hashes = dict.fromkeys(one for each in watched for one in watched_hashes(each))
         receipts = await self._deep_receipts(tuple(hashes))
@@ -165,7 +165,7 @@ class OutcomeResolver:
 
     async def prefetch_blocks(self, receipts: Iterable[Receipt]) -> None:
         """Read and confirm the blocks of receipts that may prove something, all in the same round
-        trips. What fails is asked again when it is needed.
+        trips. What fails is read again when it is needed.
         """
         blocks = {each.block_hash: each.block_number for each in receipts if each.succeeded}
 
@@ -186,7 +186,7 @@ class OutcomeResolver:
         assert head is not None
 
         async def receipt_of(each: bytes) -> Receipt | None:
-            # One endpoint alone neither makes a receipt up nor hides it.
+            # One endpoint alone can neither invent a receipt nor hide one.
             answer = await self.chain.quorum.receipt(each)
             if not answer.agreed:
                 raise ChainUnavailable("a receipt is not agreed on")

@@ -1,10 +1,9 @@
 """Searches of the chain for a payment that the journal does not know to be paid.
 
-For a settlement whose own transactions did not pay: somebody else may have used its nonce and paid
-it just the same, or the reason why its transaction failed may have passed, so that another one
-would settle it. For a request whose payment is in no journal (it is new, was lost, or comes from a
-backup) and whose nonce is used: the chain says in which transaction, and a seller whose reply was
-lost with the journal can find the money by it.
+A settlement whose own transactions did not pay: somebody else may have sent the same authorization
+and paid it, or the reason for the failure may have passed, so that another transaction would settle
+it. A request whose payment is not in the journal, but whose nonce is used: the search finds the
+transaction, by which a seller whose reply was lost with an old journal can find the money.
 """
 
 import asyncio
@@ -24,18 +23,19 @@ from facilitator.domain.verification import check_time
 from facilitator.engine.simulate import Simulator
 from facilitator.ethereum.receipts import Receipt
 
-# Blocks a log query: what the strictest common providers allow.
+# Blocks in one log query: what the strictest common providers allow.
 LOG_RANGE = 500
 # How far back, in all: a day of one-second blocks and more.
 MAX_LOG_QUERIES = 200
-# Seconds before a payment was taken on for which the clocks of chain and service may disagree: its
-# nonce was unused then, so nothing older can have used it.
+# A payment's nonce was unused when it was taken on, so no older block has its proof. These seconds
+# allow for the difference between the chain's clock and ours.
 SLACK = 3600
-# Log queries for a payment that is in no journal, and such searches at once: everybody may ask.
+# Log queries for a payment that is not in the journal, and how many such searches run at once: a
+# request of anybody starts one.
 REQUEST_QUERIES = 20
 AT_ONCE = 2
 REMEMBERED = 4096  # searches
-# Seconds for which a search that found nothing counts: nodes index logs late.
+# Seconds for which an empty result is remembered: nodes index logs late.
 NOTHING_FOR = 60.0
 _USED = frozenset({Reason.AUTHORIZATION_USED, Reason.AUTHORIZATION_USED_ON_CHAIN})
 
@@ -89,12 +89,12 @@ class PaymentSearch:
         payment = settlement.payment
         head = self._heads.head
         assert head is not None
-        # Not the head of the endpoint that is read from by now: no quorum has agreed on that one.
+        # Not the current head of the endpoint that answers: no quorum has agreed on that one.
         shown = await self._chain.block(head.number)
         if shown is None or shown.hash != head.hash:
-            return None  # an endpoint that lags: what it does not show may exist all the same
-        # The nonce is read as of the block up to which logs count, or it would look used before the
-        # log that says by what.
+            return None  # the endpoint lags: what it does not show may exist
+        # The nonce is read as of the block up to which logs count: later, it could be used by a
+        # transaction whose log does not count yet.
         deep = max(head.number - self._policy.confirmations + 1, 0)
         examined, reverted, receipts = await asyncio.gather(
             self._simulator.look(payment, deep),
@@ -104,7 +104,7 @@ class PaymentSearch:
         refusal = None
         for receipt in receipts.values():
             if await self._paid_nothing(receipt, payment):
-                # The token took our call without complaint, and did not pay: once is enough.
+                # The call succeeded and did not pay: another one would do the same.
                 refusal = Refusal(Reason.TRANSFER_MISSING)
         if examined.facts.authorization_used:
             since = max(payment.valid_from, settlement.created_at // 1000 - SLACK)
@@ -133,8 +133,8 @@ class PaymentSearch:
         )
 
     async def _long_used(self, payment: AnyPayment, head: int) -> bool:
-        """Return whether the nonce was used so long ago that every machine shows the log that says
-        by whom, if there is one.
+        """Return whether the nonce was used so long ago that every endpoint shows the log that
+        proves the payment, if there is one.
         """
         final = max(head - self._policy.superseded_depth + 1, 0)
         examined = await self._simulator.look(payment, final)
@@ -186,9 +186,9 @@ class PaymentSearch:
         return proof
 
     async def _mined_at(self, receipt: Receipt) -> int | None:
-        """Return when a receipt's block was made, unix seconds; None where the chain has another
-        block at its height, or none: a receipt from a machine that lags behind a reorg proves
-        nothing.
+        """Return the timestamp of a receipt's block, in unix seconds; None where the chain has
+        another block at that height, or none: the receipt comes from an endpoint that lags behind
+        a reorg, and proves nothing.
         """
         block = await self._chain.block(receipt.block_number)
         same = block is not None and block.hash == receipt.block_hash

@@ -1,4 +1,4 @@
-"""Takes pending transactions further: waits for them, sends them again, replaces them."""
+"""Pending transactions of one chain: observed, sent again, replaced, resolved."""
 
 import asyncio
 import logging
@@ -42,7 +42,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(kw_only=True, eq=False)
 class PendingTransactions:
-    """Takes the pending transactions of one chain further. `clock` is in unix milliseconds."""
+    """Advances the pending transactions of one chain. `clock` is in unix milliseconds."""
 
     network: str
     chain: Chain
@@ -60,9 +60,10 @@ class PendingTransactions:
         records: Sequence[SettlementRecord],
         withheld: Collection[int] = (),
     ) -> tuple[dict[int, Resolved], dict[bytes, int]]:
-        """Observe and decide every transaction, and act. Returns those that have come to an end, by
-        id, and how many transactions each signer has mined. `records` are what they carry. Those
-        that are `withheld`, by id, are not sent again. Raises ChainUnavailable, StoreError.
+        """Observe every transaction, decide about it, and act. Returns those that have ended, by
+        id, and by signer how many of its transactions the chain has mined. `records` are the
+        settlements that they carry; those whose ids are in `withheld` are not sent again. Raises
+        ChainUnavailable and StoreError.
         """
         now = self.clock()
         observations = await self._observe(transactions, self.broadcaster.sent_at, now)
@@ -97,10 +98,11 @@ class PendingTransactions:
         """Return what the chain shows of each transaction, by id, in one round trip for all
         receipts and account nonces, and a second one where it is needed.
 
-        A receipt counts where the head's chain has its block: a machine that lags behind a reorg
-        shows others. While it is not known which of them is right, or whether another endpoint
-        shows a receipt, no transaction counts as superseded. `broadcast_at` says when each was last
-        offered to the chain, `now` is in unix milliseconds. Raises ChainUnavailable.
+        A receipt counts only if its block is on the head's chain: an endpoint that lags behind a
+        reorg shows others. A transaction does not count as superseded while one of its receipts is
+        in doubt, or while it is not known whether another endpoint shows one. `broadcast_at` is
+        when each was last sent, by id; it and `now` are in unix milliseconds. Raises
+        ChainUnavailable.
         """
         head = self.heads.head
         assert head is not None
@@ -157,9 +159,10 @@ class PendingTransactions:
         mined: Mapping[bytes, int],
         now: int,
     ) -> tuple[dict[bytes, Receipt], set[bytes]]:
-        """Return the receipts that other endpoints show of transactions which should be mined by
-        now, and the hashes of which that is not known. Asked is for those whose account nonce the
-        chain has used, and for each signer's first one, if it is old enough to be replaced.
+        """Return the receipts that only other endpoints show, of transactions that should be mined
+        by now, and the hashes for which no endpoint could be asked. Those are the transactions
+        whose account nonce the chain has used, and each signer's first one if it is old enough to
+        be replaced.
         """
         unmined = [
             each
@@ -202,8 +205,8 @@ class PendingTransactions:
         }
 
     async def _confirm_end(self, end: Resolved) -> Resolved | None:
-        """Return an end by the receipt that the quorum agrees on, None where that shows none: by
-        one that is made up a payment would seem to be made, or never to be.
+        """Return an end with the receipt that the quorum agrees on, None where there is none: by an
+        invented receipt a payment would seem to be made, or to have failed.
         """
         if not isinstance(end, Mined):
             return end
@@ -231,9 +234,9 @@ class PendingTransactions:
     def _with_gas(
         self, transaction: Transaction, records: Sequence[SettlementRecord]
     ) -> Transaction:
-        """Return the same, with all the gas that it may use where no block would hold it, or no
-        endpoint took it, for want of gas: some chains count more than the bytes (Arbitrum: what
-        their data costs on L1).
+        """Return the transaction, with the highest gas limit that it may have where its own is too
+        low for a block or was too low for every endpoint: some chains charge gas for more than the
+        bytes (Arbitrum: for their data on L1).
         """
         carried = transaction.gas_limit >= intrinsic_gas(transaction.call)
         if carried and not self.broadcaster.lacks_gas(transaction):
@@ -251,8 +254,8 @@ class PendingTransactions:
         signed.
         """
         if not self.signers.keys.allows(transaction.call, transaction.signer):
-            # Its contract or key is configured no more, or not here: what was signed is all that
-            # there will be.
+            # Its contract or key is no longer configured, or another replica has the key: nothing
+            # further can be signed here.
             return transaction.attempts[-1]
         with inside(self.broadcaster.trace_of(transaction)):
             attempt = self.signers.keys.replacement(transaction, fees)
@@ -260,7 +263,7 @@ class PendingTransactions:
             transaction.id, attempt, self.policy.gas_budget, now, transaction.gas_limit
         )
         self.tally.replacements += added
-        # Where the day's budget is spent, what was signed is all there will be today.
+        # Where the day's budget is spent, nothing further is signed today.
         return attempt if added else transaction.attempts[-1]
 
 
@@ -271,4 +274,4 @@ def most_gas(kind: TransactionKind, payments: Sequence[AnyPayment]) -> int:
     caps = [scheme_of(payment).gas_cap(payment) for payment in payments]
     if kind is TransactionKind.GROUP:
         return min(batching.gas_limit(caps), batching.GROUP_GAS_CAP)
-    return sum(caps)  # of the one that there is
+    return sum(caps)  # there is just one

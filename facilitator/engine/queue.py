@@ -1,7 +1,7 @@
 """The bounded queue before the signers of one chain.
 
-Each signer may have only so many transactions in flight. `Account` is what is known of one signer;
-a payment that comes while all of them are full waits in `Queue`, first come, first served. When its
+Each signer may have only so many transactions in flight. `Account` is the state of one signer. A
+payment that comes while all signers are full waits in `Queue`, first come, first served. When its
 turn comes, payments behind it that can share its transaction leave the queue together with it.
 """
 
@@ -18,21 +18,22 @@ from facilitator.domain.payment import Reason
 from facilitator.journal.store import NewSettlement
 
 QUEUE_LIMIT = 1024
-# For this long a signer that could not pay for gas is passed over where another one can.
+# Milliseconds for which a signer that could not pay for gas is not used where another one can.
 UNFIT_FOR_MS = 15_000
 T = TypeVar("T")
 
 
 @dataclass(slots=True, eq=False)
 class Account:
-    """One signer's state, for all to read.
+    """One signer's state.
 
-    `reserved` places are held by requests that have claimed nothing yet, `pending` transactions
-    are in the journal and not mined, `unseen` of them since the loop last asked for them. `floor`
-    is the least account nonce that the chain would still take. It takes part once it is `synced`:
-    its next account nonce is certain; it is `doubted` once the chain has called one too low.
-    `unfit` says why it could not pay for gas when it was last asked, which counts until
-    `unfit_until` (unix milliseconds); `balance` is what it had then, in wei.
+    `reserved` slots are held by requests that have claimed nothing yet. `pending` transactions are
+    in the journal and not mined; the loop has not yet read `unseen` of them. `floor` is the least
+    account nonce that the chain would still accept. The signer signs only while it is `synced`: its
+    next account nonce is certain. It is `doubted` once a node has refused one as too low;
+    `looked_at` is when its account nonce was last read and not certain. `unfit` is why it could not
+    pay for gas at the last check, which counts until `unfit_until` (both times in unix
+    milliseconds); `balance` is what it had then, in wei.
     """
 
     address: bytes
@@ -50,8 +51,8 @@ class Account:
 
     @property
     def is_paused(self) -> bool:
-        """Return whether it signs nothing, as its next account nonce was not certain at the last
-        look.
+        """Return whether it signs nothing, as its next account nonce was not certain when it was
+        last read.
         """
         return not self.synced and self.looked_at is not None
 
@@ -72,9 +73,9 @@ class Account:
 
 
 def among(accounts: Iterable[Account], now: int) -> list[Account]:
-    """Return those that may take the next transaction, in the order of preference: who can pay for
-    gas, or all where nobody can; the least loaded first. Where every key retires, what they have
-    taken on is still brought to its end.
+    """Return those that may take the next transaction, in the order of preference: those that can
+    pay for gas, or all where none can; the least loaded first. Where every key retires, retiring
+    ones count as well: what was taken on must still be finished.
     """
     certain = [account for account in accounts if account.synced]
     active = [account for account in certain if not account.retires] or certain
@@ -83,13 +84,13 @@ def among(accounts: Iterable[Account], now: int) -> list[Account]:
 
 
 def with_room(accounts: Iterable[Account], now: int) -> Account | None:
-    """Return the one of them that takes the next transaction; None where its pool would be full."""
+    """Return the account that takes the next transaction; None where none has room."""
     chosen = among(accounts, now)
     return chosen[0] if chosen and chosen[0].load < MAX_IN_FLIGHT else None
 
 
 class QueueFull(Exception):
-    """As many payments wait for a signer as may."""
+    """QUEUE_LIMIT payments are waiting for a signer already."""
 
 
 class Member(Generic[T]):
@@ -101,21 +102,21 @@ class Member(Generic[T]):
         self.new = new
         self.limit = limit
         self.withdrawn = False
-        # Who asked for it, for logs and traces: others work for it as well.
+        # The log fields and trace of its request, for work that another request does for it.
         self.context = contextvars.copy_context()
         self._result: T | Exception | None = None
         self._resolved = anyio.Event()
 
     def resolve(self, result: T | Exception | None) -> None:
-        """Set what became of it, or why that is not known; None: it must go alone. Only the first
-        call counts.
+        """Set the result, or the fault that prevented one; None: it must be claimed alone. Only
+        the first call counts.
         """
         if not self._resolved.is_set():
             self._result = result
             self._resolved.set()
 
     async def result(self) -> T | None:
-        """Wait for what `resolve` sets. Raises it where it is a fault."""
+        """Wait for the result and return it. Raises the fault where there was one."""
         try:
             await self._resolved.wait()
         except BaseException:  # cancelled
@@ -149,7 +150,7 @@ class Slot(Generic[T]):
         self.account.unseen += 1
 
     def give_back(self) -> None:
-        """Free the slot, unless it was taken. Payments that shared it go alone."""
+        """Free the slot, unless it was taken. Payments that shared it are claimed alone."""
         if not self.taken:
             self.account.reserved -= 1
         for member in self.company:
@@ -164,8 +165,8 @@ class _Queued(Generic[T]):
 
 
 class Queue(Generic[T]):
-    """First come, first served. `reserve` takes a slot of a signer that has one, if any has;
-    `most` may share it.
+    """First come, first served. `reserve` reserves a slot with a signer, or returns None where all
+    are full; at most `most` payments share a slot.
     """
 
     def __init__(self, reserve: Callable[[], Account | None], most: int) -> None:
@@ -177,7 +178,7 @@ class Queue(Generic[T]):
         return len(self._queued)
 
     def admit(self) -> None:
-        """Give slots that are free to those who wait longest."""
+        """Give free slots to those that have waited longest."""
         while self._queued:
             account = self._reserve()
             if account is None:

@@ -1,4 +1,4 @@
-"""Records in the journal what became of transactions and settlements, and wakes who waits for it.
+"""Records in the journal how transactions and settlements have ended, and wakes who waits for it.
 
 A settlement whose transactions have ended without paying it gets a further one here.
 """
@@ -43,8 +43,8 @@ from facilitator.telemetry.tracing import inside, span
 
 _log = logging.getLogger(__name__)
 
-# So many settlements are judged, or settled again, at a time: each takes a few round trips where
-# its own receipts do not tell. A group whose transaction failed has up to 32 of them.
+# How many settlements are decided, or settled again, at a time: each takes a few round trips where
+# its own receipts do not decide. A group whose transaction failed has up to 32 of them.
 AT_ONCE = 16
 
 
@@ -65,10 +65,10 @@ class Recorder:
     async def conclude(
         self, records: Sequence[SettlementRecord], resolved: Mapping[int, Resolved], margin: int
     ) -> list[int]:
-        """Record what these transactions and settlements have come to, wake who waits for them, and
-        settle again what may be. `margin` is the seconds before its deadline after which a payment
-        is not sent any more. Returns the ids of the transactions that are pending no more. Raises
-        StoreError.
+        """Record how these transactions and settlements have ended, wake who waits for them, and
+        settle again those whose verdict is SettleAgain. `margin` is the seconds before its deadline
+        after which a payment is not sent any more. Returns the ids of the transactions that are
+        pending no more. Raises StoreError.
         """
         await self.outcomes.prefetch_blocks(
             end.receipt for end in resolved.values() if isinstance(end, Mined)
@@ -79,7 +79,7 @@ class Recorder:
             try:
                 with inside(record.settlement.traceparent):
                     return await self.outcomes.verdict(record, resolved, margin)
-            except Exception as fault:  # one that breaks something must not hold up all others
+            except Exception as fault:  # one broken settlement must not hold up all others
                 return fault
 
         undecided: set[int] = set()
@@ -102,7 +102,7 @@ class Recorder:
             for record in records
             for each in record.transactions
         ):
-            # What the filler has taken the place of may be a group whose other payments were made.
+            # The filler may have replaced a group whose other payments count as made.
             self.reorgs.doubt()
         ended = [
             transaction_change(number, end)
@@ -118,7 +118,7 @@ class Recorder:
         self, ended: Sequence[TransactionChange], changes: Sequence[SettlementChange]
     ) -> None:
         """Write changes to the journal, all or nothing, then wake who waits. Raises StoreError."""
-        # A turn that is cut off here must still wake and log for what the journal has from then on.
+        # A turn that is cancelled here must still log what was recorded, and wake who waits for it.
         with anyio.CancelScope(shield=True):
             try:
                 changed = await self.store.record(ended, changes, self.clock())

@@ -1,8 +1,8 @@
 """The reorg watch of one chain: what was mined and is not final yet may be undone, or moved.
 
-It checks everything after a reorg and at the start, so much in each turn of the loop that other
-work does not wait for it. A machine that lags does not show what exists all the same, so nothing
-counts as undone until two checks in a row agree on it, and nothing above the head is checked.
+It checks everything after a reorg and at the start, in slices, so that other work of the loop does
+not wait for it. An endpoint that lags does not show everything that exists, so nothing counts as
+undone until two checks in a row agree, and nothing above the head is checked.
 """
 
 from collections.abc import Iterator
@@ -25,15 +25,15 @@ from facilitator.engine.counters import Tally
 from facilitator.engine.outcomes import OutcomeResolver
 from facilitator.journal.store import Store
 
-# What one turn checks, in settlements and gap fillers: three or four round trips.
+# How many settlements and gap fillers one turn checks, in three or four round trips.
 SLICE = 200
-# Checks after which something that is never found as the journal has it holds up nothing any more,
-# if it lies deeper than any reorg reaches.
+# After so many checks, what still differs from the journal is given up, if it lies deeper than any
+# reorg reaches: until then it keeps blocks from becoming final.
 MAX_CHECKS = 100
 
 
 class Undone(Struct, frozen=True):
-    """What to write down about one settlement, or about gap fillers."""
+    """What to record about one settlement, or about one gap filler."""
 
     transactions: tuple[TransactionChange, ...]
     settlement: SettlementChange | None
@@ -43,7 +43,7 @@ _NOTHING = Undone((), None)
 
 
 class _Doubtful(Struct):
-    """Something to check again, after `checks` that did not find it as the journal has it."""
+    """Something to check again, after `checks` that found it otherwise than the journal has it."""
 
     watched: Watched
     checks: int = 0
@@ -60,8 +60,8 @@ class ReorgWatch:
     policy: Policy
     tally: Tally
     _must_read: bool = field(default=False, init=False)  # what the journal has to check
-    # What to check, by settlement or filler, in this order. It leaves when a check finds that
-    # all is as the journal says: not before what was found is written there.
+    # What to check, by settlement or filler, in this order. An entry leaves when a check agrees
+    # with the journal: so it stays until what was found is recorded there.
     _doubtful: dict[str, _Doubtful] = field(default_factory=dict, init=False)
     # What the last check found of each, until another one agrees.
     _suspected: dict[str, Undone] = field(default_factory=dict, init=False)
@@ -79,7 +79,7 @@ class ReorgWatch:
         return self._mined_until >= 0
 
     def doubt(self) -> None:
-        """Check everything again: there was a reorg, or what happened is not known."""
+        """Have everything checked again: there was a reorg, or the state is not known."""
         self._must_read = True
 
     def mined(self, block_number: int | None) -> None:
@@ -87,7 +87,7 @@ class ReorgWatch:
         self._mined_until = max(self._mined_until, -1 if block_number is None else block_number)
 
     async def check(self) -> list[Undone]:
-        """Return what a reorg has undone or moved, of the next SLICE that are in doubt. Raises
+        """Check the next SLICE that are in doubt. Return what a reorg has undone or moved. Raises
         ChainUnavailable and StoreError.
         """
         head = self.heads.head
@@ -124,7 +124,7 @@ class ReorgWatch:
             if undone is not None and undone == before:
                 agreed.append(undone)
         if any(isinstance(self._doubtful[name].watched, Transaction) for name in self._suspected):
-            self._must_read = True  # there is no other way to read a filler anew
+            self._must_read = True  # the only way to read a filler again
         return agreed
 
     async def _read(self, horizon: int) -> None:
@@ -151,13 +151,13 @@ class ReorgWatch:
         self._must_read = False
 
     async def _read_suspected(self, some: dict[str, _Doubtful]) -> None:
-        """Read suspected settlements anew: what is recorded follows from the journal of now."""
+        """Read suspected settlements again: what is recorded must follow from their state now."""
         for name, each in some.items():
             if name in self._suspected and isinstance(each.watched, SettlementRecord):
                 each.watched = await self.store.get(name) or each.watched
 
     async def finalize(self) -> None:
-        """Make final what no reorg reaches any more, unless it is still in doubt."""
+        """Finalize what no reorg reaches any more, unless it is still in doubt."""
         head = self.heads.head
         if head is None or not self.watching or self._must_read:
             return

@@ -189,7 +189,7 @@ class Settler:
         """Return the reply to a payment whose nonce another payment has. One that is forged or too
         late hears nothing of that.
         """
-        if scheme_of(payment).tells_conflicts:
+        if scheme_of(payment).reports_conflicts:
             refused = await self.submitter.refused_before_nonce(payment)
             if refused is not None:
                 return refused

@@ -129,7 +129,7 @@ class Simulator:
     async def nonce_conflict(self, payment: AnyPayment, settlement: Settlement) -> Refusal:
         """Return why a payment is refused whose nonce `settlement`, of another payment, has."""
         used = True
-        if settlement.state is SettlementState.FAILED and scheme_of(payment).tells_conflicts:
+        if settlement.state is SettlementState.FAILED and scheme_of(payment).reports_conflicts:
             used = (await self.look(payment)).facts.authorization_used
         return nonce_conflict(settlement, authorization_used=used)
 

@@ -109,7 +109,7 @@ class Verifier:
         scheme = scheme_of(payment)
         settlement = await self._known(payment)
         if settlement is not None:
-            if not scheme.tells_conflicts:
+            if not scheme.reports_conflicts:
                 return Refusal(Reason.AUTHORIZATION_USED)
             return await self._refused_as_known(payment, settlement) or payment
         keys = scheme.payment_keys(payment)

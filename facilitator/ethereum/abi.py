@@ -14,22 +14,22 @@ MAX_UINT256 = 2**256 - 1
 
 
 def selector(signature: str) -> bytes:
-    """The first 4 bytes of keccak256 of a canonical signature, as `transfer(address,uint256)`."""
+    """Return the first 4 bytes of keccak256 of a signature, as `transfer(address,uint256)`."""
     return keccak256(signature.encode())[:4]
 
 
 def topic(signature: str) -> bytes:
-    """The 32-byte first topic of an event, as `Transfer(address,address,uint256)`."""
+    """Return the 32-byte first topic of an event, as `Transfer(address,address,uint256)`."""
     return keccak256(signature.encode())
 
 
 def uint_word(value: int) -> bytes:
-    """A uint256; OverflowError outside 0..2^256-1."""
+    """Return a uint256 as a word. Raises OverflowError outside 0..2^256-1."""
     return value.to_bytes(WORD)
 
 
 def address_word(address: bytes) -> bytes:
-    """A 20-byte address as a word."""
+    """Return a 20-byte address as a word."""
     return bytes(12) + address
 
 
@@ -41,7 +41,7 @@ class Dynamic:
 
 
 def encode_arguments(*arguments: bytes | Dynamic) -> bytes:
-    """A function's arguments in order: words as they are, dynamic ones by offset and tail."""
+    """Encode a function's arguments in order: words as they are, a Dynamic by offset and tail."""
     heads: list[bytes] = []
     tails: list[bytes] = []
     offset = WORD * len(arguments)

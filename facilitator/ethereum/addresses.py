@@ -11,7 +11,7 @@ _ADDRESS = re.compile(r"\A0x[0-9a-fA-F]{40}\Z")
 
 @lru_cache(maxsize=4096)
 def checksum(address: bytes) -> str:
-    """The EIP-55 spelling of a 20-byte address."""
+    """Return the EIP-55 spelling of a 20-byte address."""
     digits = address.hex()
     digest = keccak256(digits.encode()).hex()
     return "0x" + "".join(
@@ -22,7 +22,7 @@ def checksum(address: bytes) -> str:
 
 @lru_cache(maxsize=4096)
 def parse_address(text: str) -> bytes:
-    """The 20 bytes of `text`.
+    """Return the 20 bytes of `text`.
 
     EIP-55: hex of one case carries no checksum and passes; mixed case must be the right checksum.
     Raises ValueError for anything else, the prefix "0X" included.

@@ -1,4 +1,4 @@
-"""What a contract is asked to do, or an address for."""
+"""What can be asked of a contract or an address: calls, and reads of code."""
 
 from msgspec import Struct
 
@@ -13,12 +13,12 @@ class Call(Struct, frozen=True):
 
     @property
     def selector(self) -> bytes:
-        """The four bytes that name the function."""
+        """Return the four bytes that name the function."""
         return self.calldata[:4]
 
 
 class CodeOf(Struct, frozen=True):
-    """The question for the code at an address, where a `Call` would ask a contract."""
+    """A read of the code at an address (eth_getCode), where a `Call` reads by eth_call."""
 
     address: bytes
 

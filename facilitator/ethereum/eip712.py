@@ -12,7 +12,7 @@ _DOMAIN_TYPE = keccak256(
 
 @lru_cache(maxsize=1024)
 def domain_separator(name: str, version: str, chain_id: int, verifying_contract: bytes) -> bytes:
-    """hashStruct of a domain with exactly these four members."""
+    """Return hashStruct of a domain with exactly these four members."""
     return keccak256(
         _DOMAIN_TYPE
         + keccak256(name.encode())
@@ -23,5 +23,5 @@ def domain_separator(name: str, version: str, chain_id: int, verifying_contract:
 
 
 def typed_data_digest(separator: bytes, struct_hash: bytes) -> bytes:
-    """What a wallet signs: keccak256(0x1901 ++ domain separator ++ hashStruct(message))."""
+    """Return what a wallet signs: keccak256(0x1901 ++ domain separator ++ hashStruct(message))."""
     return keccak256(b"\x19\x01" + separator + struct_hash)

@@ -10,7 +10,7 @@ MIN_PRIORITY_FEE = GWEI // 1000
 # Six full blocks in a row double the base fee (EIP-1559: at most + 12.5 % a block): twice the base
 # fee lets a transaction survive them without a replacement.
 BASE_FEE_HEADROOM = 2
-# Times what several nodes agreed on, up to which one of them is believed about fees.
+# One node's fees are believed up to this many times what several nodes agreed on.
 FAR_ABOVE = 2
 
 
@@ -29,8 +29,8 @@ class FeeMarket(Struct, frozen=True):
 
 
 def fee_market(base_fees: Sequence[int], rewards: Sequence[Sequence[int]]) -> FeeMarket:
-    """The market from eth_feeHistory's `baseFeePerGas` (its last element is the next block's) and
-    `reward` (one percentile a block): the median of the blocks' tips, at least MIN_PRIORITY_FEE.
+    """Return the market from eth_feeHistory's `baseFeePerGas` (the last element is the next
+    block's) and `reward` (one percentile a block): the median tip, at least MIN_PRIORITY_FEE.
     """
     tips = sorted(row[0] for row in rewards if row)
     median = tips[len(tips) // 2] if tips else 0
@@ -38,11 +38,11 @@ def fee_market(base_fees: Sequence[int], rewards: Sequence[Sequence[int]]) -> Fe
 
 
 def agreed_market(markets: Sequence[FeeMarket]) -> FeeMarket:
-    """What several nodes' markets come to, at least one: no single one of them makes us pay more.
+    """Combine the markets that one or more nodes report, so that no single node makes us pay more.
 
-    A tip is paid whatever the block's fee, so it is one that two would take: the second highest. So
-    is the base fee where there are three. Of two it is the higher one: it only bounds what is paid,
-    and with less than the true one nothing is mined.
+    A tip is paid in full whatever the base fee is, so take the second highest: two nodes confirm
+    it. Take the second highest base fee as well where there are three nodes or more. Of two, take
+    the higher one: it only limits what is paid, and below the true base fee nothing is mined.
     """
     base_fees = sorted((each.base_fee for each in markets), reverse=True)
     tips = sorted((each.priority_fee for each in markets), reverse=True)
@@ -53,8 +53,8 @@ def agreed_market(markets: Sequence[FeeMarket]) -> FeeMarket:
 
 
 def are_near(one: FeeMarket, other: FeeMarket) -> bool:
-    """Whether neither asks for more than FAR_ABOVE times the other: so near to what was agreed on,
-    a market is taken from one node alone.
+    """Return whether neither asks for more than FAR_ABOVE times the other: a market this near to
+    the agreed one is accepted from one node alone.
     """
     return _is_bounded(one, other) and _is_bounded(other, one)
 
@@ -67,7 +67,7 @@ def _is_bounded(market: FeeMarket, by: FeeMarket) -> bool:
 
 
 def initial_fees(market: FeeMarket, cap: int) -> Fees | None:
-    """The fees of a first attempt; None where not even the next block can be paid under `cap`."""
+    """Return the fees of a first attempt; None where `cap` does not even cover the next block."""
     if market.base_fee + MIN_PRIORITY_FEE > cap:
         return None
     max_fee = min(BASE_FEE_HEADROOM * market.base_fee + market.priority_fee, cap)
@@ -75,7 +75,7 @@ def initial_fees(market: FeeMarket, cap: int) -> Fees | None:
 
 
 def bumped_fees(last: Fees, market: FeeMarket, cap: int) -> Fees | None:
-    """The fees of a replacement, or None where `cap` forbids one.
+    """Return the fees of a replacement, or None where `cap` forbids one.
 
     Pools take a replacement only when both fees rise by a tenth (geth) or an eighth (others): both
     rise by 12.5 %, rounded up, and further where the market asks for more.
@@ -89,12 +89,11 @@ def bumped_fees(last: Fees, market: FeeMarket, cap: int) -> Fees | None:
 
 
 def outbidding_fees(last: Fees, first: Fees, cap: int) -> Fees:
-    """The fees of another transaction in the place of one that offers `last`: both rise as in
-    `bumped_fees`, and `first`, what `initial_fees` gives now, is the least.
+    """Return the fees of a transaction that takes the place of another one, which offers `last`: at
+    least `first` (what `initial_fees` returns now), and both raised as in `bumped_fees`.
 
-    Never above `cap`. Where that is less than a pool which has the other one asks of a replacement,
-    it is at the cap all the same: a pool without it takes what we send, and nothing else would ever
-    use the account nonce there.
+    They never exceed `cap`, even where a pool that has the other transaction asks for more: a pool
+    that lacks it accepts ours, and nothing else would ever use the account nonce there.
     """
     tip = max(_raised(last.max_priority_fee_per_gas), first.max_priority_fee_per_gas)
     with_tip = first.max_fee_per_gas - first.max_priority_fee_per_gas + tip

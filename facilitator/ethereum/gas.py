@@ -1,8 +1,8 @@
 """How much gas a transaction may use: integers, rounding spelled out.
 
-A node says what a call takes, and may be wrong about it. How much the bytes of a transaction cost,
-before anything is executed, is known without one: with a gas limit below that no node takes it and
-no block holds it, while its account nonce keeps all later ones of its signer waiting.
+A node estimates what a call takes, and may be wrong. What the bytes of a transaction cost, before
+anything is executed, is known without a node. A gas limit below that makes a transaction that no
+node accepts and no block holds, while its account nonce blocks all later ones of its signer.
 """
 
 from facilitator.ethereum.calls import Call
@@ -18,8 +18,8 @@ MARGIN_PERCENT = 25
 
 
 def intrinsic_gas(call: Call) -> int:
-    """The least gas limit of a transaction with this call. What we sign carries neither an access
-    list (EIP-2930) nor authorizations (EIP-7702), which would cost more.
+    """Return the least gas limit of a transaction with this call. What we sign has no access
+    list (EIP-2930) and no authorizations (EIP-7702), which would cost more.
     """
     zeros = call.calldata.count(0)
     others = len(call.calldata) - zeros
@@ -30,10 +30,10 @@ def intrinsic_gas(call: Call) -> int:
 
 
 def gas_limit(call: Call, estimate: int, cap: int) -> int | None:
-    """The gas limit of a transaction with this call, `cap` at most, given what a node says that it
-    takes; None where `cap` does not even carry its bytes.
+    """Return the gas limit of a transaction with this call, `cap` at most, given a node's estimate;
+    None where `cap` does not even cover its bytes.
 
-    An estimate that does not carry them says nothing about the call, which then gets all it may.
+    An estimate that does not cover the bytes is worthless: the limit is `cap` then.
     """
     least = intrinsic_gas(call)
     if least > cap:

@@ -4,6 +4,6 @@ from sha3 import keccak_256
 
 
 def keccak256(data: bytes) -> bytes:
-    """The 32-byte Keccak-256 digest of `data`."""
+    """Return the 32-byte Keccak-256 digest of `data`."""
     digest: bytes = keccak_256(data).digest()
     return digest

@@ -1,4 +1,4 @@
-"""Multicall3: several calls in one transaction, in which the callees see Multicall3 as the caller.
+"""Multicall3: several calls in one transaction. The contracts called see Multicall3 as the caller.
 
 It lies at the same address on nearly every chain (https://github.com/mds1/multicall3).
 """
@@ -24,14 +24,14 @@ class Inner(Struct, frozen=True):
 
 
 def aggregate3(*inner: Inner) -> Call:
-    """All of them in order, in one call."""
+    """Return one call that makes all of them, in this order."""
     described = [(each.call.target, each.may_fail, each.call.calldata) for each in inner]
     return Call(MULTICALL3, AGGREGATE3 + encode([_CALLS], [described]))
 
 
 def inner_calls(group: Call) -> tuple[Call, ...]:
-    """The calls inside an `aggregate3`. None where it is not written exactly as above writes it:
-    what another reader of the same bytes might see in them is not asked.
+    """Return the calls inside an `aggregate3`; an empty tuple where the bytes are not exactly those
+    that `aggregate3` writes, as another reader might understand such bytes differently.
     """
     if (group.target, group.selector) != (MULTICALL3, AGGREGATE3):
         return ()

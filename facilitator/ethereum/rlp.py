@@ -2,19 +2,19 @@
 
 
 def encode_bytes(content: bytes) -> bytes:
-    """One string of bytes."""
+    """Encode one string of bytes."""
     if len(content) == 1 and content[0] < 0x80:
         return content
     return _prefix(0x80, len(content)) + content
 
 
 def encode_int(value: int) -> bytes:
-    """A non-negative integer, as its shortest big-endian bytes (zero: the empty string)."""
+    """Encode a non-negative integer, as its shortest big-endian bytes (zero: the empty string)."""
     return encode_bytes(value.to_bytes((value.bit_length() + 7) // 8))
 
 
 def encode_list(*encoded: bytes) -> bytes:
-    """A list of items that are encoded already."""
+    """Encode a list of items that are encoded already."""
     payload = b"".join(encoded)
     return _prefix(0xC0, len(payload)) + payload
 

@@ -1,7 +1,7 @@
 """Signatures on secp256k1, by libsecp256k1 through coincurve.
 
-A signature is 65 bytes, r ++ s ++ v. eth-keys' pure Python backend does the same 25 times slower,
-which is why nothing here falls back to it.
+A signature is 65 bytes, r ++ s ++ v. Nothing falls back to eth-keys' pure Python backend, which is
+25 times slower.
 """
 
 from coincurve import PrivateKey, PublicKey
@@ -20,12 +20,12 @@ class InvalidSignature(ValueError):
 
 
 def address_of(public_key: PublicKey) -> bytes:
-    """The 20-byte address of a public key: the tail of keccak256 of its uncompressed point."""
+    """Return the 20-byte address of a public key: the tail of its uncompressed point's hash."""
     return keccak256(public_key.format(compressed=False)[1:])[12:]
 
 
 def normalise(signature: bytes) -> bytes:
-    """`signature` with v as 27 or 28, the only values that OpenZeppelin's ECDSA accepts.
+    """Return `signature` with v as 27 or 28, the only values that OpenZeppelin's ECDSA accepts.
 
     0 and 1 are taken as 27 and 28. Raises InvalidSignature for another length or v, for r or s out
     of range, and for a high s (EIP-2).
@@ -47,7 +47,7 @@ def normalise(signature: bytes) -> bytes:
 
 
 def recover(digest: bytes, signature: bytes) -> bytes:
-    """The address that signed the 32-byte `digest`; `signature` as `normalise` returns it.
+    """Return the address that signed the 32-byte `digest`; `signature` as `normalise` returns it.
 
     Raises InvalidSignature where no public key fits.
     """
@@ -65,12 +65,12 @@ class Signer:
     __slots__ = ("_key", "address")
 
     def __init__(self, secret: bytes) -> None:
-        """`secret` is the 32-byte private key; ValueError where it is not on the curve."""
+        """`secret` is the 32-byte private key. Raises ValueError where it is out of range."""
         self._key = PrivateKey(secret)
         self.address = address_of(self._key.public_key)
 
     def sign(self, digest: bytes) -> tuple[int, int, int]:
-        """(parity, r, s) over a 32-byte digest: deterministic (RFC 6979), s low (EIP-2)."""
+        """Return (parity, r, s) over a 32-byte digest: deterministic (RFC 6979), s low (EIP-2)."""
         signature = self._key.sign_recoverable(digest, hasher=None)
         return signature[64], int.from_bytes(signature[:32]), int.from_bytes(signature[32:64])
 

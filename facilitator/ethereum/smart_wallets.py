@@ -10,9 +10,9 @@ from facilitator.ethereum.calls import Call
 IS_VALID_SIGNATURE = selector("isValidSignature(bytes32,bytes)")
 # What isValidSignature returns for a good one (EIP-1271): its own selector.
 _MAGIC = IS_VALID_SIGNATURE + bytes(28)
-# The first byte of it is left in memory where `_ASK` says yes.
+# The code of `_asking` returns the first byte of it for yes.
 _YES = _MAGIC[:1]
-# What a signature that brings its wallet's deployment along ends in (EIP-6492).
+# The end of a signature that brings its wallet's deployment along (EIP-6492).
 MAGIC_SUFFIX = bytes.fromhex("6492") * 16
 
 
@@ -25,18 +25,19 @@ class WrappedSignature(Struct, frozen=True):
 
 
 def is_valid_signature(wallet: bytes, digest: bytes, signature: bytes) -> Call:
-    """The question to a wallet whether it accepts `signature` of a 32-byte digest (EIP-1271).
+    """Return the call that asks a wallet whether it accepts `signature` of a 32-byte digest
+    (EIP-1271).
 
-    It is creation code that asks in our stead, run by eth_call and never sent: a wallet may answer
-    with as much as its gas buys, half a megabyte and more, and only a byte of that comes back.
+    It is creation code that asks in our stead, run by eth_call and never sent: a wallet's answer
+    may be as long as its gas allows, half a megabyte and more, of which one byte comes back.
     """
     question = IS_VALID_SIGNATURE + encode_arguments(digest, Dynamic(signature))
     return Call(b"", _asking(wallet, len(question), _LENGTH) + question)
 
 
 def _asking(wallet: bytes, length: int, offset: int) -> bytes:
-    """Code that puts `length` bytes, at `offset` in the code, to the wallet, and returns the first
-    byte of an answer that is the magic word and nothing else; of any other one, nothing.
+    """Return code that sends the wallet the `length` bytes at `offset` in that code. It returns the
+    first byte of an answer that is exactly the magic word, and nothing for any other answer.
     """
     return b"".join(
         (
@@ -58,14 +59,14 @@ _LENGTH = len(_asking(bytes(20), 0, 0))
 
 
 def accepts(answer: bytes) -> bool:
-    """Whether the answer to `is_valid_signature` means yes."""
+    """Return whether the answer to `is_valid_signature` means yes."""
     return answer == _YES
 
 
 def unwrap(signature: bytes) -> WrappedSignature | None:
-    """What an EIP-6492 signature wraps; None where it is not one.
+    """Return what an EIP-6492 signature wraps; None where it is not one.
 
-    Raises ValueError where it ends like one and cannot be read.
+    Raises ValueError where it ends like one and cannot be decoded.
     """
     if not signature.endswith(MAGIC_SUFFIX):
         return None

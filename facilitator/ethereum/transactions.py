@@ -1,9 +1,8 @@
 """Raw EIP-1559 transactions, signed here and nowhere else.
 
-A signer pays gas with its own money, so what it may sign is an allow-list in the builder itself: a
-call must name one of the allowed (target, selector) pairs and carry no ether, and where it is a
-group of calls (`multicall3`) each of them must; the only other thing is a gap filler, an empty
-transfer of nothing to itself.
+A signer pays gas with its own money, so the builder itself holds an allow-list of what it may sign.
+A call must name one of the allowed (target, selector) pairs and carry no ether; in a group of calls
+(`multicall3`) each of them must. The only exception is a gap filler: an empty transfer to itself.
 """
 
 from msgspec import Struct
@@ -33,8 +32,8 @@ class SignedTransaction(Struct, frozen=True):
 class TransactionBuilder:
     """Signs for one chain. `allowed` holds every (target, selector) that a signer may call; an
     empty target with the first four bytes of creation code allows a deployment. Where `aggregate3`
-    is among them, each call inside it must be allowed as well, or go to one of `factories`: those
-    see Multicall3 as who calls, never a signer.
+    is among them, each call inside it must be allowed as well, or go to one of `factories`, which
+    see Multicall3 as the caller, never a signer.
     """
 
     def __init__(
@@ -49,7 +48,7 @@ class TransactionBuilder:
         self._factories = factories
 
     def allows(self, call: Call, sender: bytes) -> bool:
-        """Whether `sender` may sign this: an allowed call, or a gap filler of its own."""
+        """Return whether `sender` may sign this: an allowed call, or a gap filler of its own."""
         if call.target == sender and not call.calldata:
             return True
         named = (call.target, call.selector)
@@ -89,7 +88,7 @@ class TransactionBuilder:
 
 
 def created_address(sender: bytes, account_nonce: int) -> bytes:
-    """Where a contract lands that `sender` creates in its transaction number `account_nonce`
+    """Return the address of the contract that `sender` creates with this account nonce
     (Ethereum yellow paper, section 7).
     """
     return keccak256(encode_list(encode_bytes(sender), encode_int(account_nonce)))[12:]

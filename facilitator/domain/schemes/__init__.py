@@ -26,35 +26,37 @@ class Scheme(Generic[P]):
     """One way of moving money: pure functions of a payment.
 
     `name`: the scheme as x402 calls it, "exact" or "upto".
-    `nonce_text`: the payer's one-shot nonce, as he wrote it.
-    `expiry_first`: whether a payment that is both too early and too late is told that it is late.
-    `tells_conflicts`: whether a payment whose nonce the journal knows is told what became of that:
-    that the nonce is another payment's, or that it may still be settled. Where not, its
-    authorization counts as used.
-    `is_executable`: whether there is a contract that could execute it; without one the chain can
-    tell nothing about it.
-    `as_signed`: the payment with what its signature says about its signer, given the factories that
-    may deploy a payer's wallet (EIP-6492).
-    `signed_by_code`: whether only code of the payer's can tell if the signature is his.
-    `as_deployed`: the payment of a payer whose code has turned out to be deployed.
+    `nonce_text`: the payer's one-shot nonce, as the payer wrote it.
+    `expiry_first`: whether a payment that is both too early and too late is reported as too late.
+    `reports_conflicts`: whether the refusal of a payment whose nonce the journal has names the
+    cause: the nonce is another payment's, or is about to be used. Where not, the refusal is always
+    that the authorization is used.
+    `is_executable`: whether there is a contract that could execute it; without one, nothing about
+    it can be read from the chain.
+    `as_signed`: the payment with what its signature shows about its signer, given the factories
+    that may deploy a payer's wallet (EIP-6492).
+    `signed_by_code`: whether only the payer's contract can decide if the signature is valid.
+    `as_deployed`: the payment once its payer's contract is deployed.
     `valid_after`: the unix seconds that the timestamp of its block must exceed; None for any block.
     `payment_keys`: the one-shot nonces that it uses up, as the store's unique keys.
-    `request_digest`: the same for requests that mean the same.
-    `groupable`: whether the money moves whoever calls, running no code but that of the asset and
-    the contract, as long as the payer has none: then it may share a transaction.
+    `request_digest`: a digest that is equal for requests that mean the same payment.
+    `groupable`: whether it may share a transaction, where the payer has no code: the money moves
+    whoever calls, and only code of the asset and the contract runs.
     `settlement_call`, `gas_cap`: what moves the money, and the most gas that it may take.
-    `fact_calls`, `facts`: what to read about it, and what the answers come to.
-    `used_call`: what to read to learn whether it was executed, a word that is zero where not.
-    `wallet_question`: what is left to ask the payer's own contract, given those answers.
-    `diagnosis_calls`, `diagnose`: the same for why its call reverted (answers, revert data, now).
+    `fact_calls`, `facts`: what to read about it, and the facts in the answers.
+    `used_call`: the read that returns whether it was executed, a word that is zero where not.
+    `wallet_question`: the call that asks the payer's own contract about the signature, given those
+    answers; None where there is none to ask.
+    `diagnosis_calls`, `diagnose`: what to read after its call reverted, and why it did (answers,
+    revert data, now in unix seconds).
     `proof_filter`, `find_proof`: the events that prove it, and the proof among a transaction's logs
-    (which block's timestamp is in unix seconds).
+    (given the timestamp of their block, in unix seconds).
     """
 
     name: Callable[[P], str]
     nonce_text: Callable[[P], str]
     expiry_first: bool
-    tells_conflicts: bool
+    reports_conflicts: bool
     is_executable: Callable[[P], bool]
     as_signed: Callable[[P, frozenset[bytes]], P]
     signed_by_code: Callable[[P], bool]
@@ -79,7 +81,7 @@ _JEJU: Scheme[JejuPayment] = Scheme(
     name=lambda payment: payment.scheme,
     nonce_text=lambda payment: payment.authorization_nonce,
     expiry_first=False,
-    tells_conflicts=False,
+    reports_conflicts=False,
     is_executable=lambda payment: payment.contract != ZERO_ADDRESS,
     as_signed=lambda payment, _: payment,  # its dialect has recovered the signer
     signed_by_code=lambda _: False,  # the contract only recovers keys
@@ -103,7 +105,7 @@ _EIP3009: Scheme[Eip3009Payment] = Scheme(
     name=lambda _: eip3009.SCHEME,
     nonce_text=lambda payment: f"0x{payment.authorization_nonce.hex()}",
     expiry_first=True,
-    tells_conflicts=True,
+    reports_conflicts=True,
     is_executable=lambda _: True,  # by the asset
     as_signed=eip3009.as_signed,
     signed_by_code=eip3009.signed_by_code,
