@@ -1,9 +1,9 @@
-"""Logs: one line an event, fixed keys first, on standard error; secrets are blanked at the end.
+"""Logs: one line for each event, fixed keys first, on standard error, without secrets.
 
 `event(log, logging.INFO, "settled", network="jeju", transaction=...)` is the one way to log. The
-loggers of dependencies (hypercorn, aiohttp, asyncio, warnings) go through the same formatter.
-Callers never log keys, signatures or RPC URLs; as a second line of defence `redaction` is applied
-to every finished line, traceback included.
+loggers of dependencies (hypercorn, aiohttp, asyncio, warnings) use the same formatter. Callers
+never log keys, signatures or RPC URLs; as a second line of defence `redaction` removes secrets from
+every finished line, traceback included.
 """
 
 import logging
@@ -68,14 +68,12 @@ def configure_logging(format: Literal["text", "json"], level: str) -> None:
 
 
 def log_uncaught() -> None:
-    """Log every exception that nobody catches, in any thread, as one line. An asyncio task that
-    fails is logged by asyncio itself.
-    """
+    """Log every uncaught exception of any thread as one line; asyncio logs its failed tasks."""
 
     def uncaught(
         kind: type[BaseException], error: BaseException | None, _: TracebackType | None
     ) -> None:
-        if issubclass(kind, KeyboardInterrupt | SystemExit):  # meant
+        if issubclass(kind, KeyboardInterrupt | SystemExit):  # raised on purpose
             return
         event(_log, logging.CRITICAL, "uncaught", exc_info=error, error=kind.__name__)
 
@@ -85,15 +83,15 @@ def log_uncaught() -> None:
 
 
 def begin_request() -> dict[str, object]:
-    """Start the description of the request that this context answers; `describe` adds to it."""
+    """Return the fields of this context's request, empty yet; `describe` adds to them."""
     fields: dict[str, object] = {}
     _request.set(fields)  # never reset: a request has a task, and so a context, of its own
     return fields
 
 
 def describe(**fields: object) -> None:
-    """Add fields to the log line and the span of the request that is being answered. Fields that
-    are None are left out; outside of a request it does nothing.
+    """Add fields to the log line and the span of this context's request. Fields that are None are
+    left out; outside of a request nothing happens.
     """
     known = _request.get()
     if known is not None:
@@ -101,8 +99,8 @@ def describe(**fields: object) -> None:
 
 
 class _Handler(logging.StreamHandler[TextIO]):
-    """Writes records. For one that cannot be formatted it names the place and the error only:
-    `logging` itself would print the arguments, unredacted.
+    """Writes records. Of a record that cannot be formatted it writes the place and the error's
+    class: `logging` itself would print the arguments, unredacted.
     """
 
     def format(self, record: logging.LogRecord) -> str:

@@ -1,4 +1,5 @@
-"""Spans to an OpenTelemetry collector over OTLP/HTTP: the one module that imports OpenTelemetry.
+"""Exports spans to an OpenTelemetry collector over OTLP/HTTP. Only this module imports
+OpenTelemetry.
 
 OpenTelemetry's own variables configure the export (OTEL_EXPORTER_OTLP_*, OTEL_SERVICE_NAME,
 OTEL_RESOURCE_ATTRIBUTES). A span that has ended goes into a bounded queue, which a thread sends.
@@ -13,6 +14,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import SERVICE_NAME, SERVICE_VERSION, Resource
@@ -45,7 +47,7 @@ from facilitator.telemetry.tracing import SpanContext as ParentContext
 
 _log = get_logger(__name__)
 
-DRAIN_SECONDS = 3.0  # at the end, to send what is still queued
+DRAIN_SECONDS = 3.0  # for sending what is still queued when the process stops
 TROUBLE_EVERY = 60.0  # seconds between two log lines about a failing collector
 MESSAGE_LIMIT = 300  # characters of OpenTelemetry's message in such a line
 
@@ -54,36 +56,27 @@ _FAILED = Status(StatusCode.ERROR)
 _DONE = Status(StatusCode.UNSET)
 
 
+@dataclass(slots=True, kw_only=True, eq=False)
 class OTLPSpan:
-    """Both a `tracing.Span` and its own `tracing.SpanContext`. Times are in nanoseconds."""
+    """Both a `tracing.Span` and its own `tracing.SpanContext`. `trace`, `number` and `parent` are
+    the ids of the trace, of the span and of its parent; a span without a `queue` is not recorded.
+    Times are in unix nanoseconds.
+    """
 
-    __slots__ = (
-        *("_queue", "attributes", "ended", "failed", "name", "number", "parent", "recorded"),
-        *("serves", "started", "trace"),
-    )
+    name: str
+    trace: int
+    number: int
+    parent: int | None
+    queue: "_Queue | None"
+    serves: bool
+    started: int
+    ended: int = 0
+    failed: bool = False
+    attributes: dict[str, Attribute] = field(default_factory=dict)
 
-    def __init__(
-        self,
-        name: str,
-        *,
-        trace: int,
-        number: int,
-        parent: int | None,
-        queue: "_Queue | None",
-        serves: bool,
-        started: int,
-    ) -> None:
-        self.name = name
-        self.trace = trace
-        self.number = number
-        self.parent = parent
-        self.recorded = queue is not None
-        self.serves = serves
-        self.started = started
-        self.ended = started
-        self.failed = False
-        self.attributes: dict[str, Attribute] = {}
-        self._queue = queue
+    @property
+    def recorded(self) -> bool:
+        return self.queue is not None
 
     @property
     def context(self) -> ParentContext:
@@ -111,13 +104,13 @@ class OTLPSpan:
         self.failed = True
 
     def end(self) -> None:
-        if self._queue is not None:
+        if self.queue is not None:
             self.ended = time.time_ns()
-            self._queue.put(self)
+            self.queue.put(self)
 
 
 class OTLPTracer:
-    """A `tracing.Tracer` that exports. `close` sends what is queued, for DRAIN_SECONDS at most."""
+    """A `tracing.Tracer` that exports its spans."""
 
     def __init__(self, settings: Tracing) -> None:
         self._sampler = _sampler(settings)
@@ -133,13 +126,13 @@ class OTLPTracer:
         started_ms: int | None = None,
     ) -> OTLPSpan:
         if isinstance(parent, OTLPSpan):
-            # Like its parent: a sampler decides once a trace.
+            # As its parent is: the sampler decides once for a whole trace.
             trace, recorded = parent.trace, parent.recorded
             above: int | None = parent.number
         else:
             trace, above, recorded = self._begin(name, parent)
         span = OTLPSpan(
-            name,
+            name=name,
             trace=trace,
             number=random.getrandbits(64) or 1,
             parent=above,
@@ -163,7 +156,7 @@ class OTLPTracer:
         return trace, above, decided.decision is Decision.RECORD_AND_SAMPLE
 
     def close(self) -> None:
-        """Block until the queue is sent, DRAIN_SECONDS at most; the rest is lost."""
+        """Block until the queue is sent, for DRAIN_SECONDS at most; what is left then is lost."""
         self._queue.close()
 
 

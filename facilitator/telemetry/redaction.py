@@ -1,7 +1,6 @@
-"""Removes secrets from text: those that were registered, and whatever looks like one.
+"""Removes secrets from text: registered ones, and whatever looks like one.
 
-Callers never log keys, signatures or RPC URLs; this is for exceptions of dependencies that quote
-one.
+Callers never log keys, signatures or RPC URLs, but an exception of a dependency may quote one.
 """
 
 import ipaddress
@@ -14,7 +13,7 @@ import msgspec
 REDACTED = "[redacted]"
 SECRET_MIN_LENGTH = 8  # of a registered secret; anything shorter would redact plain words
 URL_KEY_MIN_LENGTH = 16  # of an API key in a path or query; "ethereum" and "v3" are no keys
-CHANGING_LIMIT = 32  # changing secrets that are kept: the last ones
+CHANGING_LIMIT = 32  # changing secrets that are kept, the latest ones
 OPAQUE_MIN_LENGTH = 200  # of base64: half a signed payment as its header carries it
 
 # 64-byte (EIP-2098) and 65-byte signatures, and the calldata and raw transactions that carry one.
@@ -22,7 +21,7 @@ OPAQUE_MIN_LENGTH = 200  # of base64: half a signed payment as its header carrie
 _SIGNATURE = re.compile(r"(?<![0-9a-fA-F])(?:0[xX])?[0-9a-fA-F]{128,}")
 # A payment as its header carries it, signature included.
 _OPAQUE = re.compile(rf"(?<![A-Za-z0-9+/_-])[A-Za-z0-9+/_-]{{{OPAQUE_MIN_LENGTH},}}={{0,2}}")
-# 32 bytes that are called a key. Hashes look the same and are what one needs to read in a log.
+# 32 bytes with the word for a key before them: hashes look the same, and must stay readable.
 _KEY_WORDS = ("key", "private", "secret")
 _NAMED_KEY = re.compile(
     rf"({'|'.join(_KEY_WORDS)})([\w \"':=]{{1,16}}?)(?:0x)?[0-9a-f]{{64}}(?![0-9a-f])",
@@ -48,8 +47,8 @@ def add_secret(text: str) -> None:
 
 
 def add_changing_secret(text: str) -> None:
-    """Register a secret that may change while the process runs. One that is registered again takes
-    no second place; of different ones the last CHANGING_LIMIT are kept.
+    """Register a secret that may change while the process runs, such as a password file's. The last
+    CHANGING_LIMIT different ones are kept.
     """
     if _changing and _changing[-1][0] == text:
         return
@@ -70,11 +69,11 @@ def _forms(text: str) -> dict[str, re.Pattern[str]]:
 
 
 def url_secrets(url: str) -> list[str]:
-    """Return the URL itself and the secret parts of it, the longest first; [] for no URL.
+    """Return the URL and its secret parts, the longest first; [] where `url` is no URL.
 
-    Secret are user, password, the host's name (some providers put an API key there, and errors of
-    aiohttp and asyncpg quote it), and every path segment and query value that looks like an API
-    key: a long one with a digit in it.
+    Secret parts are the user, the password, the host's name (some providers put an API key there,
+    and errors of aiohttp and asyncpg quote it), and every path segment and query value that looks
+    like an API key: long, with a digit in it.
     """
     if "://" not in url:
         return []

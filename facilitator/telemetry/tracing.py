@@ -1,30 +1,30 @@
 """Traces: which request a piece of work belongs to, and how long each part of it took.
 
-`with span("verify", network="base"):` is the one way to record. Without a tracer (only `otlp` has
-one) it records nothing and costs next to nothing. The context that a request came with (W3C
-traceparent) is kept in either case: the log names it, and it is stored with the settlement, so that
-work after a restart belongs to the same trace.
+`with span("verify", network="base"):` records a block. Without a tracer (`otlp` has the only one)
+it records nothing and costs next to nothing. The context of a request's header (W3C traceparent) is
+kept in either case: the log names it, and it is stored with the settlement, so that work after a
+restart belongs to the same trace.
 
 Only a request begins a trace; a loop's own work is not recorded. A span holds names, hashes and
 numbers; of an exception it holds the class, since its text may quote anything.
 """
 
 import re
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
-from contextvars import ContextVar, Token
-from types import TracebackType
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Protocol
 
 Attribute = str | int | bool
 
 # Version, trace id, parent id, flags (https://www.w3.org/TR/trace-context/, 3.2). A later version
-# may add something behind a dash, and is read as this one.
+# may add more after a dash, and is parsed like this one.
 _TRACEPARENT = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
 
 
 class SpanContext(Protocol):
-    """What identifies a span, in this process or in another: the parent of further spans."""
+    """Identifies a span of this process or of another, as the parent of further spans."""
 
     @property
     def traceparent(self) -> str:
@@ -36,18 +36,17 @@ class SpanContext(Protocol):
 
     @property
     def recorded(self) -> bool:
-        """Whether spans below this one may be recorded: not below one of ours that is not."""
+        """Whether its children may be recorded: a span of ours that is not recorded has none."""
 
 
+@dataclass(frozen=True, slots=True)
 class RemoteContext:
-    """The context of a span that another process recorded, from a header or from the journal."""
+    """The context of a span that another process recorded, from a header or from the journal.
+    `traceparent` is as `parse` writes it.
+    """
 
-    __slots__ = ("traceparent",)
+    traceparent: str
     recorded = True
-
-    def __init__(self, traceparent: str) -> None:
-        """`traceparent` as `parse` gives it."""
-        self.traceparent = traceparent
 
     @property
     def trace_id(self) -> str:
@@ -87,64 +86,29 @@ class Tracer(Protocol):
         started_ms: int | None = None,
     ) -> Span:
         """Start a span, now or at `started_ms` (unix milliseconds). Without a parent it begins a
-        trace. `serves` marks a span that answers another program's request.
+        trace. `serves` marks the span of a request that this service answers.
         """
 
 
-class _Off:
-    """What `span` returns where nothing is recorded: one object for all callers."""
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, *error: object) -> None:
-        return None
-
-
-class _Recording:
-    """Makes a span the current one inside a block, and ends it with the block."""
-
-    __slots__ = ("_span", "_token")
-
-    def __init__(self, span: Span) -> None:
-        self._span = span
-
-    def __enter__(self) -> Span:
-        self._token: Token[SpanContext | None] = _current.set(self._span.context)
-        return self._span
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        _current.reset(self._token)
-        if kind is not None:
-            self._span.fail(kind.__name__)
-        self._span.end()
-
-
-class _Inside:
-    """Makes a context the current one inside a block."""
-
-    __slots__ = ("_context", "_token")
-
-    def __init__(self, context: SpanContext | None) -> None:
-        self._context = context
-
-    def __enter__(self) -> None:
-        self._token: Token[SpanContext | None] = _current.set(self._context)
-
-    def __exit__(self, *error: object) -> None:
-        _current.reset(self._token)
-
-
-_OFF = _Off()
+_OFF = nullcontext()  # what `span` returns where nothing is recorded
 _current: ContextVar[SpanContext | None] = ContextVar("span_context", default=None)
 _tracer: Tracer | None = None
 
 Maybe = AbstractContextManager[Span | None]
+
+
+@contextmanager
+def _recording(span: Span) -> Iterator[Span]:
+    """Make a span the current one inside the block, and end it with the block."""
+    token = _current.set(span.context)
+    try:
+        yield span
+    except BaseException as error:
+        span.fail(type(error).__name__)
+        raise
+    finally:
+        _current.reset(token)
+        span.end()
 
 
 def configure_tracing(tracer: Tracer | None) -> None:
@@ -171,7 +135,7 @@ def span(name: str, **attributes: Attribute | None) -> Maybe:
     context = _current.get()
     if context is None or not context.recorded:
         return _OFF
-    return _Recording(_tracer.start(name, context, attributes))
+    return _recording(_tracer.start(name, context, attributes))
 
 
 def request(name: str, traceparent: str | None) -> Maybe:
@@ -180,7 +144,7 @@ def request(name: str, traceparent: str | None) -> Maybe:
     """
     parent = None if traceparent is None else parse(traceparent)
     if _tracer is not None:
-        return _Recording(_tracer.start(name, parent, {}, serves=True))
+        return _recording(_tracer.start(name, parent, {}, serves=True))
     return _OFF if parent is None else inside(parent)
 
 
@@ -203,15 +167,21 @@ def record(
         _tracer.start(name, context, attributes, started_ms=started_ms).end()
 
 
-def inside(context: SpanContext | str | None) -> AbstractContextManager[None]:
+@contextmanager
+def inside(context: SpanContext | str | None) -> Iterator[None]:
     """Make `context` (or a traceparent) the current one inside the block; None changes nothing."""
     if context is None:
-        return nullcontext()
-    return _Inside(RemoteContext(context) if isinstance(context, str) else context)
+        yield
+        return
+    token = _current.set(RemoteContext(context) if isinstance(context, str) else context)
+    try:
+        yield
+    finally:
+        _current.reset(token)
 
 
 def parse(traceparent: str) -> SpanContext | None:
-    """Parse W3C's header. Return None for an invalid one; ids of zeros only are invalid."""
+    """Parse W3C's header. Return None for an invalid one, as where an id has only zeros."""
     match = _TRACEPARENT.fullmatch(traceparent)
     if match is None:
         return None
