@@ -34,8 +34,7 @@ from facilitator.config.networks import NETWORKS
 from facilitator.config.settings import load_config
 from facilitator.ethereum.secp256k1 import Signer
 from facilitator.web.app import create_app
-from facilitator.web.http1 import serve
-from facilitator.web.server import listen, server_config, start_logging
+from facilitator.web.server import listen, serve, server_config, start_logging
 
 PACKAGE = Path(__file__).parent.parent / "facilitator"
 ROOMS = (

@@ -1,4 +1,4 @@
-"""Tells which dialect a body speaks, before anything of it is decoded in that dialect's terms."""
+"""Determines the dialect of a body, before that dialect's decoder sees it."""
 
 from msgspec import Struct
 
@@ -6,8 +6,8 @@ from facilitator.domain.strict_json import JSON, StrictJSONError, decode
 
 
 class Body(Struct, frozen=True):
-    """A body whose dialect is known. `members` is None where it is not a JSON object; `fault` then
-    says why, unless it is JSON of another kind.
+    """A parsed body and its dialect. `members` is None where the body is no JSON object; `fault` is
+    then what is wrong with its JSON, "" for JSON of another kind.
     """
 
     dialect: str
@@ -16,10 +16,10 @@ class Body(Struct, frozen=True):
 
 
 def detect(body: bytes) -> Body:
-    """Parse a body and tell its dialect.
+    """Parse a body and determine its dialect.
 
-    A body that is no JSON counts as the standard dialect's where it looks like it: that one has
-    words for what is wrong. Every other body that is no JSON object is refused in Jeju's words.
+    A body that is no JSON is of the standard dialect where it names `paymentPayload`: that dialect
+    has words for faults of JSON. Any other body that is no JSON object is refused in Jeju's words.
     """
     try:
         members = decode(body)
@@ -32,7 +32,7 @@ def detect(body: bytes) -> Body:
 
 
 def speaks_x402(members: dict[str, JSON]) -> bool:
-    """Return whether a body is of the standard dialect: its `paymentPayload` is an object, whatever
-    else it has.
+    """Return whether a body is of the standard dialect: whether `paymentPayload` is an object,
+    whatever else the body has.
     """
     return isinstance(members.get("paymentPayload"), dict)

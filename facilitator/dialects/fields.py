@@ -28,8 +28,8 @@ def address(value: JSON) -> bytes | None:
 
 
 def address_in_any_case(value: JSON) -> bytes | None:
-    """Return the 20 bytes of an address in any case: for an address that is only compared with the
-    signed one, where a wrong checksum can mislead nobody.
+    """Return the 20 bytes of an address in any case. Use it for an address that is only compared
+    with the signed one: there a wrong checksum does no harm.
     """
     if not isinstance(value, str) or not _ADDRESS.match(value):
         return None

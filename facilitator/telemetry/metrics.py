@@ -26,7 +26,8 @@ disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series fo
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 OTHER = "other"
 MALFORMED = "malformed"
-# A method that is none of these counts as one: the label must stay bounded.
+REPLAYED = "replayed"
+# All other methods count as "other": the label must stay bounded.
 METHODS = frozenset({"GET", "HEAD", "POST", "OPTIONS", "PUT", "PATCH", "DELETE"})
 SCHEMES = ("exact", "upto")
 DIALECTS = ("jeju", "x402")
@@ -40,9 +41,9 @@ LAG_BUCKETS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5)
 
 
 class Metrics:
-    """The metrics of one service; several services may live in one process, as in tests.
-    `networks` maps names to chain ids of those that existing dashboards show: the primary one and
-    all that have a contract. `routes` are the templates of all paths.
+    """The metrics of one service; a process may have several services, as in tests. `routes` are
+    the templates of all paths. `networks` maps names to chain ids for the metrics of existing
+    dashboards: the primary network and all that have a contract.
     """
 
     def __init__(self, config: Config, routes: Iterable[str] = ()) -> None:
@@ -73,7 +74,7 @@ class Metrics:
             buckets=REQUEST_BUCKETS,
             registry=self._registry,
         )
-        # Finding a child by its labels costs more than counting.
+        # The metrics of label values seen so far: finding one by `labels` costs more than counting.
         self._request_counters: dict[tuple[str, str, int], Counter] = {}
         self._request_timers: dict[tuple[str, int], Histogram] = {}
 
@@ -98,8 +99,8 @@ class Metrics:
             buckets=SETTLEMENT_BUCKETS,
             registry=self._registry,
         )
-        # Prometheus sees no increase in a series' first value: those that alerts watch exist from
-        # the start.
+        # Prometheus sees no increase in a series' first value: the series that alerts watch must
+        # exist from the start.
         for dialect in DIALECTS:
             for network in self._names:
                 self._verifications.labels(dialect, network, "exact", "valid", "")
@@ -166,7 +167,7 @@ class Metrics:
         return Gauge(name, help_text, ("network",), registry=self._registry)
 
     def add(self, collector: Collector) -> None:
-        """Register a further collector."""
+        """Register one more collector."""
         self._registry.register(collector)
 
     def count_request(self, method: str, route: str, status: int) -> None:
@@ -183,7 +184,7 @@ class Metrics:
         counter.inc()
 
     def time_request(self, route: str, status: int, seconds: float) -> None:
-        """Record the seconds until a reply was sent, or broken off."""
+        """Record the seconds until a reply was sent, or was cut off."""
         key = (route if route in self._routes else OTHER, status)
         timer = self._request_timers.get(key)
         if timer is None:
@@ -191,21 +192,19 @@ class Metrics:
         timer.observe(seconds)
 
     def verified(
-        self, dialect: str, network: str, scheme: str, refusal: Refusal | str | None
+        self, dialect: str, network: str | None, scheme: str | None, refusal: Refusal | str | None
     ) -> None:
-        """Count a POST /verify: valid with None, malformed with a word, else refused or failed."""
-        outcome = "valid" if refusal is None else "refused"
-        if isinstance(refusal, Refusal) and refusal.reason in TEMPORARY:
-            outcome = "failed"
+        """Count a POST /verify by its refusal or MALFORMED; None where the payment is valid."""
+        outcome = "valid" if refusal is None else _outcome(refusal)
         asked = (dialect, self._network(network), _scheme(scheme))
         self._verifications.labels(*asked, outcome, _reason(refusal)).inc()
 
     def settled(
         self,
         dialect: str,
-        network: str,
-        scheme: str,
-        result: Proof | Refusal | str | None,
+        network: str | None,
+        scheme: str | None,
+        result: Proof | Refusal | str,
         seconds: float,
     ) -> None:
         """Count a POST /settle by its result, or MALFORMED or REPLAYED, and the `seconds` taken."""
@@ -214,7 +213,7 @@ class Metrics:
         self._settlements.labels(dialect, network, _scheme(scheme), outcome, reason).inc()
         self._settlement_seconds.labels(dialect, network, outcome).observe(seconds)
 
-    def _network(self, name: str) -> str:
+    def _network(self, name: str | None) -> str:
         return name if name in self._names else OTHER
 
     def store_timers(self, operation: str) -> tuple[Histogram, Counter]:
@@ -238,14 +237,9 @@ class Metrics:
         return generate_latest(self._registry)
 
 
-REPLAYED = "replayed"
-
-
-def _outcome(result: Proof | Refusal | str | None) -> str:
+def _outcome(result: Proof | Refusal | str) -> str:
     if isinstance(result, Proof):
         return "success"
-    if result is None:
-        return "pending"
     if isinstance(result, str):
         return result if result == REPLAYED else "refused"
     if result.reason is Reason.SETTLEMENT_PENDING:
@@ -259,5 +253,5 @@ def _reason(result: Refusal | str | None) -> str:
     return result if result == MALFORMED else ""
 
 
-def _scheme(scheme: str) -> str:
+def _scheme(scheme: str | None) -> str:
     return scheme if scheme in SCHEMES else OTHER

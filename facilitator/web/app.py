@@ -1,4 +1,4 @@
-"""The ASGI application. Its lifespan is the only wiring."""
+"""The ASGI application, whose lifespan runs the service."""
 
 import logging
 import re
@@ -8,7 +8,8 @@ from pathlib import Path, PurePath
 from typing import TypedDict
 
 from starlette.applications import Starlette
-from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import Response
 
 from facilitator import __version__
 from facilitator.config.settings import Config
@@ -16,15 +17,16 @@ from facilitator.ethereum.addresses import checksum
 from facilitator.journal.store import StoreError
 from facilitator.telemetry.logs import event, get_logger
 from facilitator.telemetry.metrics import Metrics
-from facilitator.web.middleware import MeasureRequests, OwnListener, layers
-from facilitator.web.routes import ROUTES, not_found
+from facilitator.web.middleware import layers, measuring_layers
+from facilitator.web.replies import not_found
+from facilitator.web.routes import ROUTES
 from facilitator.web.service import Service, StartRefused, run_service
 
 _log = get_logger(__name__)
-# Requests at once: as many settlements as may wait for a signer, and as much again for the rest.
+# Requests at once: as many as settlements may wait for a signer, and as many again for the rest.
 CONCURRENCY = 4096
 MOUNTS = Path("/proc/self/mountinfo")
-# What container engines stack an image's layers with.
+# File systems with which container engines stack an image's layers.
 LAYERS = frozenset({"overlay", "fuse.fuse-overlayfs", "aufs"})
 
 _ESCAPED = re.compile(r"\\([0-7]{3})")
@@ -37,8 +39,7 @@ class State(TypedDict):
 
 
 def create_app(config: Config) -> Starlette:
-    """Build the service as an ASGI application; it needs a server with lifespan support."""
-
+    """Build the ASGI application; it needs a server with lifespan support."""
     metrics = Metrics(config, (route.path for route in ROUTES))
 
     @asynccontextmanager
@@ -53,28 +54,21 @@ def create_app(config: Config) -> Starlette:
 
     app = Starlette(
         routes=ROUTES,
-        middleware=[*_measuring(config, metrics), *layers(concurrency=CONCURRENCY)],
-        exception_handlers={404: not_found, 405: not_found},
+        middleware=[*measuring_layers(config, metrics), *layers(concurrency=CONCURRENCY)],
+        exception_handlers={404: _not_found, 405: _not_found},
         lifespan=lifespan,
     )
     app.router.redirect_slashes = False  # a trailing slash is another path
     return app
 
 
-def _measuring(config: Config, metrics: Metrics) -> list[Middleware]:
-    """Return the outermost layers: those that measure requests, where metrics are on."""
-    if not config.metrics:
-        return []
-    measured = Middleware(
-        MeasureRequests, count=metrics.count_request, observe=metrics.time_request
-    )
-    if config.metrics_port is None:
-        return [measured]
-    return [measured, Middleware(OwnListener, port=config.metrics_port)]
+async def _not_found(request: Request, _: Exception) -> Response:
+    """Reply to unknown paths, wrong methods and trailing slashes alike."""
+    return not_found(request.scope["path"])
 
 
 def _log_start(service: Service) -> None:
-    """Log the one line that says what this process serves, and what it lacks."""
+    """Log what this process serves, what it lacks, and whether its journal would be lost."""
     config = service.config
     contract = config.primary.contract
     event(

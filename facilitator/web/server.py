@@ -1,7 +1,15 @@
-"""The command `serve`: the application on Hypercorn, one process, one event loop.
+"""The command `serve`: the application on Hypercorn, one process, one event loop, HTTP/1.x alone.
 
 Hypercorn's defaults lose settlements: its grace of 3 s cancels requests in flight, and its idle
 time of 5 s closes connections that a load balancer is about to use.
+
+Hypercorn (0.18) also switches a cleartext connection to HTTP/2 for any client that asks, with
+`Upgrade: h2c` or with HTTP/2's preface, and no setting prevents it: `alpn_protocols` is about TLS
+alone. When such a client closes at once, the task that writes waits for ever, the connection's task
+waits for that one, and a stop waits for both until the grace is over. A WebSocket handshake with a
+fault is refused, but its connection then stays open for as long as the client likes. Neither
+protocol is needed: proxies speak HTTP/1.1 to the services behind them. So the parser here refuses
+every request that asks for another one.
 """
 
 import asyncio
@@ -9,16 +17,22 @@ import gc
 import importlib.util
 import logging
 import os
+import re
 import resource
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from typing import cast
+from typing import Any, cast
 
+import h11
+import hypercorn.asyncio
+import hypercorn.protocol
 import uvloop
 from hypercorn.config import Config as ServerConfig
+from hypercorn.events import Closed, Event, Updated
+from hypercorn.protocol.h11 import H11Protocol
 from hypercorn.typing import ASGIFramework
 from hypercorn.utils import LifespanFailureError
 from msgspec.structs import replace
@@ -29,30 +43,31 @@ from facilitator.telemetry.logs import configure_logging, event, get_logger, log
 from facilitator.telemetry.redaction import add_secret
 from facilitator.telemetry.tracing import configure_tracing
 from facilitator.web.app import create_app
-from facilitator.web.http1 import serve
+from facilitator.web.middleware import CORS, SecurityHeaders
 
 _log = get_logger(__name__)
 
-# Seconds; beyond the settle timeout, so that every settlement still gets its reply.
+# Seconds beyond the settle timeout, so that every settlement still gets its reply.
 GRACE_MARGIN = 5
 # Seconds; above the idle time of the common load balancers (60).
 KEEP_ALIVE = 75
 BACKLOG = 1024
 DESCRIPTORS = 65_536
-# New objects between two runs of the garbage collector. Python's default of 700 are a few requests'
-# worth, and the collector then took an eighth of the CPU time.
+# New objects between two runs of the garbage collector. Python's default of 700 is reached every
+# few requests, and the collector then took an eighth of the CPU time.
 GC_THRESHOLD = 10_000
-# Requests a connection: closing one under a client's next POST costs it an error.
+# Requests on one connection: a client whose next POST meets the closing gets an error.
 KEEP_ALIVE_REQUESTS = 1_000_000
+# The scheme and authority before a target's path (RFC 3986 section 3).
+_ABSOLUTE = re.compile(rb"\A[hH][tT][tT][pP][sS]?://[^/?#]*")
 
-
-# In C on libuv: a tenth less CPU time a request than asyncio's own loop.
+# Written in C on libuv: a request takes a tenth less CPU time than on asyncio's own loop.
 new_event_loop = uvloop.new_event_loop
 
 
 async def run() -> int:
-    """Serve until SIGTERM or SIGINT; a second one ends the process at once. Return the exit code.
-    Raises ConfigError.
+    """Serve until SIGTERM or SIGINT, of which a second one ends the process at once. Return the
+    exit code. Raises ConfigError.
     """
     config = load_config(os.environ)
     _raise_descriptor_limit()
@@ -144,15 +159,17 @@ async def stop_signal() -> None:
 
 
 def spare_the_collector() -> None:
-    """Have the garbage collector skip all that exists by now: it stays for the process's life."""
+    """Exempt all objects that exist by now from garbage collection: they live as long as the
+    process.
+    """
     gc.collect()
     gc.freeze()
     gc.set_threshold(GC_THRESHOLD, *gc.get_threshold()[1:])
 
 
 def _raise_descriptor_limit() -> None:
-    """Raise the limit of open descriptors: thousands of requests are answered at once and clients
-    keep as many idle connections, while many systems start a process with a limit of 1,024.
+    """Raise the limit of open descriptors, which is 1,024 on many systems: thousands of requests
+    are answered at once, and clients keep as many idle connections.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, DESCRIPTORS)
@@ -179,3 +196,123 @@ def start_logging(config: Config) -> None:
         add_secret(secret)
     configure_logging(config.log_format, config.log_level)
     log_uncaught()
+
+
+class HTTP1Connection(h11.Connection):
+    """The server's end of a connection, which passes on only requests for HTTP/1.x.
+
+    It drops `Upgrade` from requests, as RFC 9110 section 7.8 allows: they are answered over
+    HTTP/1.1. `next_event` raises RemoteProtocolError, with the status of the reply, for a request
+    that is refused. After a refusal, or once `over` is set, every event is the end of the
+    connection: bytes behind a refusal are never taken for a request.
+    """
+
+    over = False
+
+    def next_event(self) -> h11.Event | type[h11.NEED_DATA] | type[h11.PAUSED]:
+        if self.over:
+            return h11.ConnectionClosed()
+        event = super().next_event()
+        if not isinstance(event, h11.Request):
+            return event
+        status = _refusal(event)
+        if status is not None:
+            self.over = True
+            raise h11.RemoteProtocolError("refused", error_status_hint=status)
+        return _as_served(event)
+
+
+def _refusal(request: h11.Request) -> int | None:
+    """Return the status that refuses a request which h11 has parsed; None for a good one."""
+    # also HTTP/2's preface, which is a request for `PRI * HTTP/2.0` (RFC 9113 section 3.4)
+    if not request.http_version.startswith(b"1."):
+        return 505
+    names = {name for name, _ in request.headers}
+    # RFC 9112 section 6.1: a proxy that used the other one may let a second request through.
+    if {b"content-length", b"transfer-encoding"} <= names:
+        return 400
+    # RFC 6455 section 4.2.1; of other methods it is no handshake
+    if b"upgrade" in names and request.method == b"GET" and b"websocket" in _upgrades(request):
+        return 400
+    return None
+
+
+def _upgrades(request: h11.Request) -> set[bytes]:
+    values = [value for name, value in request.headers if name == b"upgrade"]
+    return {protocol.strip().lower() for value in values for protocol in value.split(b",")}
+
+
+def _as_served(request: h11.Request) -> h11.Request:
+    """Return the request without `Upgrade`, and with the path alone as its target: by RFC 9112
+    section 3.2.2 a server accepts `http://host/path` as well.
+    """
+    kept = [(name, value) for name, value in request.headers if name != b"upgrade"]
+    target = _ABSOLUTE.sub(b"", request.target) or b"/"
+    if len(kept) == len(request.headers) and target == request.target:
+        return request
+    if target.startswith(b"?"):
+        target = b"/" + target
+    return h11.Request(
+        method=request.method, target=target, headers=kept, http_version=request.http_version
+    )
+
+
+class HTTP1Protocol(H11Protocol):
+    """Hypercorn's protocol for HTTP/1.x on an HTTP1Connection. Its own error replies, as to a
+    malformed request, carry the headers that the application's replies carry.
+
+    It also releases a connection that is over, which Hypercorn (0.18) does not. Hypercorn goes on
+    running the connection's idle timer, and until that ends three tasks stay. And a second request
+    that was sent before the first was answered waits for a turn that never comes: the reader's task
+    stays for ever, or until a stop has waited for the whole grace.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        limit = self.config.h11_max_incomplete_size
+        self.requests = HTTP1Connection(h11.SERVER, max_incomplete_event_size=limit)
+        self.connection = self.requests
+        self.to_socket = self.send
+        self.send = self._send
+        self.gone = False
+
+    async def handle(self, event: Event) -> None:
+        await super().handle(event)
+        if isinstance(event, Closed):  # by the client, or by the idle timer
+            self.gone = True
+            await self._end()
+            await self.send(Updated(idle=False))  # stops the idle timer, and nothing else
+
+    async def _send(self, event: Event) -> None:
+        if isinstance(event, Closed):  # by the server
+            await self._end()
+        await self.to_socket(event)
+
+    async def _end(self) -> None:
+        self.requests.over = True
+        await self.can_read.set()  # wakes the reader, which sees that the connection is over
+
+    async def _maybe_recycle(self) -> None:
+        await super()._maybe_recycle()  # which starts the idle timer
+        if self.gone:
+            await self.send(Updated(idle=False))
+
+    async def _send_error_response(self, status_code: int) -> None:
+        headers = [
+            (b"content-length", b"0"),
+            (b"connection", b"close"),
+            *CORS.EVERY_REPLY,
+            *SecurityHeaders.HEADERS,
+            *self.config.response_headers("h11"),
+        ]
+        await self._send_h11_event(h11.Response(status_code=status_code, headers=headers))
+        await self._send_h11_event(h11.EndOfMessage())
+
+
+async def serve(
+    app: ASGIFramework, config: ServerConfig, *, shutdown_trigger: Callable[[], Awaitable[object]]
+) -> None:
+    """Run Hypercorn's `serve`. From here on Hypercorn speaks only HTTP/1.x in the whole process."""
+    # Hypercorn looks the class up here for each connection; no argument of its sets another one.
+    hypercorn.protocol.H11Protocol = HTTP1Protocol  # type: ignore[attr-defined]
+    await hypercorn.asyncio.serve(app, config, shutdown_trigger=shutdown_trigger)

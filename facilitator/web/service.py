@@ -1,5 +1,5 @@
-"""The service behind the routes, wired from the configuration alone: what all networks share, each
-network with its chain and its engine, and the loops that run beside the requests.
+"""Wires the service behind the routes from the configuration: what all networks share, each network
+with its chain and its engine, and the loops that run beside the requests.
 """
 
 import logging
@@ -46,10 +46,10 @@ from facilitator.telemetry.metrics import Metrics
 
 _log = get_logger(__name__)
 
-# Connections to all nodes together; a call waits for one when all are in use.
+# HTTP connections to all nodes together; a call waits while all are in use.
 RPC_CONNECTIONS = 100
-# Seconds for which an answer about the journal and the chains is reused: everybody may ask for `/`
-# and /ready.
+# Seconds for which a check of the journal or of a chain is reused: anybody can ask for `/` and
+# /ready at any rate.
 WRITABLE_FOR = 2.0
 REACHABLE_FOR = 2.0
 REACHABLE_TIMEOUT = 2.0
@@ -67,8 +67,8 @@ def unix_ms() -> int:
 @dataclass(frozen=True, slots=True)
 class Common:
     """What all networks share. `retiring` are the addresses of those `signers` that take no new
-    payments. `opened` is the journal; `store` is the same one with its operations timed, and
-    `measured` wraps any other view of it so.
+    payments. `opened` is the journal, `store` the same one with its operations timed; `measured`
+    returns any other view of it with timed operations.
     """
 
     config: Config
@@ -82,10 +82,10 @@ class Common:
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """One network. `settler` is None without a key that signs new payments, or without anything to
-    settle; `loop` and `signers` exist with any key, to finish what was begun. `retention` exists
-    beside a loop where finished settlements are deleted some day. `reachable` answers whether a
-    node of the right chain answers. `takes_x402`: the standard dialect is served there.
+    """One network. `takes_x402` is whether the standard dialect is served there, `reachable`
+    whether a node of the right chain answers. `settler` is None without a key that signs new
+    payments, or without anything to settle. With any key there are `loop` and `signers`, to finish
+    what was begun, and beside them `retention` where finished settlements are to be deleted.
     """
 
     config: NetworkConfig
@@ -103,8 +103,8 @@ class Served:
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """The running service. `signers` are those that take new payments; `writable` answers whether
-    the journal can be written; `clock` and `started_at` are in unix milliseconds.
+    """The running service. `signers` are the addresses that take new payments, `writable` is
+    whether the journal can be written; `clock` and `started_at` are in unix milliseconds.
     """
 
     config: Config
@@ -211,8 +211,8 @@ async def _can_write(store: Store) -> bool:
 
 
 async def _check_keys(store: Store, served: Served, signers: tuple[Signer, ...]) -> None:
-    """Raise StartRefused where a key with pending transactions is missing: without it they could be
-    neither replaced nor finished.
+    """Raise StartRefused where the key of a pending transaction is missing: without it the
+    transaction could be neither replaced nor finished.
     """
     network = served.config.network
     known = {signer.address for signer in signers} if served.loop else set()
@@ -285,7 +285,7 @@ def _allowed_calls(
     if network.contract is not None:
         allowed |= jeju.allowed_calls(network.contract)
     if allowed:
-        # Even where none are made any more: one that is pending may have to be replaced.
+        # Even where no groups are made any more: a pending one may have to be replaced.
         allowed |= {(MULTICALL3, AGGREGATE3)}
     return allowed
 
@@ -346,7 +346,7 @@ def _signer_pool(
 
 
 def _log_endpoint(endpoint: str, fault: FaultKind | None) -> None:
-    """Log that an endpoint ("base#1", never its URL) is not asked first any more, or is again."""
+    """Log that an endpoint was excluded or has recovered, by its name ("base#1"), never its URL."""
     if fault is None:
         event(_log, logging.INFO, "endpoint_recovered", endpoint=endpoint)
     else:
@@ -354,9 +354,9 @@ def _log_endpoint(endpoint: str, fault: FaultKind | None) -> None:
 
 
 def _takes_x402(config: Config, network: NetworkConfig) -> bool:
-    """Return whether the standard dialect is served on a network. It needs no contract of ours, so
-    a key alone would settle on every network with a public endpoint: the operator must have chosen
-    this one.
+    """Return whether the standard dialect is served on a network. It needs no contract of ours:
+    with a key alone it could settle on every network with a public endpoint, so the operator must
+    have chosen the network.
     """
     is_primary = network.network.name == config.primary_network
     chosen = network.explicit_rpc or network.contract is not None or is_primary

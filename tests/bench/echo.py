@@ -15,10 +15,10 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from facilitator.config.settings import load_config
-from facilitator.web.http1 import serve
 from facilitator.web.server import (
     listen,
     new_event_loop,
+    serve,
     server_config,
     spare_the_collector,
     stop_signal,

@@ -21,7 +21,7 @@ NAMED = [row[2].strip() for row in ROWS if row[2].strip() != "test"]
 SOURCES = (
     *sorted((PACKAGE / "dialects" / "jeju").glob("*.py")),
     *sorted((PACKAGE / "web" / "routes").glob("*.py")),
-    *sorted((PACKAGE / "web" / "middleware").glob("*.py")),
+    *sorted((PACKAGE / "web").glob("*.py")),
 )
 WORDS = re.compile(r"[A-Z][a-z]+ [\w<]")
 

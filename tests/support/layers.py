@@ -17,8 +17,9 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response, Strea
 from starlette.routing import Route
 
 from facilitator.telemetry.logs import request_id
-from facilitator.web.http1 import serve
-from facilitator.web.middleware import layers, read_body
+from facilitator.web.body import read_body
+from facilitator.web.middleware import layers
+from facilitator.web.server import serve
 
 LIMIT = 65_536
 CONCURRENCY = 3

@@ -18,8 +18,7 @@ from starlette.routing import Route
 
 from facilitator.config.settings import load_config
 from facilitator.web.app import create_app
-from facilitator.web.http1 import serve
-from facilitator.web.server import listen, server_config, start_logging, stop_signal
+from facilitator.web.server import listen, serve, server_config, start_logging, stop_signal
 
 _other = logging.getLogger("somebody.else")
 

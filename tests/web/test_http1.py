@@ -1,7 +1,7 @@
 """Laws of a server that speaks HTTP/1.x and nothing else, over real sockets.
 
-They are about Hypercorn as `facilitator.http1` has it: a release of it that finds another way into
-HTTP/2 or WebSocket fails here.
+They are about Hypercorn as `facilitator.web.server` runs it: a release of it that finds another way
+into HTTP/2 or WebSocket fails here.
 """
 
 import asyncio

@@ -8,7 +8,7 @@ import socket
 import pytest
 
 from facilitator.telemetry.logs import TextFormatter
-from facilitator.web.middleware.body import LINGER
+from facilitator.web.body import LINGER
 from tests.support.layers import (
     CHUNK,
     CHUNKED,

@@ -10,7 +10,7 @@ import pytest
 from starlette.types import Message, Receive, Scope, Send
 
 from facilitator.telemetry.logs import JSONFormatter, TextFormatter
-from facilitator.web.middleware.guards import CatchErrors
+from facilitator.web.middleware import CatchErrors
 from tests.support.layers import CONCURRENCY, raw, requests_logged, serving, settled
 
 pytestmark = pytest.mark.anyio

@@ -36,8 +36,8 @@ _TEXTS = ("scheme", "network", "asset", "payTo", "amount", "resource", "nonce", 
 
 class Malformed(Struct, frozen=True, kw_only=True):
     """A request that cannot be decoded, and the words for it. `network` is the one in the reply:
-    the primary one unless the body names another. `undetermined`: the body does not show its
-    dialect, so clients of every dialect must be able to read the reply.
+    the primary one unless the body names another. `undetermined` where the body does not show its
+    dialect: clients of every dialect must be able to read the reply.
     """
 
     status: int
@@ -47,9 +47,10 @@ class Malformed(Struct, frozen=True, kw_only=True):
 
 
 class JejuRequest(Struct, frozen=True, kw_only=True):
-    """A request to verify or to settle. `header` and `asked` hold the members as they were given,
-    for the words that repeat them; `served` is the payment's own network, None where it is not.
-    `max_age` is how old the payment may be, in seconds, whatever an authorization allows.
+    """A request to verify or to settle. `header` and `asked` are the members of header and
+    requirements as given, for the words that repeat them. `served` is the payment's network, None
+    where it is not served here. `max_age` is how old the payment may be, in seconds, even where an
+    authorization is good for longer.
     """
 
     payment: JejuPayment
@@ -62,7 +63,7 @@ class JejuRequest(Struct, frozen=True, kw_only=True):
 
 
 class SignedRequest(Struct, frozen=True, kw_only=True):
-    """A request to check a signature alone, made for `network`."""
+    """A request to check a signature alone, on `network`."""
 
     payment: JejuPayment
     claimed_payer: bytes | None
@@ -84,8 +85,8 @@ class Decoder:
     def decode(
         self, members: dict[str, JSON] | None, auth_params: AuthParams = "optional"
     ) -> JejuRequest | Malformed:
-        """Decode a body of POST /verify or POST /settle, with or without the payer's authorization
-        of the token (authParams). `members` is None for a body that is no JSON object.
+        """Decode a body of POST /verify or POST /settle; `members` is None for a body that is no
+        JSON object. `auth_params` says what to do with the payer's authorization for the token.
         """
         if members is None:
             return self.refuse(INVALID_BODY)
@@ -97,8 +98,7 @@ class Decoder:
         words = _complaint(members, auth_params)
         if words is not None:
             return self.refuse(words, undetermined=False)
-        network = asked.get("network") or self._primary
-        network = network if isinstance(network, str) else as_text(network)
+        network = as_text(asked.get("network") or self._primary)
         given = None if auth_params == "ignored" else members.get("authParams")
         try:
             return self._request(header_text, asked, network, given)
@@ -106,19 +106,16 @@ class Decoder:
             return Malformed(status=200, words=str(unreadable), network=network)
 
     def decode_signed(self, members: dict[str, JSON] | None) -> SignedRequest | Malformed:
-        """Decode a body of POST /verify/signature; None for one that is no JSON object."""
+        """Decode a body of POST /verify/signature; `members` is None for no JSON object."""
         if members is None:
             return self.refuse(INVALID_BODY)
         if not members.get("paymentHeader"):
             return self.refuse("Missing paymentHeader")
-        network = members.get("network") or self._primary
-        network = network if isinstance(network, str) else as_text(network)
+        network = as_text(members.get("network") or self._primary)
         served = self._networks.get(network)
         try:
             header = decode_header(members["paymentHeader"])
-            payment = self.payment(header, served)
-            payer = header.get("payer")
-            claimed = _address(payer) if payer else None
+            payment, claimed = self._payment(header, served), _claimed_payer(header)
         except _Unreadable as unreadable:
             return self.refuse(str(unreadable))
         return SignedRequest(
@@ -126,7 +123,7 @@ class Decoder:
         )
 
     def refuse(self, words: str, status: int = 400, *, undetermined: bool = True) -> Malformed:
-        """Return the refusal of a body of which nothing is decoded."""
+        """Return the refusal of a body of which nothing was decoded."""
         return Malformed(
             status=status, words=words, network=self._primary, undetermined=undetermined
         )
@@ -135,32 +132,30 @@ class Decoder:
         self, header_text: JSON, asked: dict[str, JSON], network: str, auth_params: JSON
     ) -> JejuRequest:
         header = decode_header(header_text)
-        # The payer says for which chain and which contract the signature is.
+        # The signature is for the chain and the contract that the payer's header names.
         served = self._networks.get(str(header["network"]))
-        payment = self.payment(header, served, auth_params)
-        payer = header.get("payer")
         return JejuRequest(
-            payment=payment,
-            claimed_payer=_address(payer) if payer else None,
-            requirements=_quote(asked, network),
+            payment=self._payment(header, served, auth_params),
+            claimed_payer=_claimed_payer(header),
+            requirements=_requirements(asked, network),
             served=served,
             max_age=self._max_payment_age,
             header=header,
             asked=asked,
         )
 
-    def payment(
+    def _payment(
         self, header: dict[str, JSON], served: NetworkConfig | None, auth_params: JSON = None
     ) -> JejuPayment:
-        """Return the payment of a decoded header, whose payer is not yet known. Without a contract
-        its verifying contract is the zero address.
+        """Return the payment of a decoded header. Its payer is not known yet, so the zero address;
+        that is also its contract where none is configured.
         """
         timestamp = header["timestamp"]
         assert isinstance(timestamp, int)
         valid_from, deadline = timestamp - MAX_SECONDS_AHEAD, timestamp + self._max_payment_age
         pull = None if auth_params is None else _token_authorization(auth_params)
         if pull is not None:
-            # EIP-3009: strictly between the two
+            # EIP-3009: later than the one, earlier than the other
             valid_from = max(valid_from, pull.valid_after + 1)
             deadline = min(deadline, pull.valid_before - 1)
         return JejuPayment(
@@ -171,7 +166,7 @@ class Decoder:
             amount=int(str(header["amount"])),
             valid_from=valid_from,
             deadline=deadline,
-            # what is no hex passes no signature check
+            # without hex it is empty, and no check accepts that
             signature=hex_bytes(header["signature"]) or b"",
             contract=(served.contract if served else None) or ZERO_ADDRESS,
             scheme=str(header["scheme"]),
@@ -188,7 +183,7 @@ class _Unreadable(ValueError):
 
 
 def _complaint(members: dict[str, JSON], auth_params: AuthParams) -> str | None:
-    """Return the words for what is missing or wrong beside header and requirements, if anything."""
+    """Return the words for what is wrong in the other members; None where nothing is."""
     if auth_params == "required" and not isinstance(members.get("authParams"), dict):
         return "Missing authParams for EIP-3009"
     version = members.get("x402Version")
@@ -201,9 +196,8 @@ def _complaint(members: dict[str, JSON], auth_params: AuthParams) -> str | None:
 
 
 def decode_header(text: JSON) -> dict[str, JSON]:
-    """Return the members of a payment header, each of the right type. Lenient about base64
-    (base64url, no padding, line breaks), strict about the rest. Raises ValueError with the
-    dialect's words.
+    """Return the members of a payment header, each of the right type. Any variant of base64 is
+    good (base64url, no padding, line breaks). Raises _Unreadable.
     """
     if not isinstance(text, str):
         raise _Unreadable(INVALID_HEADER)
@@ -229,7 +223,7 @@ def decode_header(text: JSON) -> dict[str, JSON]:
 def _unbase64(text: str) -> bytes:
     """Decode base64 in any of its variants. Raises binascii.Error."""
     try:
-        return binascii.a2b_base64(text, strict_mode=True)  # how almost all clients spell it
+        return binascii.a2b_base64(text, strict_mode=True)  # the variant of almost all clients
     except ValueError:  # binascii.Error, or text beyond ASCII
         compact = _SPACE.sub("", text).translate(_TO_STANDARD_ALPHABET)
     if not _BASE64.match(compact):
@@ -238,9 +232,9 @@ def _unbase64(text: str) -> bytes:
     return base64.b64decode(bare + "=" * (-len(bare) % 4))
 
 
-def _quote(asked: dict[str, JSON], network: str) -> PaymentRequirements:
-    """Return the seller's requirements. A price may be missing, but one that is there must be a
-    number, in a string or as a JSON integer: otherwise no payment could be compared with it.
+def _requirements(asked: dict[str, JSON], network: str) -> PaymentRequirements:
+    """Return the seller's requirements. The price may be missing; otherwise it must be a number, in
+    a string or as a JSON integer, since payments are compared with it.
     """
     scheme, resource = asked.get("scheme"), asked.get("resource")
     most = asked.get("maxAmountRequired")
@@ -278,6 +272,11 @@ def _time(value: JSON) -> int | None:
     return uint256(str(value) if type(value) is int else value)
 
 
+def _claimed_payer(header: dict[str, JSON]) -> bytes | None:
+    payer = header.get("payer")
+    return _address(payer) if payer else None
+
+
 def _address(value: JSON) -> bytes:
     found = address(value)
     if found is None:
@@ -286,8 +285,8 @@ def _address(value: JSON) -> bytes:
 
 
 def as_text(value: JSON) -> str:
-    """Return a member as the words repeat it: as JavaScript writes it, in which the first service
-    of this dialect was written.
+    """Return a value as the words repeat it: as JavaScript writes it, the language of the first
+    service with this dialect.
     """
     if isinstance(value, str):
         return value

@@ -19,7 +19,7 @@ _encode = msgspec.json.Encoder().encode
 
 _UNKNOWN_TOKEN = Unit("TOKEN", 18)
 
-# {found} and {wanted} are the refusal's own; {header} and {asked} what the two sides gave.
+# {found} and {wanted} are the refusal's; {header} is the payer's, {asked} the seller's members.
 _WORDS = {
     Reason.IN_THE_FUTURE: "Payment timestamp is in the future",
     Reason.EXPIRED: "Payment expired ({age}s > {max_age}s)",
@@ -46,7 +46,7 @@ _WORDS = {
     Reason.INSUFFICIENT_BALANCE: "Insufficient balance: {found} < {wanted}",
     Reason.INSUFFICIENT_ALLOWANCE: "Insufficient allowance: {found} < {wanted}",
     Reason.TRANSACTION_REVERTED: "Transaction reverted",
-    Reason.CONTRACT_NOT_DEPLOYED: ("Facilitator contract not deployed - verification unavailable"),
+    Reason.CONTRACT_NOT_DEPLOYED: "Facilitator contract not deployed - verification unavailable",
     Reason.CONTRACT_NOT_CONFIGURED: "Facilitator contract not configured",
     Reason.SIGNER_NOT_CONFIGURED: "Settlement wallet not configured",
     Reason.BEING_SETTLED: "Nonce is being processed",
@@ -79,9 +79,9 @@ def words(refusal: Refusal, request: JejuRequest) -> str:
 
 
 def _time_words(refusal: Refusal, request: JejuRequest) -> str:
-    """Return the words for a payment, or its authorization, outside its time. They name the full
-    limit where that has passed, and otherwise the earlier one of POST /settle, which leaves time
-    for mining.
+    """Return the words for a payment, or its authorization, that came too early or too late. They
+    name the full limit where that has passed, and otherwise the earlier limit of POST /settle,
+    which leaves time for mining.
     """
     payment, pull = request.payment, request.payment.token_authorization
     if refusal.reason is Reason.IN_THE_FUTURE:
@@ -99,7 +99,7 @@ def _time_words(refusal: Refusal, request: JejuRequest) -> str:
 
 
 class _Given(dict[str, JSON]):
-    """Members as the words repeat them; a missing one is `undefined`."""
+    """Gives members as the words repeat them, a missing one as `undefined`."""
 
     def __getitem__(self, name: str) -> str:
         return as_text(self.get(name)) if name in self else "undefined"
@@ -107,9 +107,9 @@ class _Given(dict[str, JSON]):
 
 class _VerifyReply(Struct, frozen=True, kw_only=True, rename="camel"):
     is_valid: bool
-    invalid_reason: str | None
-    payer: str | None
-    amount: str | None
+    invalid_reason: str | None = None
+    payer: str | None = None
+    amount: str | None = None
     timestamp: int
 
 
@@ -124,7 +124,7 @@ class _Amount(Struct, frozen=True, kw_only=True):
 
 
 class _SettleReply(Struct, frozen=True, kw_only=True, rename="camel"):
-    """The last three are members that the standard dialect requires, for bodies that speak none."""
+    """The last three are required by the standard dialect, and are for bodies of no dialect."""
 
     success: bool
     tx_hash: str | None = None
@@ -147,7 +147,6 @@ def verified(payment: AnyPayment, now: int) -> bytes:
     return _encode(
         _VerifyReply(
             is_valid=True,
-            invalid_reason=None,
             payer=checksum(payment.payer),
             amount=str(payment.amount),
             timestamp=now,
@@ -157,23 +156,14 @@ def verified(payment: AnyPayment, now: int) -> bytes:
 
 def not_verified(why: str, now: int) -> bytes:
     """Encode the reply to a payment that is not valid."""
-    return _encode(
-        _VerifyReply(is_valid=False, invalid_reason=why, payer=None, amount=None, timestamp=now)
-    )
+    return _encode(_VerifyReply(is_valid=False, invalid_reason=why, timestamp=now))
 
 
 def not_verified_unread(malformed: Malformed, now: int) -> bytes:
     """Encode the reply of POST /verify to a request that cannot be decoded."""
-    # Clients of the standard dialect want a text.
-    payer = "" if malformed.undetermined else None
+    payer = "" if malformed.undetermined else None  # clients of the standard dialect need a string
     return _encode(
-        _VerifyReply(
-            is_valid=False,
-            invalid_reason=malformed.words,
-            payer=payer,
-            amount=None,
-            timestamp=now,
-        )
+        _VerifyReply(is_valid=False, invalid_reason=malformed.words, payer=payer, timestamp=now)
     )
 
 
@@ -196,8 +186,8 @@ def not_settled(
     unit: Unit | None = None,
     transaction_hash: bytes | None = None,
 ) -> bytes:
-    """Encode the reply to a payment that was not settled (yet). `payment` is given once it is
-    verified, `unit` is that of its amount, where that is known.
+    """Encode the reply to a payment that was not settled, or not yet. `payment` is None until it is
+    verified, `unit` where the unit of its amount is not known.
     """
     reply = _SettleReply(
         success=False,
@@ -220,8 +210,8 @@ def settled(
     fee_bps: int,
     unit: Unit | None,
 ) -> bytes:
-    """Encode the reply to a settled payment. `fee_bps` is the contract's share in basis points,
-    `unit` that of its amounts, where that is known.
+    """Encode the reply to a settled payment. `fee_bps` is the contract's fee in basis points,
+    `unit` is None where the unit of its amounts is not known.
     """
     unit = unit or _UNKNOWN_TOKEN
     net = payment.amount - proof.fee
@@ -255,7 +245,7 @@ def signature_invalid(why: str) -> bytes:
     return _encode({"valid": False, "error": why})
 
 
-def signature_words(refusal: Refusal, request: SignedRequest) -> str:
+def signature_words(refusal: Refusal) -> str:
     """Return the words for an invalid signature, or for a network that is not served."""
     return _WORDS[refusal.reason].format(found=refusal.found)
 

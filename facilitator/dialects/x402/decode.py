@@ -5,6 +5,7 @@ them apart, and the outer one is ignored. Unknown members are ignored, null is t
 and every member that is used must be of exactly the right type.
 """
 
+import re
 from collections.abc import Iterable
 
 from msgspec import Struct
@@ -12,22 +13,22 @@ from msgspec.structs import replace
 
 from facilitator.config.settings import NetworkConfig
 from facilitator.dialects import fields as values
-from facilitator.dialects.x402 import payment_identifier
 from facilitator.domain.payment import PaymentRequirements, Reason, Refusal
 from facilitator.domain.schemes.eip3009 import SCHEME, Deployment, Eip3009Payment
 from facilitator.domain.strict_json import JSON
 from facilitator.ethereum.smart_wallets import unwrap
 
 VERSIONS = (1, 2)
-# 128 characters are more than any token's name.
-DOMAIN_LIMIT = 128
-# Characters of a network's name that replies repeat: CAIP-2 allows 41.
-NETWORK_LIMIT = 64
+DOMAIN_LIMIT = 128  # characters; no token's name is as long
+NETWORK_LIMIT = 64  # characters of a network's name that replies repeat: CAIP-2 allows 41
+# The extension with an id that the buyer gives a payment.
+PAYMENT_IDENTIFIER = "payment-identifier"
+_PAYMENT_ID = re.compile(r"\A[A-Za-z0-9_-]{16,128}\Z")
 
 
 class Unreadable(Struct, frozen=True):
-    """A request that cannot be decoded (400): a stable code, and a message that says what is wrong.
-    `network` and `payer` are repeated in the reply where they could be read.
+    """A request that cannot be decoded (400): a stable code, and a message about what is wrong. The
+    reply repeats `network` and `payer`, "" where they could not be read.
     """
 
     code: str
@@ -42,7 +43,7 @@ def no_json(why: str) -> Unreadable:
 
 
 class Unserved(Struct, frozen=True):
-    """A request that is well formed and not served here; `network`, `payer` as they were given."""
+    """A well-formed request that is not served here; `network` and `payer` are as given, or ""."""
 
     refusal: Refusal
     network: str
@@ -51,7 +52,7 @@ class Unserved(Struct, frozen=True):
 
 class X402Request(Struct, frozen=True, kw_only=True):
     """A request to verify or to settle: the signed payment, the requirements that the payer
-    accepted, and those of the seller. `network` and `payer` are repeated in replies as given.
+    accepted, and those of the seller. Replies repeat `network` and `payer` as they were given.
     """
 
     version: int
@@ -98,7 +99,7 @@ class Decoder:
         served = self._networks.get((version, network))
         if served is None:
             return Refusal(Reason.UNSUPPORTED_NETWORK, network)
-        requirements = _quote(asked, version, "paymentRequirements")
+        requirements = _requirements(asked, version, "paymentRequirements")
         inner = _object(payload, "payload", "paymentPayload.")
         if _is_of_another_method(inner):
             return Refusal(Reason.UNSUPPORTED_PAYLOAD)
@@ -111,13 +112,11 @@ class Decoder:
             )
         else:
             _check_extensions(payload.get("extensions"))
-            accepted = _quote(
-                _object(payload, "accepted", "paymentPayload."), version, "paymentPayload.accepted"
-            )
-        payment = _payment(inner, requirements, served)
+            offer = _object(payload, "accepted", "paymentPayload.")
+            accepted = _requirements(offer, version, "paymentPayload.accepted")
         return X402Request(
             version=version,
-            payment=payment,
+            payment=_payment(inner, requirements, served),
             accepted=accepted,
             requirements=requirements,
             network=network,
@@ -135,7 +134,7 @@ class _Wrong(ValueError):
 
 
 def _network_of(members: dict[str, JSON]) -> str:
-    """Return the network that the seller names; "" where that is missing or cannot be a name."""
+    """Return the network that the seller names; "" where it is missing or can be no name."""
     asked = members.get("paymentRequirements")
     network = asked.get("network") if isinstance(asked, dict) else None
     return network if isinstance(network, str) and len(network) <= NETWORK_LIMIT else ""
@@ -151,7 +150,7 @@ def _payer_of(members: dict[str, JSON]) -> str:
 
 def _is_of_another_method(inner: dict[str, JSON]) -> bool:
     """Return whether a payload is of another method than EIP-3009 (Permit2, ERC-7710), or for a
-    chain that is no EVM chain. The official facilitators tell them apart by their members too.
+    chain that is no EVM chain. The official facilitators distinguish them by their members too.
     """
     if inner.get("permit2Authorization") is not None:
         return True
@@ -164,38 +163,48 @@ def _check_extensions(extensions: JSON) -> None:
         return
     if not isinstance(extensions, dict):
         raise _Wrong("paymentPayload.extensions must be an object")
-    given = extensions.get(payment_identifier.NAME)
-    if given is None:
-        return
-    try:
-        payment_identifier.check(given)
-    except ValueError as wrong:
-        missing = isinstance(wrong, payment_identifier.MissingMember)
-        code = "missing_parameters" if missing else "invalid_payload"
-        where = f"paymentPayload.extensions.{payment_identifier.NAME}"
-        raise _Wrong(f"{where}: {wrong}", code) from None
+    identifier = extensions.get(PAYMENT_IDENTIFIER)
+    if identifier is not None:
+        _check_payment_identifier(identifier)
 
 
-def _quote(members: dict[str, JSON], version: int, where: str) -> PaymentRequirements:
-    """An offer; without a whole EIP-712 domain in `extra` it has none."""
+def _check_payment_identifier(extension: JSON) -> None:
+    """Check the extension as the official packages do. No reply depends on it: otherwise a buyer,
+    who chooses the id, could have success reported twice for one payment.
+    """
+    where = f"paymentPayload.extensions.{PAYMENT_IDENTIFIER}: "
+    if not isinstance(extension, dict):
+        raise _Wrong(f"{where}must be an object")
+    info = _object(extension, "info", where)
+    required = _given(info, "required", f"{where}info.")
+    if not isinstance(required, bool):
+        raise _Wrong(f"{where}info.required must be true or false")
+    name = info.get("id")
+    if name is None:
+        if required:
+            raise _Wrong(f"{where}info.id is missing", code="missing_parameters")
+    elif not isinstance(name, str) or not _PAYMENT_ID.match(name):
+        raise _Wrong(f"{where}info.id must be 16 to 128 of A-Z, a-z, 0-9, _ and -")
+
+
+def _requirements(members: dict[str, JSON], version: int, where: str) -> PaymentRequirements:
+    """Decode requirements. They have no domain unless `extra` has both parts of one (EIP-712)."""
     amount = "amount" if version == 2 else "maxAmountRequired"
     seconds = _given(members, "maxTimeoutSeconds", where + ".")
-    if type(seconds) not in (int, float) or not isinstance(seconds, int | float) or seconds <= 0:
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or seconds <= 0:
         raise _Wrong(f"{where}.maxTimeoutSeconds must be a positive number")
     extra = members.get("extra")
-    if extra is not None and not isinstance(extra, dict):
+    if extra is None:
+        extra = {}
+    if not isinstance(extra, dict):
         raise _Wrong(f"{where}.extra must be an object")
-    name, domain_version = (
-        (extra or {}).get("name"),
-        (extra or {}).get("version"),
-    )
     return PaymentRequirements(
         scheme=_text(members, "scheme", where + "."),
         network=_text(members, "network", where + "."),
         asset=_address(members, "asset", where + "."),
         pay_to=_address(members, "payTo", where + "."),
         amount=_uint256(members, amount, where + "."),
-        domain=_domain(name, domain_version, where),
+        domain=_domain(extra.get("name"), extra.get("version"), where),
     )
 
 
@@ -233,7 +242,7 @@ def _payment(
         asset=requirements.asset,
         pay_to=_address(signed, "to", where),
         amount=_uint256(signed, "value", where),
-        # The token wants it strictly later; the next block is.
+        # The token requires a later time; the next block is later.
         valid_from=valid_after,
         deadline=valid_before - 1,
         signature=bare,
@@ -250,7 +259,7 @@ def _unwrap(signature: bytes) -> tuple[bytes, Deployment | None]:
     try:
         wrapped = unwrap(signature)
     except ValueError:
-        wrapped = None  # no contract accepts it either
+        wrapped = None  # malformed: no contract accepts it either
     if wrapped is None:
         return signature, None
     deployment = Deployment(wrapped.factory, wrapped.factory_calldata, listed=False)

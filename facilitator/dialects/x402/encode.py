@@ -94,7 +94,7 @@ _MESSAGES = {
     Reason.BUDGET_SPENT: "Settlement wallet has spent its gas budget",
     Reason.SIGNER_NOT_CONFIGURED: "Settlement wallet not configured",
 }
-# Faults that are not the payment's: status 503 and one code for all.
+# Refusals for which the payment is not at fault: status 503, and one code for all.
 OUTAGES = TEMPORARY | {Reason.SIGNER_NOT_CONFIGURED}
 
 
@@ -121,7 +121,7 @@ class _SettleReply(Struct, frozen=True, kw_only=True, rename="camel"):
 
 
 def code(refusal: Refusal, version: int = 2, *, sent: bool = False) -> str:
-    """Return the code of a refusal that is no outage; `sent`: there is a transaction."""
+    """Return the code of a refusal that is no outage; `sent` where there is a transaction."""
     if version == 1 and refusal.reason is Reason.AMOUNT_NOT_EXACT:
         return _V1_AMOUNT
     if sent and refusal.reason is Reason.TRANSACTION_REVERTED:
@@ -184,7 +184,7 @@ def settled(
 
 
 def _extra(settlement_id: str | None, state: SettlementState | None) -> _Extra | UnsetType:
-    """Return what GET /settlements can be asked for."""
+    """Return the id for GET /settlements/{id}, with the state at the reply; UNSET without them."""
     if settlement_id is None or state is None:
         return UNSET
     return _Extra(settlement_id=settlement_id, state=state)

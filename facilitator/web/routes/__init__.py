@@ -7,13 +7,10 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from facilitator.web.routes import about, payments, settlements
-from facilitator.web.routes.about import not_found
-
-__all__ = ["ROUTES", "not_found"]
 
 Handler = Callable[[Request], Awaitable[Response]]
 
-# Starlette tries them in this order: the most frequent ones come first.
+# In the order in which Starlette tries them: the most frequent come first.
 _HANDLERS: tuple[tuple[str, str, Handler], ...] = (
     ("POST", "/verify", payments.verify),
     ("POST", "/settle", payments.settle),

@@ -1,6 +1,5 @@
 """The routes that describe the service: what it is, its health, what it supports, its metrics."""
 
-from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -11,7 +10,7 @@ from facilitator.dialects.jeju.decode import VERSION
 from facilitator.domain.schemes import jeju
 from facilitator.ethereum.addresses import ZERO_ADDRESS, checksum
 from facilitator.telemetry.metrics import CONTENT_TYPE
-from facilitator.web.routes.replies import RETRY_AFTER, json_reply, service_of
+from facilitator.web.replies import RETRY_AFTER, json_reply, not_found, service_of
 from facilitator.web.service import Served
 
 
@@ -69,7 +68,7 @@ async def index(request: Request) -> Response:
         "mode": config.mode,
         "chainId": chain_id,
         "network": config.primary_network,
-        "facilitatorAddress": _spelt(contract),
+        "facilitatorAddress": _address(contract),
         "endpoints": {
             "verify": "POST /verify",
             "settle": "POST /settle",
@@ -82,8 +81,8 @@ async def index(request: Request) -> Response:
 
 
 async def health(request: Request) -> Response:
-    """GET /health: the process answers, and no network's loop hangs. It never depends on a chain or
-    a database: a loop that waits for a node within its deadlines does not hang.
+    """GET /health: does the process answer, with no network's loop stuck? It never depends on a
+    chain or a database: a loop that waits for a node within its deadlines is not stuck.
     """
     service = service_of(request)
     stuck = [
@@ -97,10 +96,10 @@ async def health(request: Request) -> Response:
 
 
 async def ready(request: Request) -> Response:
-    """GET /ready: the primary network has a key and a contract, and the journal can be written. The
-    reply also shows whether the chain answers; that counts only with READY_REQUIRES_RPC, since a
-    node's outage is no reason to take replicas out of service. Once the service stops it listens no
-    more, so nobody gets a reply.
+    """GET /ready: has the primary network a key and a contract, and can the journal be written? The
+    reply also shows whether the chain answers, which counts only with READY_REQUIRES_RPC: a node's
+    outage is no reason to take replicas out of service. A service that stops no longer listens, so
+    that nobody gets a reply.
     """
     service = service_of(request)
     primary = service.networks[service.config.primary_network]
@@ -122,12 +121,12 @@ async def ready(request: Request) -> Response:
 
 
 async def supported(request: Request) -> Response:
-    """GET /supported: the schemes and networks of both dialects in one list; in production only
+    """GET /supported: the schemes and networks of both dialects in one list, in production only
     those that can settle.
 
-    An entry of version 1 and scheme exact stands for both dialects, which share the network's name.
-    One for Jeju alone says so in `extra`, since official clients take every entry for theirs; one
-    for the standard dialect alone has no `extra`, as in the lists of the official facilitators.
+    An entry of version 1 and scheme exact is for both dialects, which share the network's name. One
+    for Jeju alone has `extra`, since official clients take every entry for theirs. One for the
+    standard dialect alone has no `extra`, as in the lists of the official facilitators.
     """
     service = service_of(request)
     kinds = [
@@ -152,13 +151,13 @@ async def supported(request: Request) -> Response:
 def _kinds(served: Served, *, production: bool) -> list[dict[str, object]]:
     network = served.config.network
     settles = served.settler is not None or not production
-    jeju = settles and (served.config.contract is not None or not production)
+    by_contract = settles and (served.config.contract is not None or not production)
     standard = settles and served.takes_x402
     kinds: list[dict[str, object]] = []
-    if jeju or standard:
+    if by_contract or standard:
         exact: dict[str, object] = {"x402Version": 1, "scheme": "exact", "network": network.name}
         kinds.append(exact if standard else {**exact, "extra": {"dialect": "jeju"}})
-    if jeju:
+    if by_contract:
         # the standard has another scheme of this name
         upto: dict[str, object] = {"x402Version": 1, "scheme": "upto", "network": network.name}
         kinds.append({**upto, "extra": {"dialect": "jeju"}})
@@ -187,8 +186,8 @@ async def stats(request: Request) -> Response:
             "totalSettlements": str(state.settlements if state else 0),
             "totalVolumeUSD": str(state.volume_usd if state else 0),
             "protocolFeeBps": state.fee_bps if state else config.protocol_fee_bps,
-            "feeRecipient": _spelt(fee_recipient),
-            "supportedTokens": [_spelt(None if usdc is None else usdc.address)],
+            "feeRecipient": _address(fee_recipient),
+            "supportedTokens": [_address(None if usdc is None else usdc.address)],
             "uptime": (now - service.started_at) // 1000,
             "timestamp": now,
         }
@@ -220,8 +219,8 @@ def _network(config: NetworkConfig) -> dict[str, object]:
         "network": config.network.name,
         "chainId": config.network.chain_id,
         "name": config.network.title,
-        "usdc": _spelt(None if config.usdc is None else config.usdc.address),
-        "facilitator": _spelt(config.contract),
+        "usdc": _address(None if config.usdc is None else config.usdc.address),
+        "facilitator": _address(config.contract),
         "blockExplorer": config.network.explorer,
     }
 
@@ -253,18 +252,11 @@ async def metrics(request: Request) -> Response:
     """GET /metrics: Prometheus' text format, from memory alone."""
     service = service_of(request)
     if not service.config.metrics:
-        return await not_found(request, HTTPException(404))
+        return not_found(request.scope["path"])
     uptime = (service.clock() - service.started_at) // 1000
     return Response(service.metrics.render(uptime), media_type=CONTENT_TYPE)
 
 
-def _spelt(address: bytes | None) -> str:
-    """Write an address with its checksum; None as the zero address, which Jeju clients expect."""
+def _address(address: bytes | None) -> str:
+    """Return an address with its checksum; for None the zero address, which Jeju clients expect."""
     return checksum(ZERO_ADDRESS if address is None else address)
-
-
-async def not_found(request: Request, _: Exception) -> Response:
-    """Reply to unknown paths, wrong methods and trailing slashes alike."""
-    path = request.scope["path"]
-    body = {"error": "Not found", "path": path, "timestamp": service_of(request).clock()}
-    return json_reply(body, 404)

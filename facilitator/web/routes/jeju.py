@@ -15,14 +15,14 @@ from facilitator.domain.schemes.jeju import JejuPayment, recover_payer
 from facilitator.domain.verification import check_time
 from facilitator.engine.requests import IdempotencyKey, SettleReply, SettleRequest
 from facilitator.journal.store import StoreError
+from facilitator.web.replies import reply
 from facilitator.web.routes.dialect import (
+    PENDING,
     BadRequest,
     Endpoint,
     Settlement,
     outage_reply,
 )
-from facilitator.web.routes.replies import PENDING
-from facilitator.web.routes.replies import reply as json_reply
 from facilitator.web.service import Served, Service
 
 _AUTH_PARAMS: dict[Endpoint, AuthParams] = {
@@ -32,7 +32,7 @@ _AUTH_PARAMS: dict[Endpoint, AuthParams] = {
 }
 # The time is checked first: a payment with this refusal is not verified.
 _OUT_OF_TIME = frozenset({Reason.IN_THE_FUTURE, Reason.EXPIRED})
-# What is only said of a payment in a token that the contract takes.
+# Refusals that only a payment in a token that the contract takes can get.
 _ASSET_TAKEN = frozenset({Reason.INSUFFICIENT_BALANCE, Reason.INSUFFICIENT_ALLOWANCE})
 
 
@@ -55,7 +55,7 @@ def _bad_request(service: Service, malformed: Malformed, endpoint: Endpoint) -> 
 
 
 def verify_signature(service: Service, body: Body) -> Response:
-    """Answer who signed a payment."""
+    """Reply who signed a payment."""
     decoded = service.jeju.decode_signed(body.members)
     if isinstance(decoded, Malformed):
         return signature_refused(decoded.words, decoded.status)
@@ -63,13 +63,13 @@ def verify_signature(service: Service, body: Body) -> Response:
     if decoded.served is not None:
         signer = recover_payer(decoded.payment, decoded.claimed_payer)
     if isinstance(signer, Refusal):
-        return signature_refused(replies.signature_words(signer, decoded), 200)
-    return json_reply(replies.signature_valid(decoded, signer))
+        return signature_refused(replies.signature_words(signer), 200)
+    return reply(replies.signature_valid(decoded, signer))
 
 
 def signature_refused(words: str, status: int) -> Response:
-    """Answer that there is no valid signature."""
-    return json_reply(replies.signature_invalid(words), status)
+    """Reply that there is no valid signature."""
+    return reply(replies.signature_invalid(words), status)
 
 
 @dataclass(slots=True)
@@ -97,7 +97,7 @@ class _Request:
         )
 
     def _served(self) -> Served | Refusal:
-        """Return the payment's network; the one that the seller names must be served as well."""
+        """Return the payment's network. The one that the seller names must be served as well."""
         networks = self.service.networks
         for network in (self.decoded.payment.network, self.decoded.requirements.network):
             if network not in networks:
@@ -123,8 +123,8 @@ class _Request:
         return served.settler, SettleRequest(payment, "jeju", key)
 
     async def _without_a_key(self) -> SettleReply:
-        """Return the payment's own fault first, which the payer may mend, and only then that the
-        operator has configured no key.
+        """Return the payment's own fault, which the payer can correct, or else that no key is
+        configured.
         """
         try:
             verdict = await self.verify()
@@ -163,7 +163,7 @@ class _Request:
 
     async def _unit(self, payment: JejuPayment, reply: SettleReply) -> Unit | None:
         """Return the unit of the payment's amount, None where it is not known. Only a token that
-        the contract takes is asked for it: anybody could name any other, at the cost of a call.
+        the contract takes is asked for it: each other that a client names would cost a call.
         """
         tokens = self.service.networks[self.decoded.requirements.network].tokens
         taken = reply.refusal is not None and reply.refusal.reason in _ASSET_TAKEN

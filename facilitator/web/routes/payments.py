@@ -1,43 +1,36 @@
-"""POST /verify and POST /settle, whichever dialect they are asked in."""
+"""POST /verify and POST /settle, in every dialect: reading, idempotency, settling, recording."""
 
 import hashlib
 import re
 import time
 
+import anyio
 from msgspec import Struct
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.types import Receive
 
-from facilitator.chain.answers import ChainUnavailable
+from facilitator.chain.answers import ChainUnavailable, to_hex
 from facilitator.dialects.detect import detect
-from facilitator.domain.payment import Reason, Refusal
+from facilitator.domain.payment import TEMPORARY, Proof, Reason, Refusal
 from facilitator.domain.schemes import AnyPayment
 from facilitator.engine.requests import IdempotencyKey, SettleReply
+from facilitator.engine.waiters import Waiter
 from facilitator.journal.store import StoreError
-from facilitator.web.middleware import BodyError, read_body
+from facilitator.telemetry.logs import describe
+from facilitator.telemetry.metrics import MALFORMED, REPLAYED, SCHEMES
+from facilitator.web.body import BodyError, read_body, until_disconnect
+from facilitator.web.replies import RETRY_AFTER, reply, service_of
 from facilitator.web.routes import jeju, x402
 from facilitator.web.routes.dialect import (
+    PENDING,
     BadRequest,
     Endpoint,
     PaymentRequest,
     Reader,
     Settlement,
     outage,
-    settle_and_encode,
-)
-from facilitator.web.routes.replies import (
-    MALFORMED,
-    PENDING,
-    REPLAYED,
-    count_settlement,
-    count_verification,
-    describe_reply,
-    describe_request,
-    describe_verdict,
-    refuse,
-    replayed,
-    reply,
-    service_of,
+    outage_reply,
 )
 from facilitator.web.service import Service
 
@@ -45,10 +38,17 @@ DIALECTS: dict[str, Reader] = {"jeju": jeju.read, "x402": x402.read}
 IDEMPOTENCY_KEY = "Idempotency-Key"
 # Longer than any key that clients generate, and without a character that breaks headers or logs.
 _KEY = re.compile(r"\A[\x21-\x7e]{1,255}\Z")
+# The statuses of refusals for which the request or this service is at fault; of others it is 200.
+_STATUS = {
+    Reason.IDEMPOTENCY_CONFLICT: 409,
+    Reason.INVALID_IDEMPOTENCY_KEY: 400,
+    Reason.SIGNER_NOT_CONFIGURED: 503,
+    **dict.fromkeys(TEMPORARY, 503),
+}
 
 
 class _Received(Struct, frozen=True):
-    """A request as it arrived; `read_at` is of time.perf_counter()."""
+    """A request with its body and what was decoded; `read_at` is of time.perf_counter()."""
 
     dialect: str
     body: bytes
@@ -57,12 +57,12 @@ class _Received(Struct, frozen=True):
 
 
 async def verify(request: Request) -> Response:
-    """POST /verify: would this payment settle? Leaves no trace."""
+    """POST /verify: would this payment settle? Nothing of it is stored."""
     service = service_of(request)
     received = await _receive(request, "verify")
     dialect, asked = received.dialect, received.asked
     if isinstance(asked, BadRequest):
-        count_verification(service, dialect, None, MALFORMED)
+        service.metrics.verified(dialect, None, None, MALFORMED)
         return reply(asked.body, asked.status)
     retry_after = None
     try:
@@ -70,10 +70,13 @@ async def verify(request: Request) -> Response:
     except (ChainUnavailable, StoreError) as fault:
         verdict, retry_after = outage(fault)
     refusal = verdict if isinstance(verdict, Refusal) else None
-    count_verification(service, dialect, asked, refusal)
-    describe_verdict(refusal)
+    service.metrics.verified(dialect, asked.network, asked.scheme, refusal)
     body = asked.encode_verdict(verdict)
-    return reply(body) if refusal is None else refuse(body, refusal, retry_after)
+    if refusal is None:
+        describe(outcome="valid")
+        return reply(body)
+    describe(outcome="invalid", reason=str(refusal.reason))
+    return _refuse(body, refusal, retry_after)
 
 
 async def settle(request: Request) -> Response:
@@ -84,14 +87,14 @@ async def settle(request: Request) -> Response:
 
 
 async def settle_gasless(request: Request) -> Response:
-    """POST /settle/gasless: the same in the Jeju dialect alone, with an authorization (EIP-3009)
-    instead of the allowance.
+    """POST /settle/gasless: settle in the Jeju dialect alone, with an authorization (EIP-3009)
+    instead of the payer's allowance.
     """
     return await _settle(request, "settle_gasless")
 
 
 async def verify_signature(request: Request) -> Response:
-    """POST /verify/signature: who signed this? Jeju's alone; no time, term or chain is checked."""
+    """POST /verify/signature: who signed this? In Jeju's dialect alone, and checks nothing else."""
     try:
         body = await read_body(request.receive, request.scope["headers"])
     except BodyError as refused:
@@ -102,31 +105,62 @@ async def verify_signature(request: Request) -> Response:
 async def _settle(request: Request, endpoint: Endpoint) -> Response:
     service = service_of(request)
     received = await _receive(request, endpoint)
-    dialect, asked, started = received.dialect, received.asked, received.read_at
+    asked = received.asked
     if isinstance(asked, BadRequest):
-        count_settlement(service, dialect, None, MALFORMED, started)
+        _count(service, received, MALFORMED)
         return reply(asked.body, asked.status)
     key = _idempotency_key(request, received.body)
     earlier = await _earlier_reply(service, key)
     if isinstance(earlier, bytes):
-        count_settlement(service, dialect, asked, REPLAYED, started)
-        return replayed(earlier)
+        describe(outcome="replayed")
+        _count(service, received, REPLAYED)
+        response = reply(earlier)
+        response.headers["Idempotent-Replayed"] = "true"
+        return response
     settlement: Settlement | SettleReply
     if isinstance(earlier, Refusal):
         settlement = SettleReply(refusal=earlier)
     else:
         assert not isinstance(key, Refusal)
         settlement = await asked.settlement(key)
-    sent, body = await settle_and_encode(asked, settlement, request.receive)
-    describe_reply(sent)
-    count_settlement(service, dialect, asked, sent, started)
-    if sent.proof is not None:
-        return reply(body)
-    return refuse(body, sent.refusal or PENDING, sent.retry_after)
+    sent, body = await _settle_and_encode(asked, settlement, request.receive)
+    refusal = sent.refusal or PENDING
+    _describe_reply(sent)
+    _count(service, received, sent.proof or refusal)
+    return reply(body) if sent.proof is not None else _refuse(body, refusal, sent.retry_after)
+
+
+async def _settle_and_encode(
+    asked: PaymentRequest, settlement: Settlement | SettleReply, receive: Receive
+) -> tuple[SettleReply, bytes]:
+    """Settle, and wait as long as the client does. Return the reply and its body, which must be
+    sent at once. An outage becomes a refusal; a `settlement` that is a reply is only encoded.
+    """
+    if isinstance(settlement, SettleReply):
+        return settlement, await asked.encode_reply(settlement)
+    settler, request = settlement
+    waiter = Waiter()
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(_hang_up_with_client, receive, waiter)
+        try:
+            async with settler.settle(request, waiter) as settling:
+                found, body = settling.reply, await asked.encode_reply(settling.reply)
+                sent = await settling.deliver(body)
+        except (ChainUnavailable, StoreError) as fault:
+            found = sent = outage_reply(fault)
+            body = await asked.encode_reply(sent)
+        tasks.cancel_scope.cancel()
+    return sent, body if sent is found else await asked.encode_reply(sent)
+
+
+async def _hang_up_with_client(receive: Receive, waiter: Waiter) -> None:
+    """Wait until the client goes away; the body has been read."""
+    await until_disconnect(receive)
+    waiter.hang_up()
 
 
 async def _receive(request: Request, endpoint: Endpoint) -> _Received:
-    """Read and decode a request. A body that cannot be read speaks no dialect, and is refused in
+    """Read and decode a request. A body that cannot be read is of no dialect, and is refused in
     Jeju's words.
     """
     service, dialect, body = service_of(request), "jeju", b""
@@ -142,12 +176,15 @@ async def _receive(request: Request, endpoint: Endpoint) -> _Received:
         # Only Jeju has this path.
         dialect = "jeju" if endpoint == "settle_gasless" else detected.dialect
         asked = DIALECTS[dialect](service, detected, endpoint)
-    describe_request(dialect, None if isinstance(asked, BadRequest) else asked)
+    # Logged are only words of closed sets, ids and hashes: nothing that a client can write.
+    describe(dialect=dialect)
+    if not isinstance(asked, BadRequest):
+        describe(network=asked.network, scheme=asked.scheme if asked.scheme in SCHEMES else None)
     return _Received(dialect, body, asked, read_at)
 
 
 def _idempotency_key(request: Request, body: bytes) -> IdempotencyKey | Refusal | None:
-    """Return the key that the seller gave this request, or why it cannot be one; None without."""
+    """Return the request's idempotency key, or why it cannot be one; None without a key."""
     keys = request.headers.getlist(IDEMPOTENCY_KEY)
     if not keys:
         return None
@@ -160,8 +197,8 @@ def _idempotency_key(request: Request, body: bytes) -> IdempotencyKey | Refusal 
 async def _earlier_reply(
     service: Service, key: IdempotencyKey | Refusal | None
 ) -> bytes | Refusal | None:
-    """Return the final reply that a request with this key got before, or why the key cannot be
-    used; None where the request is still to be answered.
+    """Return the stored final reply to an earlier request with this key, or why the key cannot be
+    used; None where there is neither.
     """
     if not isinstance(key, IdempotencyKey):
         return key
@@ -174,3 +211,32 @@ async def _earlier_reply(
     if kept.body_digest != key.body_digest:
         return Refusal(Reason.IDEMPOTENCY_CONFLICT)
     return kept.reply
+
+
+def _refuse(body: bytes, refusal: Refusal, retry_after: float | None) -> Response:
+    if refusal.reason in TEMPORARY:
+        retry_after = retry_after or RETRY_AFTER
+    return reply(body, _STATUS.get(refusal.reason, 200), retry_after)
+
+
+def _describe_reply(sent: SettleReply) -> None:
+    """Add the reply to POST /settle to the request's log line and span."""
+    reason = None if sent.refusal is None else sent.refusal.reason
+    if sent.proof is not None:
+        outcome = "settled"
+    else:
+        outcome = "pending" if reason in (None, Reason.SETTLEMENT_PENDING) else "refused"
+    describe(
+        outcome=outcome,
+        reason=None if reason is None else str(reason),
+        settlement=sent.settlement_id,
+        transaction=None if sent.transaction_hash is None else to_hex(sent.transaction_hash),
+    )
+
+
+def _count(service: Service, received: _Received, result: Proof | Refusal | str) -> None:
+    """Count a POST /settle, and the time since its body was read."""
+    asked = received.asked
+    known = (None, None) if isinstance(asked, BadRequest) else (asked.network, asked.scheme)
+    seconds = time.perf_counter() - received.read_at
+    service.metrics.settled(received.dialect, *known, result, seconds)

@@ -1,7 +1,7 @@
 """GET /settlements: the state of one settlement, for sellers who reconcile and operators.
 
-No signature is shown. The id cannot be guessed; everything else that one needs to ask is public on
-the chain.
+No signature is shown. An id cannot be guessed; the other ways to ask use what is public on the
+chain.
 """
 
 import re
@@ -16,7 +16,7 @@ from facilitator.domain.schemes import eip3009, jeju, scheme_of
 from facilitator.domain.settlement import Transaction
 from facilitator.ethereum.addresses import checksum, parse_address
 from facilitator.journal.store import SettlementRecord, StoreError
-from facilitator.web.routes.replies import RETRY_AFTER, json_reply, service_of
+from facilitator.web.replies import RETRY_AFTER, json_reply, service_of
 from facilitator.web.service import Served, Service
 
 _ID = re.compile(r"\A[0-9a-f]{32}\Z")
@@ -35,8 +35,8 @@ async def by_id(request: Request) -> Response:
 async def by_payment(request: Request) -> Response:
     """GET /settlements?network=&asset=&payer=&nonce=: by the nonce that the payment uses up.
 
-    A nonce of 32 bytes (0x hex) is one of the asset's (EIP-3009); any other text, or one that names
-    no `asset`, is a nonce of the network's X402Facilitator contract.
+    With `asset` a nonce of 32 bytes (0x hex) is looked up as the asset's (EIP-3009), then as one of
+    the network's X402Facilitator contract; any other nonce only as the contract's.
     """
     service, asked = service_of(request), request.query_params
     served = _served(service, asked.get("network"))
@@ -93,14 +93,8 @@ def _keys(served: Served, asset: bytes | None, payer: bytes, nonce: str) -> list
 
 async def _described(service: Service, record: SettlementRecord) -> Response:
     settlement, payment = record.settlement, record.settlement.payment
-    served = next(
-        (
-            each
-            for each in service.networks.values()
-            if each.config.network.chain_id == payment.chain_id
-        ),
-        None,
-    )
+    by_chain = {each.config.network.chain_id: each for each in service.networks.values()}
+    served = by_chain.get(payment.chain_id)
     proof = settlement.proof
     described: dict[str, object] = {
         "settlementId": settlement.id,
@@ -127,8 +121,8 @@ async def _described(service: Service, record: SettlementRecord) -> Response:
 
 
 async def _confirmations(served: Served | None, proof: Proof | None) -> int | None:
-    """Return how many blocks there are from the proof's to the latest, both included; None where
-    that is not known.
+    """Return the number of blocks from the proof's to the latest, both included; None where that is
+    not known.
     """
     if served is None or proof is None:
         return None

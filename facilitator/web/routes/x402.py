@@ -10,12 +10,12 @@ from facilitator.domain.payment import Reason, Refusal
 from facilitator.domain.schemes import AnyPayment
 from facilitator.engine.requests import IdempotencyKey, SettleReply, SettleRequest
 from facilitator.web.routes.dialect import (
+    PENDING,
     BadRequest,
     Endpoint,
     Settlement,
     outage_reply,
 )
-from facilitator.web.routes.replies import PENDING
 from facilitator.web.service import Service
 
 

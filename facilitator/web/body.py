@@ -1,15 +1,16 @@
-"""Reads a request's body within limits, and discards what a refusal left unread."""
+"""A request's body: reads it within limits, and discards what a reply left unread of it."""
 
 import asyncio
 from collections.abc import Iterable
+from contextlib import suppress
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from facilitator.web.middleware.headers import Header, header
+Header = tuple[bytes, bytes]
 
 BODY_LIMIT = 65_536  # bytes
 BODY_DEADLINE = 10.0  # seconds for the whole body, so that a byte a second does not hold a request
-LINGER = 2.0  # seconds for which the rest of a refused body is read and thrown away
+LINGER = 2.0  # seconds for which the rest of a refused body is read and discarded
 
 
 class BodyError(Exception):
@@ -27,7 +28,7 @@ class BodyTooSlow(BodyError):
 
 
 class ClientDisconnected(Exception):
-    """The client disconnected before its request was complete, so that no reply can be sent."""
+    """The client disconnected before its request was complete: nobody is there for a reply."""
 
 
 async def read_body(
@@ -40,8 +41,8 @@ async def read_body(
     """Return the whole body, at most `limit` bytes, within `deadline` seconds.
 
     `headers` are the scope's, names in lower case. A Content-Length over the limit is refused
-    before anything is read; a chunked body at the first byte over it. Raises BodyTooLarge,
-    BodyTooSlow or ClientDisconnected.
+    before anything is read, a chunked body at the first byte over it. Raises BodyTooLarge,
+    BodyTooSlow, ClientDisconnected.
     """
     announced = header(headers, b"content-length")
     # 19 digits are more than any machine holds, and few enough to be worth parsing.
@@ -72,8 +73,9 @@ class DrainBody:
     A connection that is closed with unread bytes is reset, and the reset may overtake the reply: a
     client that sent 10 MB would never see its 413. Hypercorn (0.18) also waits for room in the
     request's queue before it closes, for ever when nobody reads: an unread body would leak its
-    connection and two tasks. So the rest is discarded: for LINGER seconds with the reply already
-    delivered, then until the server has closed.
+    connection and two tasks. So the reply is sent but for its end, the rest of the body is
+    discarded for LINGER seconds, the reply ends, and what still comes is discarded until the server
+    has closed.
     """
 
     def __init__(self, app: ASGIApp, *, linger: float = LINGER) -> None:
@@ -96,7 +98,7 @@ class DrainBody:
             return message
 
         async def withholding_send(message: Message) -> None:
-            """Send a reply's last part, but keep its end back while the body is unread."""
+            """Send all of the reply, but withhold its end while the body is unread."""
             nonlocal withheld
             is_end = message["type"] == "http.response.body" and not message.get("more_body", False)
             if is_end and not complete:
@@ -107,20 +109,19 @@ class DrainBody:
         await self.app(scope, watched_receive, withholding_send)
         if not withheld:
             return
-        try:
+        with suppress(TimeoutError):  # a client that still sends has had the reply for a while
             async with asyncio.timeout(self.linger):
                 while not complete:
                     await watched_receive()
-        except TimeoutError:
-            pass  # a client that still sends has had the reply for a while
         if gone:
-            return  # the server has closed, and says so once
+            return  # the server has closed, and reports it only once
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(_until_disconnect(receive))
+            tasks.create_task(until_disconnect(receive))
             await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
-async def _until_disconnect(receive: Receive) -> None:
+async def until_disconnect(receive: Receive) -> None:
+    """Return once the client has disconnected, or the reply is complete; discard what it sends."""
     while (await receive())["type"] != "http.disconnect":
         pass
 
@@ -131,3 +132,11 @@ def _may_have_body(scope: Scope) -> bool:
         name == b"transfer-encoding" or (name == b"content-length" and value != b"0")
         for name, value in scope["headers"]
     )
+
+
+def header(headers: Iterable[Header], wanted: bytes) -> bytes | None:
+    """Return the first value of the header `wanted`, a name in lower case; None without one."""
+    for name, value in headers:
+        if name == wanted:
+            return value
+    return None
