@@ -5,14 +5,15 @@ import json
 import os
 import shutil
 import signal
-import sys
+from asyncio.subprocess import Process
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import aiohttp
 import pytest
 
-from tests.support.paths import ROOT
+from tests.support.commands import begun
+from tests.support.forks import Forked
 
 pytestmark = pytest.mark.anyio
 
@@ -20,13 +21,8 @@ TIMEOUT = 90.0  # seconds
 
 
 @asynccontextmanager
-async def devnet(*options: str) -> AsyncIterator[asyncio.subprocess.Process]:
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "facilitator", "devnet", *options),
-        cwd=ROOT,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
+async def devnet(*options: str) -> AsyncIterator[Process | Forked]:
+    process = await begun("devnet", {}, *options)
     try:
         yield process
     finally:
@@ -35,7 +31,7 @@ async def devnet(*options: str) -> AsyncIterator[asyncio.subprocess.Process]:
             await process.communicate()
 
 
-async def described(process: asyncio.subprocess.Process) -> dict[str, object]:
+async def described(process: Process | Forked) -> dict[str, object]:
     assert process.stdout is not None
     async with asyncio.timeout(TIMEOUT):
         description: dict[str, object] = json.loads(await process.stdout.readline())

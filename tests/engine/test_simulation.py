@@ -11,6 +11,8 @@ from facilitator.domain.settlement import Policy
 from tests.support.simulation import Verdicts, World
 
 DEFAULT_SEEDS = range(300)
+# Where the search for worlds that a reckless policy breaks begins; any other two would do as well.
+WRONG_WHEN_RECKLESS = (45, 372)
 FAULTS = (
     "claim after a failure",
     "confirmed",
@@ -80,5 +82,6 @@ def test_a_policy_that_trusts_shallow_nonces_is_caught() -> None:
     worlds go wrong when it is believed.
     """
     reckless = Policy(superseded_depth=1)
-    wrong = (seed for seed in range(1_000) if World(seed, reckless).run().wrong)
+    seeds = dict.fromkeys((*WRONG_WHEN_RECKLESS, *range(1_000)))
+    wrong = (seed for seed in seeds if World(seed, reckless).run().wrong)
     assert len(list(islice(wrong, 2))) == 2

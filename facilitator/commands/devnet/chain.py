@@ -1,6 +1,7 @@
 """The embedded chain: anvil with all that a settlement needs deployed, and funded accounts."""
 
 import asyncio
+import functools
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -60,6 +61,7 @@ class DevnetOptions(msgspec.Struct, frozen=True, kw_only=True):
     tools: Path = Path(".tools")
 
 
+@functools.cache
 def derive_accounts(count: int = ACCOUNTS) -> tuple[Account, ...]:
     """Return the first `count` accounts of anvil's mnemonic, at least ten. 0 deploys and owns the
     contracts, 1 signs for the service, 3 sells, 9 receives the fees, all others pay.
@@ -144,10 +146,22 @@ class Devnet:
         if options.fee_bps != DEFAULT_FEE_BPS:
             fee = selector("setProtocolFee(uint256)") + encode(["uint256"], [options.fee_bps])
             await self.transact(self.deployer, self.contract, fee)
-        for account in self.accounts:
-            await self.mint(account.address, USDC_EACH)
+        await self._mint_to_all()
         if options.block_time is not None:
             await self.rpc("evm_setIntervalMining", options.block_time)
+
+    async def _mint_to_all(self) -> None:
+        """Mint USDC_EACH to every account, with all calls of a kind in one request."""
+        nonce = await self.rpc("eth_getTransactionCount", to_hex(self.deployer.address), "latest")
+        assert isinstance(nonce, str)
+        await asyncio.gather(
+            *(
+                self.transact(
+                    self.deployer, self.usdc, _mint(account.address, USDC_EACH), nonce=each
+                )
+                for each, account in enumerate(self.accounts, start=int(nonce, 16))
+            )
+        )
 
     @property
     def deployer(self) -> Account:
@@ -195,19 +209,27 @@ class Devnet:
 
     async def mint(self, to: bytes, amount: int) -> None:
         """Mint `amount` atomic units of the test USDC to `to`."""
-        call = selector("mint(address,uint256)") + encode(["address", "uint256"], [to, amount])
-        await self.transact(self.deployer, self.usdc, call)
+        await self.transact(self.deployer, self.usdc, _mint(to, amount))
 
     async def transact(
-        self, sender: Account, to: bytes | None, call: bytes, value: int = 0
+        self,
+        sender: Account,
+        to: bytes | None,
+        call: bytes,
+        value: int = 0,
+        *,
+        nonce: int | None = None,
     ) -> dict[str, Any]:
         """Send a transaction, signed by anvil for `sender`; return its receipt as JSON-RPC has it.
 
-        `to` None creates a contract; `value` is in wei. Raises RPCError if it would revert.
+        `to` None creates a contract; `value` is in wei; `nonce` is the account's next one unless
+        several are under way at once. Raises RPCError if it would revert.
         """
         transaction = {"from": to_hex(sender.address), "data": to_hex(call), "value": hex(value)}
         if to is not None:
             transaction["to"] = to_hex(to)
+        if nonce is not None:
+            transaction["nonce"] = hex(nonce)
         estimate = await self.rpc("eth_estimateGas", transaction)
         assert isinstance(estimate, str)
         # The chain moves on between the estimate and the block.
@@ -226,3 +248,8 @@ class Devnet:
     async def ended(self) -> int:
         """Wait until anvil has ended by itself; return its exit code."""
         return await self._process.wait()
+
+
+def _mint(to: bytes, amount: int) -> bytes:
+    """Return the call that mints `amount` atomic units of the test USDC to `to`."""
+    return selector("mint(address,uint256)") + encode(["address", "uint256"], [to, amount])
