@@ -29,7 +29,7 @@ class Broadcaster:
         self.sent_at: dict[int, int] = {}  # when each was last offered to the chain, by its id
         self._at_cap: set[int] = set()  # transactions for which that was logged
         self._lacking_gas: set[int] = set()  # those that were refused for their gas limit
-        # What each transaction is a part of, as of the last turn (W3C traceparent).
+        # The trace that each transaction belongs to, as of the last turn (W3C traceparent).
         self._traces: dict[int, str | None] = {}
         self._woken = anyio.Event()
 
@@ -58,17 +58,17 @@ class Broadcaster:
             )
 
     async def send_again(self, transaction: Transaction, attempt: Attempt) -> None:
-        """Send as a part of the trace that the transaction's settlement belongs to."""
+        """Send, within the trace of the transaction's settlement."""
         with inside(self.trace_of(transaction)):
             await self.send(transaction, attempt)
 
     async def something_sent(self) -> None:
-        """Return once something was sent since this returned before."""
+        """Return once something has been sent, since this returned last."""
         await self._woken.wait()
         self._woken = anyio.Event()
 
     def log_at_cap(self, transaction: Transaction, attempt: Attempt) -> None:
-        """Log, once for each transaction, that it is stuck and its fees may not rise any more."""
+        """Log, once for each transaction, that it is stuck with its fees at the cap."""
         if transaction.id not in self._at_cap:
             self._at_cap.add(transaction.id)
             event(
@@ -81,12 +81,12 @@ class Broadcaster:
 
     @property
     def at_cap(self) -> int:
-        """Return how many pending transactions are stuck with fees that may not rise any more."""
+        """Return how many pending transactions are stuck with their fees at the cap."""
         return len(self._at_cap)
 
     def lacks_gas(self, transaction: Transaction) -> bool:
-        """Return whether no endpoint took it when it was last offered, for want of a higher gas
-        limit.
+        """Return whether every endpoint refused it when it was last sent, as its gas limit is too
+        low.
         """
         return transaction.id in self._lacking_gas
 

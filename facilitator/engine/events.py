@@ -1,7 +1,8 @@
 """What is logged whenever a settlement changes: one line in the log, one span in its trace.
 
-The line belongs to the trace of the request that had the payment taken on, whoever finds out. Ids,
-addresses, amounts and hashes: what the chain shows to everybody. Nothing that was signed.
+The line belongs to the trace of the request that had the payment taken on, whichever process writes
+it. It holds ids, addresses, amounts and hashes, which the chain shows to everybody, and nothing
+that was signed.
 """
 
 import logging
@@ -21,7 +22,7 @@ Fields = dict[str, str | int]
 
 
 def settlement_submitted(network: str, claimed: Claimed) -> None:
-    """Log that a payment was claimed, and the transaction that moves its money signed."""
+    """Log that a payment was claimed and its transaction signed."""
     transaction = claimed.transaction
     with inside(claimed.settlement.traceparent):
         event(
@@ -50,8 +51,8 @@ def settlement_changed(network: str, settlement: Settlement) -> None:
 
 
 def paid_after_failure(network: str, settlement: Settlement) -> None:
-    """Log that a payment is CONFIRMED that had been answered as failed: what was signed before was
-    mined after all.
+    """Log that a payment which was reported as failed is CONFIRMED: a transaction that was signed
+    before was mined after all.
     """
     fields = {**described(settlement), **_result(settlement)}
     with inside(settlement.traceparent):

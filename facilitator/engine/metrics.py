@@ -1,9 +1,9 @@
 """Metrics of the chains and the event loop.
 
-A scrape reads memory and asks nobody: endpoints, signers and the loop count in plain numbers where
-it happens. What they do not see is polled every few seconds, since the loop of a chain asks nothing
-while nothing is open: nobody would learn that the nodes, or a signer's gas money, are gone before
-the next payment comes.
+A scrape only reads memory: endpoints, signers and the loop count in plain numbers what they do. The
+rest is polled every few seconds, since the loop of a chain asks nothing while nothing is open:
+otherwise nobody would notice before the next payment that the nodes are down, or that a signer has
+no gas money.
 """
 
 import asyncio
@@ -40,10 +40,10 @@ from facilitator.telemetry.metrics import Metrics
 _log = get_logger(__name__)
 
 _USED = frozenset({Standing.GOOD, Standing.UNKNOWN})
-# What a settlement can come to, after it was taken on.
+# The states that a settlement can reach after it was taken on.
 _ENDS = tuple(state for state in SettlementState if state is not SettlementState.PENDING)
 
-# Seconds. Counting reads what is open, and a tally of the rest; asking costs one POST to a node.
+# Seconds. Counting reads what is open and totals of the rest; asking takes one POST to a node.
 COUNT_EVERY = 5.0
 ASK_EVERY = 15.0
 # Gas of a settlement, before one was seen: the dearest of the two plain ones takes 145-175 k.
@@ -53,10 +53,10 @@ LAG_EVERY = 1.0  # seconds between two measurements of how late the event loop i
 
 @dataclass(kw_only=True, eq=False)
 class ChainPoller:
-    """Polls one network; where it has no `signers`, only the journal's counts of it.
+    """Polls one network; without `signers`, only the journal's counts of it.
 
-    `counts` are those, None until they were read first; `settlement_cost` is the wei that one
-    payment may cost at the fees of the last poll, `max_fee_per_gas` the cap of those.
+    `counts` are those, None until they were first read; `settlement_cost` is the most wei that one
+    payment may cost at the fees of the last poll; `max_fee_per_gas` is the cap of the fees.
     """
 
     network: str
@@ -80,7 +80,7 @@ class ChainPoller:
         while True:
             try:
                 await poll()
-            except Exception as bug:  # what is only for metrics must not end anything else
+            except Exception as bug:  # a metric must not stop anything else
                 event(_log, logging.ERROR, "survey_broken", exc_info=bug, network=self.network)
             await anyio.sleep(every)
 
@@ -91,7 +91,7 @@ class ChainPoller:
                 self.metrics.count_rows(self.network, self.counts)
 
     async def _ask(self) -> None:
-        """In one round trip; the endpoints note the head for themselves."""
+        """Read balances and fees in one round trip; endpoints record the head by themselves."""
         chain, signers = self.chain, self.signers
         assert signers is not None
         accounts = signers.accounts
@@ -153,7 +153,7 @@ def observe(
 
 
 async def watch_event_loop(metrics: Metrics) -> None:
-    """Record for ever how late timers fire: everything else is as late."""
+    """Record, again and again, how late timers fire: everything else is as late."""
     while True:
         due = anyio.current_time() + LAG_EVERY
         await anyio.sleep(LAG_EVERY)

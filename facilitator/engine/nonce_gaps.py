@@ -1,11 +1,11 @@
 """Gaps in a signer's account nonces: found, confirmed at a later head, and closed.
 
-What stood below our own transactions can vanish: the journal comes from a backup, or somebody
-else's transaction left the chain in a reorg. Then nobody will ever use that account nonce, and
-nothing above it is mined, unless we send an empty transfer to ourselves. Where the journal has a
-transaction of that nonce that counts as ended, it is not ended after all, and is sent again. But
-where the failure of what it carries was reported, it must not pay after all: an empty transfer that
-offers more for gas takes its place.
+An account nonce below our pending transactions can become unused: the journal comes from a backup,
+or somebody else's transaction left the chain in a reorg. Nothing above it is mined until it is
+used, so we use it with a filler, an empty transfer to ourselves. Where the journal has a
+transaction with that nonce that counts as ended, that one is revived and sent again. But where the
+failure of a payment in it was reported, it must not be mined any more: a filler that offers more
+for gas takes its place.
 """
 
 import logging
@@ -30,7 +30,7 @@ from facilitator.telemetry.logs import event
 
 _log = logging.getLogger(__name__)
 
-# A transfer to oneself takes 21,000 on most chains; some count the data's costs in gas as well.
+# A transfer to oneself takes 21,000 gas on most chains; some add the cost of the data.
 FILLER_GAS_CAP = 500_000
 # How many times longer to wait where the node's pool holds something for the missing nonce.
 POOLED_PATIENCE = 12
@@ -82,8 +82,8 @@ class NonceGaps:
         return self.policy.patience_ms(self.heads.interval_ms)
 
     async def _is_old(self, signer: bytes, account_nonce: int, signed_at: int) -> bool:
-        """Return whether the same nonce is still missing at a later head, a while after what waits
-        behind it was signed, and the quorum agrees.
+        """Return whether the same nonce is still missing at a later head, the transaction behind it
+        has waited for some time, and the quorum agrees.
         """
         head = self.heads.head
         assert head is not None
@@ -92,7 +92,7 @@ class NonceGaps:
         if wanted != account_nonce:
             self._seen[signer] = (account_nonce, now, head.number)
             return False
-        if head.number < height:  # the head was one that did not exist
+        if head.number < height:  # the earlier head did not exist
             self._seen[signer] = (account_nonce, since, head.number)
             return False
         if now - signed_at < self._patience or head.number <= height:
@@ -103,12 +103,12 @@ class NonceGaps:
         return agreement is Agreement.AGREED
 
     async def replace_with_filler(self, given_up: Sequence[Transaction]) -> bool:
-        """Replace these with fillers, at once: a pool that has their bytes is to get ours before it
-        mines them. Return whether any was replaced. Raises StoreError.
+        """Replace these with fillers, at once, before a block takes them from a pool that has their
+        bytes. Return whether any was replaced. Raises StoreError.
         """
         held_up = {each.id: each.signer for each in given_up}
         for each in given_up:
-            with suppress(ChainUnavailable):  # the next turn tries again, and all else goes on
+            with suppress(ChainUnavailable):  # the next turn tries again
                 if await self._replaced(each.signer, each.account_nonce):
                     del held_up[each.id]
         self._held_up = frozenset(held_up.values())
@@ -128,7 +128,7 @@ class NonceGaps:
     async def _close(self, signer: bytes, gap: range) -> None:
         # No endpoint alone may undo what the journal has.
         unused = await self._is_unused(signer, gap.start)
-        # Asked before the first filler is sent: the pool holds that one from then on.
+        # Asked before the first filler is sent: after that the pool holds the filler.
         may_come = await self._may_still_come(signer, gap.start)
         for account_nonce in gap[: nonces.MAX_IN_FLIGHT]:
             if unused and await self.store.revive(self.chain_id, signer, account_nonce):
@@ -148,7 +148,7 @@ class NonceGaps:
                 new = self._new(signer, prepared)
                 filler = await self.store.fill(new, account_nonce, self.clock())
             if filler is None:
-                return  # mined, as the journal has it, or the one endpoint that is left is wrong
+                return  # the journal has it as mined, or the only endpoint left is wrong
             await self._filled(filler)
 
     async def _is_unused(self, signer: bytes, account_nonce: int) -> bool:
@@ -156,7 +156,7 @@ class NonceGaps:
         return agreement is Agreement.AGREED
 
     async def _prepare(self, signer: bytes) -> Prepared | None:
-        """Return what a filler takes; None where none can be paid for now."""
+        """Return the gas limit and fees of a filler; None where the signer cannot pay for one."""
         prepared = await self.signers.prepare(Call(signer, b""), signer, FILLER_GAS_CAP)
         return None if isinstance(prepared, Reverted | Refusal) else prepared
 
@@ -179,8 +179,8 @@ class NonceGaps:
         await self.broadcaster.send(filler, filler.attempts[-1])
 
     async def _may_still_come(self, signer: bytes, account_nonce: int) -> bool:
-        """Return whether the node's pool holds something for the missing nonce, which gets more
-        time.
+        """Return whether the node's pool holds a transaction with the missing nonce, which is given
+        more time to be mined.
         """
         pooled = await self.chain.account_nonce(signer, "pending")
         waited = self.clock() - self._seen[signer][1]

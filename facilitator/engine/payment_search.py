@@ -97,7 +97,7 @@ class PaymentSearch:
         # transaction whose log does not count yet.
         deep = max(head.number - self._policy.confirmations + 1, 0)
         examined, reverted, receipts = await asyncio.gather(
-            self._simulator.look(payment, deep),
+            self._simulator.read_facts(payment, deep),
             self._simulator.simulate(payment),
             self._chain.receipts(sent),
         )
@@ -137,7 +137,7 @@ class PaymentSearch:
         proves the payment, if there is one.
         """
         final = max(head - self._policy.superseded_depth + 1, 0)
-        examined = await self._simulator.look(payment, final)
+        examined = await self._simulator.read_facts(payment, final)
         return examined.facts.authorization_used
 
     async def find_proof(

@@ -12,8 +12,8 @@ from facilitator.journal.store import SettlementRecord
 class SettleReply(Struct, frozen=True):
     """The reply to one request: a proof of payment, or why there is none (yet).
 
-    `transaction_hash` is set as soon as there is a transaction, whatever became of it, and with it
-    the settlement's id and state; `retry_after` is seconds, for refusals that pass.
+    `transaction_hash`, the settlement's id and its state are set as soon as there is a transaction,
+    however it ended. `retry_after` is in seconds, for refusals that are temporary.
     """
 
     proof: Proof | None = None
@@ -32,8 +32,8 @@ class IdempotencyKey(Struct, frozen=True):
 
 
 class SettleRequest(Struct, frozen=True):
-    """A request to settle a payment whose signature and terms are checked. `dialect` is the
-    journal's name for how it was asked.
+    """A request to settle a payment whose signature and terms are checked. `dialect` is the name
+    in the journal of the dialect that it was made in.
     """
 
     payment: AnyPayment
@@ -42,14 +42,14 @@ class SettleRequest(Struct, frozen=True):
 
 
 def duplicate(record: SettlementRecord, *, over: bool) -> SettleReply:
-    """Return the reply to a request that is not the one to hear the outcome. `over`: another one
-    was told of success, or there is none to hear.
+    """Return the reply to a request that must not report the outcome. `over`: another one has
+    reported success, or nothing more is to be reported.
     """
     return about(record, Refusal(Reason.AUTHORIZATION_USED if over else Reason.BEING_SETTLED))
 
 
 def reply_of(record: SettlementRecord) -> SettleReply:
-    """Return the reply to the one request that hears the outcome."""
+    """Return the reply of the one request that reports the outcome."""
     settlement = record.settlement
     if settlement.state is SettlementState.CONFIRMED:
         return replace(about(record, None), proof=settlement.proof)
@@ -57,8 +57,8 @@ def reply_of(record: SettlementRecord) -> SettleReply:
 
 
 def about(record: SettlementRecord, refusal: Refusal | None) -> SettleReply:
-    """Return a reply with this refusal, and what there is of the settlement: the transaction that
-    paid, or else the last one that was signed to.
+    """Return a reply with this refusal, the settlement's id and state, and the hash of the
+    transaction that paid, or else of the last one that was signed for it.
     """
     settlement = record.settlement
     proof = settlement.proof

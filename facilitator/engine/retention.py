@@ -1,7 +1,7 @@
 """Housekeeping of one chain: finished settlements leave the journal once they are old enough.
 
-A task of its own, so that neither payments nor the loop wait for it; of several processes only the
-one that watches the chain does it.
+It is a task of its own, so that neither payments nor the loop wait for it. Of several processes
+only the one that watches the chain runs it.
 """
 
 import logging
@@ -16,18 +16,18 @@ from facilitator.telemetry.logs import event, get_logger
 
 _log = get_logger(__name__)
 
-# Settlements a database transaction. Claims wait for it where there is one writer: for 30 ms, with
-# 200,000 settlements in a SQLite file.
+# Settlements deleted in one database transaction. Claims wait for it where there is one writer: for
+# 30 ms, with 200,000 settlements in a SQLite file.
 BATCH = 200
 PAUSE = 0.25  # seconds between two batches where there is more: 800 a second leave
 EVERY = 60.0  # seconds
-LOOK_AGAIN = 1.0  # seconds, while another process watches the chain, or it was not seen yet
+LOOK_AGAIN = 1.0  # seconds, while another process watches the chain, or no head is known yet
 DAY_MS = 86_400_000
 
 
 @dataclass(kw_only=True, eq=False)
 class Retention:
-    """Forgets what has been finished for `days`. `store` is the one that the `loop` writes to;
+    """Forgets what has been finished for `days`. `store` must be the one that `loop` writes to;
     `clock` is in unix milliseconds.
     """
 
@@ -39,7 +39,7 @@ class Retention:
     clock: Callable[[], int]
 
     async def run(self) -> None:
-        """Forget for ever; what goes wrong only delays it."""
+        """Forget old settlements, again and again; a fault only delays it."""
         while True:
             try:
                 forgotten = await self._forget()
@@ -47,14 +47,12 @@ class Retention:
                     self._event(logging.INFO, "settlements_forgotten", forgotten=forgotten)
             except StoreError as fault:
                 self._event(logging.WARNING, "forgetting_failed", fault=str(fault))
-            except Exception as bug:  # housekeeping must not end anything else
+            except Exception as bug:  # housekeeping must not stop anything else
                 event(_log, logging.ERROR, "forgetting_broken", exc_info=bug, network=self.network)
             await anyio.sleep(LOOK_AGAIN if self.loop.horizon is None else EVERY)
 
     async def _forget(self) -> int:
-        """Delete all that is old enough by now, batch by batch. Returns how many settlements that
-        was.
-        """
+        """Delete all that is old enough, batch by batch. Returns how many settlements were deleted."""
         forgotten = 0
         while (horizon := self.loop.horizon) is not None:
             now = self.clock()

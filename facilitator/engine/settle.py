@@ -1,9 +1,9 @@
-"""Settle a payment and reply with what became of it: the part that a request sees.
+"""Settle a payment and reply with its outcome: the part that a request sees.
 
 Submitting claims the payment, signs and stores its transaction in one database transaction, and
 only then sends it (`submit`). From there on the settlement belongs to the loop (`loop`); the
 request merely waits for it, and may go away. Who waits is in the journal: at most one request
-without an idempotency key is told of success.
+without an idempotency key reports success.
 """
 
 from collections.abc import AsyncIterator, Callable
@@ -24,17 +24,16 @@ from facilitator.engine.waiters import Waiter, Waiters
 from facilitator.journal.store import Store, StoreError
 from facilitator.telemetry.tracing import span
 
-# Seconds after which a waiter renews its lease: often enough that a journal that is out of reach
-# once or twice does not end it.
+# Seconds after which a waiter renews its lease: it lasts three to four times as long, so that it
+# survives one or two failures of the journal.
 RENEW_EVERY = 4.0
 
 
 @dataclass(eq=False)
 class Settling:
-    """One request's settlement, until its reply is given. `reply` is what the request is to get,
-    unless `deliver` says otherwise.
+    """One request's settlement, until its reply is sent: `reply`, unless `deliver` returns another.
 
-    `record` is there where this request hears the outcome; `keeps_body` where its reply is kept,
+    `record` is set where this request reports the outcome; `keeps_body` where the reply is stored,
     to be repeated to requests with the same idempotency key.
     """
 
@@ -47,11 +46,12 @@ class Settling:
     replied_success: bool = field(default=False, init=False)
 
     async def deliver(self, body: bytes) -> SettleReply:
-        """Record that the reply is given: `body` is `reply` as it will be sent. This comes directly
+        """Record that the reply is sent: `body` is `reply` as encoded. Must be called directly
         before the reply's first byte.
 
-        Returns the reply that may be sent: `reply`, or another one where success may not be told,
-        as the client is gone, somebody else was told of it, or the journal is out of reach.
+        Returns the reply that may be sent: `reply`, or another one where success must not be
+        reported: the client is gone, another request has reported it, or the journal is out of
+        reach.
         """
         if self.record is None:
             return self.reply
@@ -84,9 +84,9 @@ class Settler:
 
     @asynccontextmanager
     async def settle(self, request: SettleRequest, waiter: Waiter) -> AsyncIterator[Settling]:
-        """Settle a payment, and wait for the outcome until `timeout` seconds have passed. The block
-        encodes the reply and delivers it: until its end no other request can hear the outcome.
-        Raises ChainUnavailable and StoreError only while this request has sent nothing.
+        """Settle a payment, and wait for the outcome for `timeout` seconds at most. The caller's
+        block encodes the reply and delivers it: until its end no other request can report the
+        outcome. Raises ChainUnavailable and StoreError only while this request has sent nothing.
         """
         until = anyio.current_time() + self.timeout
         request_digest: bytes = scheme_of(request.payment).request_digest(request.payment)
@@ -123,7 +123,7 @@ class Settler:
             if known is None or may_open_again(known, request_digest):
                 submitted = await self.submitter.submit(request, request_digest, waiter.id, until)
                 if isinstance(submitted, SettleReply):
-                    # What failed before keeps its hash, whatever speaks against it by now.
+                    # A settlement that failed keeps its hash in the reply, whatever the refusal.
                     return submitted if known is None else await self._still(known, submitted)
                 found = submitted
             else:
@@ -132,8 +132,8 @@ class Settler:
 
     @asynccontextmanager
     async def _turn(self, key: str) -> AsyncIterator[None]:
-        """Let one request at a time look at one payment: a thousand identical ones cost one look at
-        the chain. Between processes the journal's unique keys keep them apart.
+        """Let one request at a time check one payment: a thousand identical ones read the chain
+        once. Between processes, the journal's unique keys let only one claim it.
         """
         turn = self._turns.setdefault(key, _Turn())
         turn.holders += 1
@@ -148,7 +148,7 @@ class Settler:
     async def _become_waiter(
         self, record: SettlementRecord, waiter: Waiter
     ) -> SettlementRecord | SettleReply:
-        """Become the one request that hears the outcome; the reply where another one is it."""
+        """Become the one request that reports the outcome. Returns a reply where another one is."""
         settlement, now = record.settlement, self.clock()
         if settlement.waiter != waiter.id:
             try:
@@ -165,15 +165,15 @@ class Settler:
     async def _follow(
         self, request: SettleRequest, record: SettlementRecord, waiter: Waiter, until: float
     ) -> AsyncIterator[Settling]:
-        """Wait for the outcome, and let go of it at the end of the block, unless that told of
-        success.
+        """Wait for the outcome. At the end of the block, unless it reported success, let another
+        request wait for it.
         """
         settlement, key = record.settlement, request.idempotency_key
         self.waiters.add(settlement.id, waiter)
         hearing = partial(Settling, waiter=waiter, store=self.store, clock=self.clock)
         settling = hearing(about(record, Refusal(Reason.SETTLEMENT_PENDING)))
         try:
-            # What was sent stays sent: that the journal is out of reach fails no payment.
+            # The payment is sent: a journal that is out of reach does not make it fail.
             with suppress(StoreError), span("wait", settlement=settlement.id):
                 record = await self._ended(settlement.id, waiter, until)
                 keeps_body = key is not None and key.key == settlement.idempotency_key
@@ -186,8 +186,8 @@ class Settler:
                     await self.store.let_go(settlement.id, waiter.id)
 
     async def _refuse_conflict(self, payment: AnyPayment, record: SettlementRecord) -> SettleReply:
-        """Return the reply to a payment whose nonce another payment has. One that is forged or too
-        late hears nothing of that.
+        """Return the reply to a payment whose nonce another payment has. To one that is forged or
+        too late, nothing is disclosed about that.
         """
         if scheme_of(payment).reports_conflicts:
             refused = await self.submitter.refused_before_nonce(payment)
@@ -211,12 +211,12 @@ class Settler:
     async def _still(self, failed: Settlement, reply: SettleReply) -> SettleReply:
         assert reply.refusal is not None
         used = reply.refusal.reason is Reason.AUTHORIZATION_USED
-        # Used in vain: what it failed for says more.
+        # Its own nonce is used, without paying it: the reason why it failed explains more.
         still = about(await self._record(failed.id), failed.refusal if used else reply.refusal)
         return replace(still, retry_after=reply.retry_after)
 
     async def _renew(self, settlement_id: str, waiter: Waiter) -> bool:
-        """Return whether this request still is the one to hear the outcome."""
+        """Renew the lease. Return whether this request is still the one to report the outcome."""
         until = self.clock() + WAITER_LEASE_MS
         with suppress(StoreError):  # the lease outlasts a journal that is out of reach for a while
             return await self.store.renew(settlement_id, waiter.id, until)

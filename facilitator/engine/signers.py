@@ -1,7 +1,7 @@
 """The signers of one chain: their keys, and which of them signs the next transaction.
 
 A node's pool keeps only so many transactions of one account, so each signer has a limited number in
-flight; who comes when all are full waits in a bounded queue. Nothing is claimed while waiting.
+flight. A payment that comes while all are full waits in a bounded queue; it is claimed only after.
 """
 
 import asyncio
@@ -41,9 +41,9 @@ from facilitator.telemetry.tracing import current, inside, span
 
 _log = logging.getLogger(__name__)
 
-# How often a signer whose account nonce is not certain is looked at, while payments ask for one.
+# How often an account nonce that is not certain is read again, while payments ask for a signer.
 LOOK_AT_NONCE_MS = 2_000
-# Why one signer cannot pay for gas that another one may pay for.
+# Refusals that are due to one signer: another one may be able to pay for gas.
 UNFIT = frozenset({Reason.OUT_OF_GAS_MONEY, Reason.BUDGET_SPENT})
 
 
@@ -68,15 +68,15 @@ class Keys:
         self._clock = clock
 
     def allows(self, call: Call, address: bytes) -> bool:
-        """Return whether this account may sign the call; not where its contract is configured no
-        more, and not where its key is another replica's.
+        """Return whether this account may sign the call: its contract must still be configured, and
+        its key be in this process, not only in another replica.
         """
         return address in self._signers and self._builder.allows(call, address)
 
     def sign(
         self, address: bytes, account_nonce: int, call: Call, gas_limit: int, fees: Fees
     ) -> Attempt:
-        """Return the bytes that pay `fees` for the call, and for `gas_limit` gas at most."""
+        """Return the call signed, with these fees (wei a gas) and this gas limit."""
         with span("sign", chain_id=self._chain_id, account_nonce=account_nonce):
             signed = self._builder.sign(
                 self._signers[address],
@@ -100,8 +100,8 @@ class Keys:
     def outbidding(
         self, call: Call, address: bytes, account_nonce: int, prepared: Prepared
     ) -> Callable[[Attempt], Attempt]:
-        """Return a function that signs the call so that pools take it for another attempt of that
-        account nonce.
+        """Return a function that signs the call with fees so high that pools accept it in the place
+        of another attempt with that account nonce.
         """
 
         def sign(last: Attempt) -> Attempt:
@@ -159,8 +159,8 @@ class SignerPool:
         return len(self._queue)
 
     async def ready(self) -> None:
-        """Before a transaction: see that no account nonce is handed out twice. Raises
-        ChainUnavailable while that is certain of no signer, and StoreError.
+        """Make the next account nonce of the signers certain, so that none is handed out twice.
+        Raises ChainUnavailable where it is certain of no signer, and StoreError.
         """
         await asyncio.gather(*(self._sync(each) for each in self.accounts if not each.synced))
         if not any(account.synced for account in self.accounts):
@@ -174,11 +174,11 @@ class SignerPool:
         mined, pooled = await asyncio.gather(
             chain.quorum.account_nonce(address), chain.quorum.pooled_nonces(address)
         )
-        # Only now, or what another process has signed meanwhile would seem to be a stranger's.
+        # Read after the chain: what another process signs meanwhile would seem to be a stranger's.
         known = await self._store.raise_nonce_floor(self._chain_id, address, 0)
         floor: int | None = known
-        # What is left out by a lie stops the signer. One of several endpoints, while the others are
-        # away, is believed only where the journal cannot be right without it, and never far.
+        # A false count makes a gap, which stops the signer. One of several endpoints, while the
+        # others are away, is believed only where the journal must be wrong, and within limits.
         if not mined.alone or not known or account.doubted:
             floor = nonce_floor(known, mined.value, pooled, alone=mined.alone)
         if floor is not None:
@@ -189,15 +189,15 @@ class SignerPool:
         account.synced, account.looked_at = floor is not None, now if floor is None else None
 
     def doubt(self, address: bytes) -> None:
-        """Hand out no further account nonce of this signer before it was read from the chain again,
-        since the chain calls one too low. A signer of another replica is left alone.
+        """Hand out no further account nonce of this signer until it was read from the chain again,
+        as a node has refused one as too low. Does nothing for a signer of another replica.
         """
         account = self._accounts.get(address)
         if account is not None:
             account.synced, account.doubted = False, True
 
     def about_to_observe(self) -> None:
-        """Note that the loop reads the journal now: it may not see what is claimed from here on."""
+        """Note that the loop reads the journal now, and may not see what is claimed later."""
         for account in self.accounts:
             account.unseen = 0
 
@@ -213,9 +213,9 @@ class SignerPool:
     ) -> AsyncIterator[Slot[Any] | None]:
         """Hold a slot of the least loaded signer during the block.
 
-        When all are full it waits its turn, until `until` on the event loop's clock (TimeoutError);
-        raises QueueFull when too many wait already. A `member` of a group may get others into its
-        slot, or share the slot of another one: then there is no slot, and that one resolves it.
+        While all are full it waits in the queue. Raises TimeoutError at `until`, on the event
+        loop's clock, and QueueFull when too many wait already. A `member` of a group may share its
+        slot with others, or the slot of another one: then it gets None, and that one resolves it.
         """
         account = None if self._queue else self._reserve()
         slot: Slot[Any] | None = None if account is None else Slot(account)
@@ -264,8 +264,8 @@ class SignerPool:
         self._fit_again(slot.account, Reason.BUDGET_SPENT)
 
     def ended(self, address: bytes) -> None:
-        """Note that a transaction of this signer is pending no more, so that its slot is free
-        before the loop looks again.
+        """Note that a transaction of this signer is pending no more: its slot is free at once, not
+        only when the loop observes the signer again.
         """
         account = self._accounts.get(address)
         if account is not None and account.pending > 0:
@@ -281,8 +281,8 @@ class SignerPool:
     async def prepare(
         self, call: Call, address: bytes, gas_cap: int, block: str = "latest"
     ) -> Prepared | Reverted | Refusal:
-        """Simulate `call` as this signer would send it, with at most `gas_cap` gas. Returns what it
-        may cost, the revert that it would end in, or why this signer cannot pay for it now. Raises
+        """Simulate `call` as this signer would send it, with at most `gas_cap` gas. Returns its gas
+        limit and fees, or its revert, or why this signer cannot pay for it now. Raises
         ChainUnavailable.
         """
         preparation, l1_fee = await asyncio.gather(
@@ -307,8 +307,8 @@ class SignerPool:
         return prepared
 
     async def _raised_floor(self, account: Account, shown: int) -> int:
-        """Return the least account nonce of the next transaction, where the chain shows a higher
-        one than before.
+        """Return the account's new floor, where an endpoint shows a higher account nonce: the
+        quorum must agree.
         """
         agreed = await self._chain.quorum.raised_account_nonce(account.address, shown)
         return account.floor if agreed is None else max(account.floor, agreed)
@@ -327,22 +327,20 @@ class SignerPool:
         return together if self._accounts[address].can_pay(together.most_cost) else None
 
     def with_gas(self, prepared: Prepared, address: bytes, gas_limit: int) -> Prepared:
-        """Return the same with this gas limit, where the signer can pay for as much."""
+        """Return `prepared` with this gas limit, or unchanged if the signer cannot pay for it."""
         raised = replace(prepared, gas_limit=gas_limit)
         return raised if self._accounts[address].can_pay(raised.most_cost) else prepared
 
     def transaction(
         self, kind: TransactionKind, call: Call, address: bytes, prepared: Prepared
     ) -> NewTransaction:
-        """Return what the store needs to hand out an account nonce and have the call signed with
-        it.
-        """
+        """Return what the store needs to hand out an account nonce and to sign the call with it."""
         account = self._accounts[address]
-        asked = current()  # the journal signs in a thread of its own
+        span_of_request = current()  # the journal signs in a thread of its own
 
         def sign(account_nonce: int) -> Attempt:
             self.signed += 1
-            with inside(asked):
+            with inside(span_of_request):
                 return self.keys.sign(
                     address, account_nonce, call, prepared.gas_limit, prepared.fees
                 )

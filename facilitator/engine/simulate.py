@@ -1,7 +1,7 @@
-"""Tells whether a payment would settle, as far as its chain can tell.
+"""Find out whether a payment would settle, from the state of its chain.
 
-Facts and a simulation of the very call that settling it would send, in one round trip; where the
-simulation fails, one more names the cause.
+One round trip reads the facts and simulates the very call that would settle it; where that reverts,
+another one finds the cause.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
@@ -32,25 +32,25 @@ class Examined(Struct, frozen=True):
 
 @dataclass(kw_only=True, eq=False)
 class Simulator:
-    """Simulates payments on one chain. `sender` is the account that simulations come from. Its
-    methods raise ChainUnavailable.
+    """Simulates payments on one chain, as calls from the account `sender`. Its methods raise
+    ChainUnavailable.
     """
 
     chain: Chain
     sender: bytes
 
-    async def look(self, payment: AnyPayment, block: int | None = None) -> Examined:
-        """Return the facts about a payment, at the latest block unless a number is given. Of one
-        that brings its payer's deployment along, that is left out once it has happened.
+    async def read_facts(self, payment: AnyPayment, block: int | None = None) -> Examined:
+        """Return the facts about a payment, as of the latest block or the given one. Where the
+        payer's contract is deployed by then, the payment is returned without its deployment.
         """
         answers = await self.chain.read(scheme_of(payment).fact_calls(payment), block)
         return await self._examined(payment, answers, block)
 
-    async def look_beside(
+    async def read_facts_beside(
         self, payment: AnyPayment, others: Sequence[AnyPayment]
     ) -> tuple[Examined, tuple[bool, ...]]:
-        """Return the same, and which of the other payments had been executed by then: what the
-        payer can spend does not show yet what those take that had not.
+        """Return the facts, and which of the payer's other payments were executed as of the same
+        block: the spendable amount still includes what the remaining ones will take.
         """
         calls = scheme_of(payment).fact_calls(payment)
         asked = [scheme_of(other).used_call(other) for other in others]
@@ -73,14 +73,13 @@ class Simulator:
         return Examined(scheme.as_deployed(payment), facts)
 
     async def forged(self, payment: AnyPayment) -> Refusal | None:
-        """Return why a signature does not count of which only code of the payer's can tell whose it
-        is, None where nothing speaks against it. This comes before all other refusals but that of
-        the recipient. As long as the wallet that a listed factory would deploy is not there, only a
-        simulation can tell.
+        """Return why a signature that only the payer's contract can check is not valid, None where
+        no fault was found. This refusal comes before all others but that of the recipient. While
+        the wallet that a listed factory would deploy is not there, only a simulation finds a fault.
         """
         if not scheme_of(payment).signed_by_code(payment):
             return None
-        refusal = (await self.look(payment)).facts.refusal
+        refusal = (await self.read_facts(payment)).facts.refusal
         return refusal if refusal is not None and refusal.reason in _SIGNATURE_REASONS else None
 
     async def examine(self, payment: AnyPayment, now: int) -> AnyPayment | Refusal:
@@ -109,11 +108,11 @@ class Simulator:
         found: T,
         ask: Callable[[str], Awaitable[T]],
     ) -> tuple[T, bool]:
-        """Return what was `found` as of the latest block; where that reverts since the payment is
-        only valid in a later one, what `ask` finds as of the pending block. The token wants a block
-        that is strictly later than validAfter, and the clock may be ahead of the latest block.
+        """Return what was `found` as of the latest block or, where that is a revert because the
+        payment is only valid in a later block, what `ask` finds as of the pending block. The token
+        requires a block strictly later than validAfter, and our clock may be ahead of the chain.
 
-        The second value says that even the pending block is too early, or that there is none.
+        The second value is True where even the pending block is too early, or where there is none.
         """
         valid_after = scheme_of(payment).valid_after(payment)
         if not isinstance(found, Reverted) or valid_after is None:
@@ -127,14 +126,14 @@ class Simulator:
         return later, later == found
 
     async def nonce_conflict(self, payment: AnyPayment, settlement: Settlement) -> Refusal:
-        """Return why a payment is refused whose nonce `settlement`, of another payment, has."""
+        """Return why a payment is refused where `settlement`, of another payment, has its nonce."""
         used = True
         if settlement.state is SettlementState.FAILED and scheme_of(payment).reports_conflicts:
-            used = (await self.look(payment)).facts.authorization_used
+            used = (await self.read_facts(payment)).facts.authorization_used
         return nonce_conflict(settlement, authorization_used=used)
 
     async def simulate(self, payment: AnyPayment, block: str = "latest") -> Reverted | None:
-        """Run the call that would settle it, as of a block's tag."""
+        """Simulate the call that would settle it, as of a block's tag. Returns the revert if any."""
         scheme = scheme_of(payment)
         call, gas_cap = scheme.settlement_call(payment), scheme.gas_cap(payment)
         return await self.chain.simulate(call, self.sender, gas_cap, block)
@@ -142,8 +141,8 @@ class Simulator:
     async def diagnose(
         self, payment: AnyPayment, reverted: Reverted, now: int, *, early: bool = False
     ) -> Refusal:
-        """Return why that call reverted: what was read before may have changed since. `early`:
-        there is no block yet in which it is valid.
+        """Return why that call reverted, from facts read again, as they may have changed. `early`:
+        the payment is not valid yet, not even in the pending block.
         """
         scheme = scheme_of(payment)
         answers = await self.chain.read(scheme.diagnosis_calls(payment))

@@ -54,13 +54,13 @@ _log = get_logger(__name__)
 # Milliseconds that a waiter counts for, unless it renews its lease.
 WAITER_LEASE_MS = 15_000
 
-# What became of a submission: a reply where nothing was claimed, a record where this request
-# claimed it, the settlement alone where another request was faster.
+# The result of a submission: a reply where nothing was claimed, a record where this request claimed
+# the payment, the settlement alone where another request was faster.
 Submitted = SettleReply | SettlementRecord | Settlement
 
 
 class _Ready(Struct, frozen=True):
-    """A member of a group whose call was simulated, and what that takes alone."""
+    """A member of a group whose call was simulated; `prepared` is what the call costs alone."""
 
     member: Member[Submitted]
     call: Call
@@ -81,7 +81,7 @@ class Submitter:
     search: PaymentSearch
     policy: Policy
     clock: Callable[[], int]
-    # Whether payments may share transactions; None until it was seen if Multicall3 is there.
+    # Whether payments may share transactions; None until it is known if Multicall3 is deployed.
     _groups: bool | None = field(default=None, init=False)
 
     async def submit(
@@ -108,7 +108,7 @@ class Submitter:
             return self._too_late(request.payment) or refused
 
     async def refused_before_nonce(self, payment: AnyPayment) -> SettleReply | None:
-        """Return the reply to a payment that is forged or too late, which comes before anything
+        """Return the reply to a payment that is forged or too late: these refusals come before any
         about its nonce. Raises ChainUnavailable.
         """
         forged = await self.simulator.forged(payment)
@@ -132,14 +132,14 @@ class Submitter:
     async def _examine(
         self, request: SettleRequest, request_digest: bytes, waiter: str
     ) -> tuple[NewSettlement, Reason] | SettleReply:
-        """Return what is to be claimed, and the reason for a refusal should other payments have
-        taken the money.
+        """Return what is to be claimed, and the reason for the refusal in case other payments take
+        the money first.
         """
         paid = request.payment
         with span("verify"):
             others = await self.store.outstanding(paid.chain_id, paid.asset, paid.payer)
             beside = [each.payment for each in others]
-            examined, used = await self.simulator.look_beside(paid, beside)
+            examined, used = await self.simulator.read_facts_beside(paid, beside)
         payment, facts = examined.payment, examined.facts
         if facts.refusal is not None:
             return await self._refused(payment, facts.refusal)
@@ -176,8 +176,8 @@ class Submitter:
     # --- with which signer
 
     async def _claim_with_any(self, new: NewSettlement, limit: Reason, until: float) -> Submitted:
-        """Claim with the signer whose turn it is; with the next one while that cannot pay for gas
-        and another one may.
+        """Claim with the signer whose turn it is; while it cannot pay for gas and another one may,
+        with the next one.
         """
         for _ in self.signers.addresses[1:]:
             submitted = await self._claim_in_turn(new, limit, until)
@@ -239,7 +239,7 @@ class Submitter:
         return SettleReply(refusal=prepared) if isinstance(prepared, Refusal) else prepared
 
     async def _send(self, sent: Transaction, slot: Slot[Submitted]) -> None:
-        """Send what payments were claimed with."""
+        """Send the transaction that payments were claimed with."""
         self.signers.claimed(slot)
         await self.broadcaster.send(sent, sent.attempts[-1])
 
@@ -248,9 +248,9 @@ class Submitter:
     async def _claim_group(
         self, leader: Member[Submitted], slot: Slot[Submitted]
     ) -> Submitted | None:
-        """Claim as many as can be claimed of the `leader` and those that share his slot, send them
-        in one transaction, and resolve each of them. Returns the leader's result; None where he has
-        to go alone, as the signer cannot pay for a group.
+        """Claim as many as can be claimed of the `leader` and those that share its slot, send them
+        in one transaction, and resolve each of them. Returns the leader's result; None where it has
+        to be claimed alone, as the signer cannot pay for a group.
         """
         members = (leader, *slot.company)
         try:
@@ -278,7 +278,7 @@ class Submitter:
                 )
             ),
         )
-        # A payer's own code could use up the gas of all others.
+        # Code of a payer could use up the gas of all others, so such a payment goes alone.
         fit = [
             each for each, code in zip(ready, codes, strict=True) if each is not None and not code
         ]
@@ -306,7 +306,7 @@ class Submitter:
     async def _claim_together(
         self, ready: Sequence[_Ready], slot: Slot[Submitted], together: Prepared
     ) -> None:
-        """Claim a group and send it; `together` is what all of them may cost. Members that were
+        """Claim a group and send it; `together` is what all of them cost. Members that have
         withdrawn in the meantime are left out.
         """
         ready = [each for each in ready if not each.member.withdrawn]

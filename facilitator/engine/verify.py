@@ -26,8 +26,8 @@ from facilitator.telemetry.tracing import span
 class Verifier:
     """Verifies payments on one network and leaves no trace. `clock` is in unix milliseconds.
 
-    `contract` is None where none is configured: then of Jeju payments only what was signed can be
-    checked, and in production not even that is of use.
+    `contract` is None where none is configured: then only what was signed can be checked of Jeju
+    payments, and in production they are refused.
     """
 
     simulator: Simulator
@@ -40,8 +40,8 @@ class Verifier:
     def check_jeju(
         self, payment: JejuPayment, claimed_payer: bytes | None, requirements: PaymentRequirements
     ) -> JejuPayment | Refusal:
-        """Check what needs nothing but the request, time excepted. Returns the payment with its
-        payer, who signed it.
+        """Check all that needs only the request, apart from time. Returns the payment with its
+        payer, recovered from the signature.
         """
         if self.contract is None and self.production:
             return Refusal(Reason.CONTRACT_NOT_DEPLOYED)
@@ -57,11 +57,11 @@ class Verifier:
         accepted: PaymentRequirements,
         requirements: PaymentRequirements,
     ) -> AnyPayment | Refusal:
-        """Check the same for the standard dialect. Time comes before the amount there; but a
-        payment that is right in all else is not refused for it here, as it may be settled already.
+        """Check the same for the standard dialect. Time is checked before the amount, but only where
+        something else is wrong: a payment whose only fault is its time may be settled already.
 
-        The chain is asked only where the payer's contract may have signed, since its refusal comes
-        before others. Raises ChainUnavailable.
+        The chain is asked only where the payer's contract must check the signature, since that
+        refusal comes before others. Raises ChainUnavailable.
         """
         refusal = check_offer(accepted, requirements, self.terms)
         if refusal is not None:
@@ -120,8 +120,8 @@ class Verifier:
         return await self.simulator.examine(payment, self.clock() // 1000)
 
     async def _known(self, payment: AnyPayment) -> Settlement | None:
-        """Return the settlement in the journal that uses up one of this payment's nonces, unless it
-        is one that POST /settle of this payment would open again.
+        """Return the settlement in the journal that has one of this payment's nonces, unless POST
+        /settle of this payment would open it again.
         """
         scheme = scheme_of(payment)
         for key in scheme.payment_keys(payment):
@@ -135,7 +135,7 @@ class Verifier:
     async def _refused_as_known(
         self, payment: AnyPayment, settlement: Settlement
     ) -> Refusal | None:
-        """Return what POST /settle would refuse a payment with whose nonce the journal knows; None
+        """Return with what POST /settle would refuse a payment whose nonce `settlement` has; None
         where it would wait for the outcome.
         """
         if settlement.request_digest == scheme_of(payment).request_digest(payment):

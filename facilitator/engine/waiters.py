@@ -1,7 +1,7 @@
 """The requests of this process that wait for a settlement.
 
-At most one request may be told of success, and only while somebody is there to hear it, so a
-waiter also learns when its client hangs up.
+At most one request may report success, and only while its client is there to receive it, so a
+waiter is also woken when its client hangs up.
 """
 
 import secrets
@@ -27,7 +27,7 @@ class Waiter:
         self.wake()
 
     async def wait(self) -> None:
-        """Return once `wake` was called since this returned before."""
+        """Return once `wake` has been called, since this returned last."""
         await self._woken.wait()
         self._woken = anyio.Event()
 
@@ -51,7 +51,7 @@ class Waiters:
 
     @property
     def waited_for(self) -> list[str]:
-        """Return the ids of the settlements that somebody waits for."""
+        """Return the ids of the settlements that some request waits for."""
         return list(self._waiting)
 
     def wake(self, settlement_id: str) -> None:

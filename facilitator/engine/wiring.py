@@ -57,7 +57,7 @@ class Parts:
 
 
 def build_submitter(parts: Parts, store: Store) -> Submitter:
-    """Return what takes payments on."""
+    """Return the submitter, which takes payments on."""
     return Submitter(
         network=parts.network,
         chain=parts.chain,
@@ -73,7 +73,7 @@ def build_submitter(parts: Parts, store: Store) -> Submitter:
 
 
 def build_settler(parts: Parts, store: Store, timeout: int) -> Settler:
-    """Return what answers requests to settle within `timeout` seconds."""
+    """Return the settler, which replies to each request within `timeout` seconds."""
     return Settler(
         simulator=parts.simulator,
         submitter=build_submitter(parts, store),
@@ -85,8 +85,8 @@ def build_settler(parts: Parts, store: Store, timeout: int) -> Settler:
 
 
 def build_loop(parts: Parts, store: Store, leadership: Leadership | None = None) -> ChainLoop:
-    """Return the loop. `leadership` is there where other processes share the journal; `store` is
-    its own one then.
+    """Return the loop. Where other processes share the journal, `leadership` must be given, and
+    `store` be its fenced one.
     """
     tally = Tally()
     outcomes = OutcomeResolver(

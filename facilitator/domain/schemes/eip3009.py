@@ -43,7 +43,7 @@ TRANSFER_BY_KEY = selector(
 )
 TRANSFER_BY_WALLET = selector(f"transferWithAuthorization({_TRANSFER_ARGUMENTS},bytes)")
 
-# What a call of ours may burn: a plain transfer takes 60 to 90 k. A wallet may check a signature
+# The most gas of one settlement: a plain transfer takes 60 to 90 k. A wallet may check a signature
 # of another curve (passkeys, about 350 k); deploying it costs some hundred thousand more.
 GAS_BY_KEY = 500_000
 GAS_BY_WALLET = 1_000_000
@@ -51,8 +51,8 @@ GAS_WITH_DEPLOYMENT = 3_000_000
 
 
 class Deployment(Struct, frozen=True):
-    """How a payer that is no contract yet becomes one (EIP-6492). `listed` says that the operator
-    allows this factory.
+    """The call that deploys a payer's contract (EIP-6492). `listed`: the operator allows this
+    factory.
     """
 
     factory: bytes
@@ -64,7 +64,7 @@ class Eip3009Payment(Payment, frozen=True, kw_only=True, tag="eip3009"):
     """An authorization, valid strictly between `valid_after` and `valid_before` (unix seconds).
 
     `domain_name` and `domain_version` are those that it was signed under. `signature` is the inner
-    one where it came wrapped. `signed_by_key` says that it recovers to the payer's own address.
+    one where it came wrapped. `signed_by_key`: it recovers to the payer's own address.
     """
 
     authorization_nonce: bytes
@@ -96,7 +96,7 @@ def _authorization(payment: Eip3009Payment) -> bytes:
 
 
 def attributed(payment: Eip3009Payment) -> Eip3009Payment:
-    """Return the payment, knowing whether its signature is the payer's own (65 bytes, low s)."""
+    """Return the payment with `signed_by_key` set if its signature is the payer's own key's."""
     try:
         signature = normalise(payment.signature)
         if recover(digest(payment), signature) == payment.payer:
@@ -107,14 +107,14 @@ def attributed(payment: Eip3009Payment) -> Eip3009Payment:
 
 
 def as_signed(payment: Eip3009Payment, factories: frozenset[bytes]) -> Eip3009Payment:
-    """Return `attributed(payment)`, its deployment listed if its factory is one of `factories`."""
+    """Return the payment with `signed_by_key` set, and `listed` if `factories` has its factory."""
     deployment = payment.deployment
     if deployment is not None:
         listed = deployment.factory in factories
         payment = replace(payment, deployment=replace(deployment, listed=listed))
     signed = attributed(payment)
     if signed.signed_by_key and signed.deployment is not None and signed.deployment.listed:
-        # A key needs no contract: nobody has us deploy one with it.
+        # A payer with a key needs no contract, so we pay for no deployment.
         return as_deployed(signed)
     return signed
 
@@ -125,23 +125,23 @@ def as_deployed(payment: Eip3009Payment) -> Eip3009Payment:
 
 
 def signed_by_code(payment: Eip3009Payment) -> bool:
-    """Return whether only the payer's contract, there or to be deployed, can tell if the signature
-    counts.
+    """Return whether only the payer's contract, deployed or to be deployed, can decide if the
+    signature is valid.
     """
     return not payment.signed_by_key or payment.deployment is not None
 
 
 def valid_after(payment: Eip3009Payment) -> int | None:
-    """Return the unix seconds that the block must be later than, None where any is."""
+    """Return the unix seconds that the block must be later than; None where any block will do."""
     return payment.valid_after or None
 
 
 def request_digest(payment: Eip3009Payment) -> bytes:
-    """Return the same for requests that mean the same payment, however signature and JSON are
-    spelt.
+    """Return a digest that is equal for requests that mean the same payment, however signature and
+    JSON are spelt.
 
-    Where only the payer's contract can tell whose signature counts, another signature is another
-    request, so that a forged one hears nothing of the true one's outcome.
+    Where only the payer's contract can check the signature, another signature is another request,
+    so that a forged one gets nothing of the true one's outcome.
     """
     signed = digest(payment) + payment.payer
     return keccak256(signed if payment.signed_by_key else signed + payment.signature)
@@ -160,7 +160,7 @@ def authorization_key(chain_id: int, asset: bytes, payer: bytes, nonce: bytes) -
 
 
 def groupable(payment: Eip3009Payment) -> bool:
-    """Return whether a key's signature is all that the token has to check."""
+    """Return whether the token only has to check a key's signature, and nothing is deployed."""
     return payment.signed_by_key and payment.deployment is None
 
 
@@ -170,7 +170,8 @@ def settlement_call(payment: Eip3009Payment) -> Call:
     deployment = payment.deployment
     if deployment is None or not deployment.listed:
         return transfer
-    # Somebody may have deployed the wallet in the meantime; nothing is deployed without paying.
+    # The deployment may fail, as somebody may have made it; the transfer may not, which undoes
+    # both.
     deploy = Call(deployment.factory, deployment.calldata)
     return aggregate3(Inner(deploy, may_fail=True), Inner(transfer, may_fail=False))
 
@@ -212,7 +213,7 @@ _ERROR = selector("Error(string)")
 AUTHORIZATION_USED = topic("AuthorizationUsed(address,bytes32)")
 TRANSFER = topic("Transfer(address,address,uint256)")
 
-REVERT_TEXT_LIMIT = 200  # characters of a token's own words that are repeated
+REVERT_TEXT_LIMIT = 200  # characters of a token's revert text that are repeated
 
 
 def fact_calls(payment: Eip3009Payment) -> tuple[Read, ...]:
@@ -226,14 +227,14 @@ def fact_calls(payment: Eip3009Payment) -> tuple[Read, ...]:
 
 
 def used_call(payment: Eip3009Payment) -> Call:
-    """Return the read that says whether the payment was executed: a word, zero where it was not."""
+    """Return the read whose answer is a word: zero where the payment was not executed."""
     state = _AUTHORIZATION_STATE + address_word(payment.payer) + payment.authorization_nonce
     return Call(payment.asset, state)
 
 
 def wallet_question(payment: Eip3009Payment, answers: tuple[bytes, ...]) -> Call | None:
-    """Return what is left to ask where the payer has code, a delegated key's (EIP-7702) included:
-    only that code knows which signatures are the payer's (EIP-1271).
+    """Return the call that asks the payer's code about the signature (EIP-1271), a delegated key's
+    code (EIP-7702) included; None where the payer has no code.
     """
     if not answers[0]:
         return None
@@ -241,7 +242,7 @@ def wallet_question(payment: Eip3009Payment, answers: tuple[bytes, ...]) -> Call
 
 
 def facts(payment: Eip3009Payment, answers: tuple[bytes, ...]) -> Facts:
-    """Return what the answers to `fact_calls` come to, the wallet's own answer aside."""
+    """Return the facts in the answers to `fact_calls`; the wallet's own answer is not in them."""
     state, balance = answers[2], answers[3]
     used = len(state) == 32 and bool(int.from_bytes(state))
     return Facts(
@@ -297,7 +298,7 @@ def _text(answer: bytes) -> str | None:
 
 
 def _revert_text(data: bytes) -> str:
-    """A revert in words: its own text, or the selector of its custom error."""
+    """Return the text of a revert, or the selector of its custom error."""
     if data[:4] == _ERROR:
         text = _text(data[4:])
         if text is not None:
@@ -306,7 +307,7 @@ def _revert_text(data: bytes) -> str:
 
 
 def proof_filter(payment: Eip3009Payment) -> LogFilter:
-    """Return the event that says in which transaction the authorization was used."""
+    """Return the filter of the event that the asset logs when the authorization is used."""
     topics = (AUTHORIZATION_USED, address_word(payment.payer), payment.authorization_nonce)
     return LogFilter(payment.asset, topics)
 
@@ -316,8 +317,8 @@ def find_proof(payment: Eip3009Payment, logs: Iterable[Log], block_timestamp: in
     AuthorizationUsed, followed, before any other AuthorizationUsed, by the Transfer of exactly the
     amount to the seller, all of them the asset's. `block_timestamp` plays no part in it.
 
-    The payer's first Transfer after it decides: the payer may have used the nonce otherwise, and
-    then have paid the same amount to the same seller for something else, in one transaction.
+    Only the payer's first Transfer after it counts: in one transaction the payer may have used the
+    nonce otherwise, and then paid the same amount to the same seller for something else.
     """
     used = proof_filter(payment).topics
     payer = address_word(payment.payer)

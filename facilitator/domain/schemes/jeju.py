@@ -88,8 +88,8 @@ def digest(payment: JejuPayment, verifying_contract: bytes) -> bytes:
 
 
 def recover_payer(payment: JejuPayment, claimed_payer: bytes | None) -> bytes | Refusal:
-    """Return who signed, or why that is not known. A payer that the header names must be the
-    signer.
+    """Return the signer, or a refusal where there is none, or another one than the payer that the
+    header names.
     """
     try:
         signature = normalise(payment.signature)
@@ -106,7 +106,7 @@ def recover_payer(payment: JejuPayment, claimed_payer: bytes | None) -> bytes | 
 def _why_another_signer(
     payment: JejuPayment, signature: bytes, claimed_payer: bytes, signer: bytes
 ) -> str:
-    # The service that this one replaces told its payers to sign for the zero address.
+    # Payers of the service that this one replaces had to sign for the zero address.
     zero = bytes(20)
     try:
         if recover(digest(payment, zero), signature) == claimed_payer:
@@ -120,8 +120,8 @@ def _why_another_signer(
 
 
 def request_digest(payment: JejuPayment) -> bytes:
-    """Return the same for requests that mean the same payment, however signature and JSON are
-    spelt.
+    """Return a digest that is equal for requests that mean the same payment, however signature and
+    JSON are spelt.
     """
     pull = payment.token_authorization
     extra = b""
@@ -208,7 +208,7 @@ class JejuFacts(Struct, frozen=True, kw_only=True):
 
 
 class ContractState(Struct, frozen=True):
-    """What the contract tells about itself. `volume_usd` has 18 decimals."""
+    """The contract's totals and its fee. `volume_usd` has 18 decimals."""
 
     settlements: int
     volume_usd: int
@@ -248,8 +248,8 @@ def fact_calls(payment: JejuPayment) -> tuple[Call, ...]:
 
 
 def read_facts(payment: JejuPayment, answers: tuple[bytes, ...]) -> JejuFacts:
-    """Facts from the answers to `fact_calls`; an answer that is not one word counts as zero, which
-    is what an address without code, or with something else there, gives.
+    """Return the facts in the answers to `fact_calls`. An answer that is not one word, as of an
+    address without code or with another contract, counts as zero.
     """
     used, supported, balance, last = (_one_word(answer) for answer in answers)
     gasless = payment.token_authorization is not None
@@ -285,7 +285,7 @@ def check_facts(payment: JejuPayment, facts: JejuFacts) -> Refusal | None:
 
 
 def facts(payment: JejuPayment, answers: tuple[bytes, ...]) -> Facts:
-    """Return what the answers to `fact_calls` come to."""
+    """Return what the answers to `fact_calls` show."""
     read = read_facts(payment, answers)
     allowed = read.balance if read.allowance is None else read.allowance
     scarce = allowed < read.balance
@@ -298,12 +298,12 @@ def facts(payment: JejuPayment, answers: tuple[bytes, ...]) -> Facts:
 
 
 def used_call(payment: JejuPayment) -> Call:
-    """Return the read that says whether the payment was executed: a word, zero where it was not."""
+    """Return the read whose answer is a word: zero where the payment was not executed."""
     return fact_calls(payment)[0]
 
 
 def proof_filter(payment: JejuPayment) -> LogFilter:
-    """Return the events among which a payment's proof is."""
+    """Return the filter of the events that may prove the payment."""
     payer, pay_to = address_word(payment.payer), address_word(payment.pay_to)
     return LogFilter(payment.contract, (PAYMENT_SETTLED, None, payer, pay_to))
 
@@ -373,7 +373,7 @@ def explain_revert(payment: JejuPayment, data: bytes, now: int) -> Refusal:
 
 
 def diagnose(payment: JejuPayment, answers: tuple[bytes, ...], data: bytes, now: int) -> Refusal:
-    """Return why a call reverted with `data`, given fresh answers to `fact_calls`: the contract
-    itself says little about a transfer that failed.
+    """Return why a call reverted with `data`, given fresh answers to `fact_calls`: the contract's
+    own error explains little where a transfer failed.
     """
     return check_facts(payment, read_facts(payment, answers)) or explain_revert(payment, data, now)
