@@ -52,7 +52,7 @@ class Retention:
             await anyio.sleep(LOOK_AGAIN if self.loop.horizon is None else EVERY)
 
     async def _forget(self) -> int:
-        """Delete all that is old enough, batch by batch. Returns how many settlements were deleted."""
+        """Delete all that is old enough, batch by batch. Returns how many settlements that was."""
         forgotten = 0
         while (horizon := self.loop.horizon) is not None:
             now = self.clock()

@@ -6,8 +6,9 @@ flight. A payment that comes while all are full waits in a bounded queue; it is 
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import anyio
@@ -47,45 +48,37 @@ LOOK_AT_NONCE_MS = 2_000
 UNFIT = frozenset({Reason.OUT_OF_GAS_MONEY, Reason.BUDGET_SPENT})
 
 
+@dataclass(kw_only=True, eq=False)
 class Keys:
     """The keys by the address of their account. `clock` is in unix milliseconds. Its methods raise
     KeyError for an account whose key is not here.
     """
 
-    def __init__(
-        self,
-        signers: Iterable[Signer],
-        *,
-        builder: TransactionBuilder,
-        chain_id: int,
-        policy: Policy,
-        clock: Callable[[], int],
-    ) -> None:
-        self._signers = {signer.address: signer for signer in signers}
-        self._builder = builder
-        self._chain_id = chain_id
-        self._policy = policy
-        self._clock = clock
+    signers: Mapping[bytes, Signer]
+    builder: TransactionBuilder
+    chain_id: int
+    policy: Policy
+    clock: Callable[[], int]
 
     def allows(self, call: Call, address: bytes) -> bool:
         """Return whether this account may sign the call: its contract must still be configured, and
         its key be in this process, not only in another replica.
         """
-        return address in self._signers and self._builder.allows(call, address)
+        return address in self.signers and self.builder.allows(call, address)
 
     def sign(
         self, address: bytes, account_nonce: int, call: Call, gas_limit: int, fees: Fees
     ) -> Attempt:
         """Return the call signed, with these fees (wei a gas) and this gas limit."""
-        with span("sign", chain_id=self._chain_id, account_nonce=account_nonce):
-            signed = self._builder.sign(
-                self._signers[address],
+        with span("sign", chain_id=self.chain_id, account_nonce=account_nonce):
+            signed = self.builder.sign(
+                self.signers[address],
                 account_nonce=account_nonce,
                 call=call,
                 gas_limit=gas_limit,
                 fees=fees,
             )
-        return Attempt(hash=signed.hash, raw=signed.raw, fees=fees, signed_at=self._clock())
+        return Attempt(hash=signed.hash, raw=signed.raw, fees=fees, signed_at=self.clock())
 
     def replacement(self, transaction: Transaction, fees: Fees) -> Attempt:
         """Return the same transaction signed with other fees."""
@@ -105,7 +98,7 @@ class Keys:
         """
 
         def sign(last: Attempt) -> Attempt:
-            fees = outbidding_fees(last.fees, prepared.fees, self._policy.max_fee_per_gas)
+            fees = outbidding_fees(last.fees, prepared.fees, self.policy.max_fee_per_gas)
             return self.sign(address, account_nonce, call, prepared.gas_limit, fees)
 
         return sign
@@ -132,7 +125,13 @@ class SignerPool:
             signer.address: Account(signer.address, retires=signer.address in retiring)
             for signer in signers
         }
-        self.keys = Keys(signers, builder=builder, chain_id=chain_id, policy=policy, clock=clock)
+        self.keys = Keys(
+            signers={signer.address: signer for signer in signers},
+            builder=builder,
+            chain_id=chain_id,
+            policy=policy,
+            clock=clock,
+        )
         self._chain = chain
         self._data_fees = DataFees(chain)
         self._store = store

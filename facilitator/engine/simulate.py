@@ -133,7 +133,7 @@ class Simulator:
         return nonce_conflict(settlement, authorization_used=used)
 
     async def simulate(self, payment: AnyPayment, block: str = "latest") -> Reverted | None:
-        """Simulate the call that would settle it, as of a block's tag. Returns the revert if any."""
+        """Simulate the call that would settle it, as of a block's tag; return its revert."""
         scheme = scheme_of(payment)
         call, gas_cap = scheme.settlement_call(payment), scheme.gas_cap(payment)
         return await self.chain.simulate(call, self.sender, gas_cap, block)

@@ -57,8 +57,8 @@ class Verifier:
         accepted: PaymentRequirements,
         requirements: PaymentRequirements,
     ) -> AnyPayment | Refusal:
-        """Check the same for the standard dialect. Time is checked before the amount, but only where
-        something else is wrong: a payment whose only fault is its time may be settled already.
+        """Check the same for the standard dialect. Time is checked before the amount, but only
+        where something else is wrong: a payment whose only fault is its time may be settled.
 
         The chain is asked only where the payer's contract must check the signature, since that
         refusal comes before others. Raises ChainUnavailable.

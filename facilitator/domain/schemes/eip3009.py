@@ -170,8 +170,7 @@ def settlement_call(payment: Eip3009Payment) -> Call:
     deployment = payment.deployment
     if deployment is None or not deployment.listed:
         return transfer
-    # The deployment may fail, as somebody may have made it; the transfer may not, which undoes
-    # both.
+    # The deployment may fail: somebody may have made it already. A transfer that fails undoes both.
     deploy = Call(deployment.factory, deployment.calldata)
     return aggregate3(Inner(deploy, may_fail=True), Inner(transfer, may_fail=False))
 
