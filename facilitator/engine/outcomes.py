@@ -5,6 +5,8 @@ of the chain where these do not decide.
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from msgspec import Struct
+
 from facilitator.chain.answers import ChainUnavailable, ask_all
 from facilitator.chain.client import Chain
 from facilitator.chain.head_tracker import HeadTracker
@@ -37,9 +39,14 @@ from facilitator.domain.settlement import (
 from facilitator.engine.payment_search import PaymentSearch
 from facilitator.ethereum.receipts import Receipt
 
-# What the journal must record about what a reorg has undone.
-Found = tuple[tuple[TransactionChange, ...], SettlementChange | None]
 _OPEN = frozenset({SettlementState.PENDING, SettlementState.REORGED})
+
+
+class Undone(Struct, frozen=True):
+    """What to record about one settlement, or one gap filler, that a reorg has undone or moved."""
+
+    transactions: tuple[TransactionChange, ...]
+    settlement: SettlementChange | None = None
 
 
 @dataclass(kw_only=True, eq=False)
@@ -124,7 +131,7 @@ class OutcomeResolver:
         if agreement is not Agreement.AGREED:
             raise ChainUnavailable("whether a payment was executed is not agreed on")
 
-    async def recheck(self, watched: Sequence[Watched]) -> list[Found | None]:
+    async def recheck(self, watched: Sequence[Watched]) -> list[Undone | None]:
         """Return what a reorg has changed about settlements and gap fillers that were mined, in
         their order; None where that is not known now.
 
@@ -134,15 +141,15 @@ class OutcomeResolver:
         receipts = await self._deep_receipts(tuple(hashes))
         await self.prefetch_blocks(each for each in receipts.values() if isinstance(each, Receipt))
 
-        async def found_of(each: Watched) -> Found:
-            return await self._changes(each, receipts)
+        async def undone(each: Watched) -> Undone:
+            return await self._undone(each, receipts)
 
-        found = await ask_all(found_of, watched)
+        found = await ask_all(undone, watched)
         return [None if isinstance(each, ChainUnavailable) else each for each in found]
 
-    async def _changes(
+    async def _undone(
         self, watched: Watched, receipts: Mapping[bytes, Receipt | ChainUnavailable]
-    ) -> Found:
+    ) -> Undone:
         mine: dict[bytes, Receipt] = {}
         for each in watched_hashes(watched):
             receipt = receipts.get(each)
@@ -152,7 +159,7 @@ class OutcomeResolver:
                 mine[each] = receipt
         changes = tuple(moved_transactions(mined_transactions(watched), mine))
         if isinstance(watched, Transaction):
-            return changes, None
+            return Undone(changes)
         settlement = watched.settlement
         change = None
         proof = await self._proof_among(settlement.payment, mine.values())
@@ -161,7 +168,7 @@ class OutcomeResolver:
             change = settlement_change(
                 settlement, outcome(settlement, mined, proof, None, self.policy)
             )
-        return changes, change
+        return Undone(changes, change)
 
     async def prefetch_blocks(self, receipts: Iterable[Receipt]) -> None:
         """Read and confirm the blocks of receipts that may prove something, all in the same round

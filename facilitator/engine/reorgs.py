@@ -14,15 +14,13 @@ from msgspec import Struct
 from facilitator.chain.head_tracker import HeadTracker
 from facilitator.domain.settlement import (
     Policy,
-    SettlementChange,
     SettlementRecord,
     Transaction,
-    TransactionChange,
     TransactionState,
     Watched,
 )
 from facilitator.engine.counters import Tally
-from facilitator.engine.outcomes import OutcomeResolver
+from facilitator.engine.outcomes import OutcomeResolver, Undone
 from facilitator.journal.store import Store
 
 # How many settlements and gap fillers one turn checks, in three or four round trips.
@@ -30,16 +28,6 @@ SLICE = 200
 # After so many checks, what still differs from the journal is given up, if it lies deeper than any
 # reorg reaches: until then it keeps blocks from becoming final.
 MAX_CHECKS = 100
-
-
-class Undone(Struct, frozen=True):
-    """What to record about one settlement, or about one gap filler."""
-
-    transactions: tuple[TransactionChange, ...]
-    settlement: SettlementChange | None
-
-
-_NOTHING = Undone((), None)
 
 
 class _Doubtful(Struct):
@@ -105,16 +93,13 @@ class ReorgWatch:
         }
         self.tally.step()
         results = await self.outcomes.recheck(tuple(low.values()))
-        found = {
-            name: None if each is None else Undone(*each)
-            for name, each in zip(low, results, strict=True)
-        }
+        found = dict(zip(low, results, strict=True))
         agreed = []
         for name, each in some.items():
             before = self._suspected.pop(name, None)
             del self._doubtful[name]
             undone = found.get(name)
-            if undone == _NOTHING:
+            if undone == Undone(()):
                 continue
             each.checks += name in found
             if each.checks < MAX_CHECKS or max(_blocks_of(each.watched), default=-1) > horizon:
