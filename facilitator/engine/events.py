@@ -30,8 +30,7 @@ def settlement_submitted(network: str, claimed: Claimed) -> None:
             logging.INFO,
             "settlement_submitted",
             exc_info=None,
-            network=network,
-            **described(claimed.settlement),
+            **_described(network, claimed.settlement),
             transaction=transaction.attempts[-1].hash,
             kind=transaction.kind,
             signer=checksum(transaction.signer),
@@ -41,43 +40,36 @@ def settlement_submitted(network: str, claimed: Claimed) -> None:
 
 def settlement_changed(network: str, settlement: Settlement) -> None:
     """Log that a settlement has another state now."""
-    fields = {**described(settlement), **_result(settlement)}
+    fields = {**_described(network, settlement), **_result(settlement)}
     with inside(settlement.traceparent):
         level = logging.CRITICAL if settlement.state in _ALARMING else logging.INFO
         name = f"settlement_{settlement.state}"
-        event(_log, level, name, exc_info=None, network=network, **fields)
+        event(_log, level, name, exc_info=None, **fields)
     # Since the payment was taken on, by the same clock.
-    record("outcome", settlement.traceparent, settlement.created_at, network=network, **fields)
+    record("outcome", settlement.traceparent, settlement.created_at, **fields)
 
 
 def paid_after_failure(network: str, settlement: Settlement) -> None:
     """Log that a payment which was reported as failed is CONFIRMED: a transaction that was signed
     before was mined after all.
     """
-    fields = {**described(settlement), **_result(settlement)}
+    fields = {**_described(network, settlement), **_result(settlement)}
     with inside(settlement.traceparent):
-        event(
-            _log, logging.CRITICAL, "paid_after_failure", exc_info=None, network=network, **fields
-        )
+        event(_log, logging.CRITICAL, "paid_after_failure", exc_info=None, **fields)
 
 
 def settled_again(network: str, settlement: Settlement, transaction_hash: bytes) -> None:
     """Log that a settlement has a further transaction."""
-    event(
-        _log,
-        logging.WARNING,
-        "settled_again",
-        exc_info=None,
-        network=network,
-        **described(settlement),
-        transaction=transaction_hash,
-    )
+    fields = _described(network, settlement)
+    fields["transaction"] = to_hex(transaction_hash)
+    event(_log, logging.WARNING, "settled_again", exc_info=None, **fields)
 
 
-def described(settlement: Settlement) -> Fields:
+def _described(network: str, settlement: Settlement) -> Fields:
     """Return the fields that every log line about a settlement has."""
     payment = settlement.payment
     return {
+        "network": network,
         "settlement": settlement.id,
         "state": settlement.state,
         "dialect": settlement.dialect,
