@@ -79,17 +79,17 @@ class Metrics:
         self._request_timers: dict[tuple[str, int], Histogram] = {}
 
     def _declare_payments(self) -> None:
-        asked = ("dialect", "network", "scheme", "outcome", "reason")
+        names = ("dialect", "network", "scheme", "outcome", "reason")
         self._verifications = Counter(
             "facilitator_verifications",
             "POST /verify: valid, refused, or failed (it could not be told).",
-            asked,
+            names,
             registry=self._registry,
         )
         self._settlements = Counter(
             "facilitator_settlements",
             "POST /settle: success, refused, pending, failed or replayed.",
-            asked,
+            names,
             registry=self._registry,
         )
         self._settlement_seconds = Histogram(
@@ -196,8 +196,8 @@ class Metrics:
     ) -> None:
         """Count a POST /verify by its refusal or MALFORMED; None where the payment is valid."""
         outcome = "valid" if refusal is None else _outcome(refusal)
-        asked = (dialect, self._network(network), _scheme(scheme))
-        self._verifications.labels(*asked, outcome, _reason(refusal)).inc()
+        labels = (dialect, self._network(network), _scheme(scheme), outcome, _reason(refusal))
+        self._verifications.labels(*labels).inc()
 
     def settled(
         self,
@@ -208,7 +208,7 @@ class Metrics:
         seconds: float,
     ) -> None:
         """Count a POST /settle by its result, or MALFORMED or REPLAYED, and the `seconds` taken."""
-        outcome, reason = _outcome(result), "" if isinstance(result, Proof) else _reason(result)
+        outcome, reason = _outcome(result), _reason(result)
         network = self._network(network)
         self._settlements.labels(dialect, network, _scheme(scheme), outcome, reason).inc()
         self._settlement_seconds.labels(dialect, network, outcome).observe(seconds)
@@ -247,10 +247,10 @@ def _outcome(result: Proof | Refusal | str) -> str:
     return "failed" if result.reason in TEMPORARY else "refused"
 
 
-def _reason(result: Refusal | str | None) -> str:
+def _reason(result: Proof | Refusal | str | None) -> str:
     if isinstance(result, Refusal):
         return str(result.reason)
-    return result if result == MALFORMED else ""
+    return MALFORMED if result == MALFORMED else ""
 
 
 def _scheme(scheme: str | None) -> str:

@@ -130,12 +130,8 @@ def current_traceparent() -> str | None:
 
 def span(name: str, **attributes: Attribute | None) -> Maybe:
     """Record the block as a child of the current span."""
-    if _tracer is None:
-        return _OFF
-    context = _current.get()
-    if context is None or not context.recorded:
-        return _OFF
-    return _recording(_tracer.start(name, context, attributes))
+    started = begin(name, **attributes)
+    return _OFF if started is None else _recording(started)
 
 
 def request(name: str, traceparent: str | None) -> Maybe:
@@ -152,7 +148,7 @@ def begin(name: str, **attributes: Attribute | None) -> Span | None:
     """Start a child of the current span, which the caller ends with `end`. Return None where
     nothing is recorded.
     """
-    context = None if _tracer is None else _current.get()
+    context = _current.get()
     if _tracer is None or context is None or not context.recorded:
         return None
     return _tracer.start(name, context, attributes)

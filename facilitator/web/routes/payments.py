@@ -52,7 +52,7 @@ class _Received(Struct, frozen=True):
 
     dialect: str
     body: bytes
-    asked: PaymentRequest | BadRequest
+    decoded: PaymentRequest | BadRequest
     read_at: float
 
 
@@ -60,18 +60,18 @@ async def verify(request: Request) -> Response:
     """POST /verify: would this payment settle? Nothing of it is stored."""
     service = service_of(request)
     received = await _receive(request, "verify")
-    dialect, asked = received.dialect, received.asked
-    if isinstance(asked, BadRequest):
+    dialect, decoded = received.dialect, received.decoded
+    if isinstance(decoded, BadRequest):
         service.metrics.verified(dialect, None, None, MALFORMED)
-        return reply(asked.body, asked.status)
+        return reply(decoded.body, decoded.status)
     retry_after = None
     try:
-        verdict: AnyPayment | Refusal = await asked.verify()
+        verdict: AnyPayment | Refusal = await decoded.verify()
     except (ChainUnavailable, StoreError) as fault:
         verdict, retry_after = outage(fault)
     refusal = verdict if isinstance(verdict, Refusal) else None
-    service.metrics.verified(dialect, asked.network, asked.scheme, refusal)
-    body = asked.encode_verdict(verdict)
+    service.metrics.verified(dialect, decoded.network, decoded.scheme, refusal)
+    body = decoded.encode_verdict(verdict)
     if refusal is None:
         describe(outcome="valid")
         return reply(body)
@@ -105,10 +105,10 @@ async def verify_signature(request: Request) -> Response:
 async def _settle(request: Request, endpoint: Endpoint) -> Response:
     service = service_of(request)
     received = await _receive(request, endpoint)
-    asked = received.asked
-    if isinstance(asked, BadRequest):
+    decoded = received.decoded
+    if isinstance(decoded, BadRequest):
         _count(service, received, MALFORMED)
-        return reply(asked.body, asked.status)
+        return reply(decoded.body, decoded.status)
     key = _idempotency_key(request, received.body)
     earlier = await _earlier_reply(service, key)
     if isinstance(earlier, bytes):
@@ -122,8 +122,8 @@ async def _settle(request: Request, endpoint: Endpoint) -> Response:
         settlement = SettleReply(refusal=earlier)
     else:
         assert not isinstance(key, Refusal)
-        settlement = await asked.settlement(key)
-    sent, body = await _settle_and_encode(asked, settlement, request.receive)
+        settlement = await decoded.settlement(key)
+    sent, body = await _settle_and_encode(decoded, settlement, request.receive)
     refusal = sent.refusal or PENDING
     _describe_reply(sent)
     _count(service, received, sent.proof or refusal)
@@ -131,26 +131,26 @@ async def _settle(request: Request, endpoint: Endpoint) -> Response:
 
 
 async def _settle_and_encode(
-    asked: PaymentRequest, settlement: Settlement | SettleReply, receive: Receive
+    decoded: PaymentRequest, settlement: Settlement | SettleReply, receive: Receive
 ) -> tuple[SettleReply, bytes]:
     """Settle, and wait as long as the client does. Return the reply and its body, which must be
     sent at once. An outage becomes a refusal; a `settlement` that is a reply is only encoded.
     """
     if isinstance(settlement, SettleReply):
-        return settlement, await asked.encode_reply(settlement)
+        return settlement, await decoded.encode_reply(settlement)
     settler, request = settlement
     waiter = Waiter()
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(_hang_up_with_client, receive, waiter)
         try:
             async with settler.settle(request, waiter) as settling:
-                found, body = settling.reply, await asked.encode_reply(settling.reply)
+                found, body = settling.reply, await decoded.encode_reply(settling.reply)
                 sent = await settling.deliver(body)
         except (ChainUnavailable, StoreError) as fault:
             found = sent = outage_reply(fault)
-            body = await asked.encode_reply(sent)
+            body = await decoded.encode_reply(sent)
         tasks.cancel_scope.cancel()
-    return sent, body if sent is found else await asked.encode_reply(sent)
+    return sent, body if sent is found else await decoded.encode_reply(sent)
 
 
 async def _hang_up_with_client(receive: Receive, waiter: Waiter) -> None:
@@ -164,23 +164,24 @@ async def _receive(request: Request, endpoint: Endpoint) -> _Received:
     Jeju's words.
     """
     service, dialect, body = service_of(request), "jeju", b""
-    asked: PaymentRequest | BadRequest
+    decoded: PaymentRequest | BadRequest
     try:
         body = await read_body(request.receive, request.scope["headers"])
     except BodyError as refused:
         read_at = time.perf_counter()
-        asked = jeju.refuse_body(service, str(refused), refused.status, endpoint)
+        decoded = jeju.refuse_body(service, str(refused), refused.status, endpoint)
     else:
         read_at = time.perf_counter()
         detected = detect(body)
         # Only Jeju has this path.
         dialect = "jeju" if endpoint == "settle_gasless" else detected.dialect
-        asked = DIALECTS[dialect](service, detected, endpoint)
+        decoded = DIALECTS[dialect](service, detected, endpoint)
     # Logged are only words of closed sets, ids and hashes: nothing that a client can write.
     describe(dialect=dialect)
-    if not isinstance(asked, BadRequest):
-        describe(network=asked.network, scheme=asked.scheme if asked.scheme in SCHEMES else None)
-    return _Received(dialect, body, asked, read_at)
+    if not isinstance(decoded, BadRequest):
+        scheme = decoded.scheme if decoded.scheme in SCHEMES else None
+        describe(network=decoded.network, scheme=scheme)
+    return _Received(dialect, body, decoded, read_at)
 
 
 def _idempotency_key(request: Request, body: bytes) -> IdempotencyKey | Refusal | None:
@@ -236,7 +237,7 @@ def _describe_reply(sent: SettleReply) -> None:
 
 def _count(service: Service, received: _Received, result: Proof | Refusal | str) -> None:
     """Count a POST /settle, and the time since its body was read."""
-    asked = received.asked
-    known = (None, None) if isinstance(asked, BadRequest) else (asked.network, asked.scheme)
+    decoded = received.decoded
+    known = (None, None) if isinstance(decoded, BadRequest) else (decoded.network, decoded.scheme)
     seconds = time.perf_counter() - received.read_at
     service.metrics.settled(received.dialect, *known, result, seconds)

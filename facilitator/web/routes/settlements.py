@@ -38,16 +38,16 @@ async def by_payment(request: Request) -> Response:
     With `asset` a nonce of 32 bytes (0x hex) is looked up as the asset's (EIP-3009), then as one of
     the network's X402Facilitator contract; any other nonce only as the contract's.
     """
-    service, asked = service_of(request), request.query_params
-    served = _served(service, asked.get("network"))
-    nonce = asked.get("nonce", "")
+    service, query = service_of(request), request.query_params
+    served = _served(service, query.get("network"))
+    nonce = query.get("nonce", "")
     if served is None:
         return _refuse("network must name a network that is served here")
     if not nonce:
         return _refuse("nonce is missing")
     try:
-        payer = parse_address(asked.get("payer", ""))
-        asset = parse_address(asked["asset"]) if asked.get("asset") else None
+        payer = parse_address(query.get("payer", ""))
+        asset = parse_address(query["asset"]) if query.get("asset") else None
     except ValueError as error:
         return _refuse(f"payer or asset: {error}")
     keys = _keys(served, asset, payer, nonce)
