@@ -189,7 +189,8 @@ def _measure(
     tasks.start_soon(watch_event_loop, metrics)
     observed = [
         observe(
-            *(tasks, served.config),
+            tasks,
+            served.config,
             chain=served.chain,
             signers=served.signers,
             loop=served.loop,
@@ -252,7 +253,7 @@ def serve_network(common: Common, network: NetworkConfig) -> Served:
         loop=None,
     )
     allowed = _allowed_calls(config, network, assets)
-    return _settling(common, served, simulator, allowed) if allowed and signers else served
+    return _with_engine(common, served, simulator, allowed) if allowed and signers else served
 
 
 def _verifier(
@@ -290,10 +291,10 @@ def _allowed_calls(
     return allowed
 
 
-def _settling(
+def _with_engine(
     common: Common, served: Served, simulator: Simulator, allowed: frozenset[tuple[bytes, bytes]]
 ) -> Served:
-    """Return the same network with its signers, its loop and what settles on it."""
+    """Return the network with its signers and its loop, and with what settles on it."""
     config, network = common.config, served.config
     name, chain_id = network.network.name, network.network.chain_id
     policy = Policy(
