@@ -241,6 +241,10 @@ class Policy(Struct, frozen=True, kw_only=True):
     batch_max: int = 32
     gas_budget: int | None = None
 
+    def is_deep(self, block_number: int, head: Block) -> bool:
+        """Return whether a block on the chain of `head` is `confirmations` deep."""
+        return head.number - block_number + 1 >= self.confirmations
+
     def margin_seconds(self, block_interval_ms: int) -> int:
         """Return the seconds before its deadline from which a payment is not sent any more."""
         return max(self.settle_margin, -(-2 * block_interval_ms // 1000))
@@ -317,8 +321,8 @@ def decide(transaction: Transaction, observation: Observation, now: int, policy:
     for attempt in transaction.attempts:
         receipt = seen.receipts.get(attempt.hash)
         if receipt is not None:
-            depth = seen.head.number - receipt.block_number + 1
-            return Mined(attempt, receipt) if depth >= policy.confirmations else Wait()
+            deep = policy.is_deep(receipt.block_number, seen.head)
+            return Mined(attempt, receipt) if deep else Wait()
     if seen.final_account_nonce > transaction.account_nonce:
         return Superseded()
     last, at_cap = transaction.attempts[-1], False

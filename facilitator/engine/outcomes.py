@@ -212,11 +212,10 @@ class OutcomeResolver:
                 deep[each] = receipt
             elif receipt is not None:
                 known = held[receipt.block_number, receipt.block_hash]
-                depth = head.number - receipt.block_number + 1
                 if known is None:
                     deep[each] = ChainUnavailable("a receipt's block is not known yet")
                 elif isinstance(known, ChainUnavailable):
                     deep[each] = known
-                elif known and depth >= self.policy.confirmations:
+                elif known and self.policy.is_deep(receipt.block_number, head):
                     deep[each] = receipt
         return deep

@@ -160,9 +160,9 @@ class PendingTransactions:
         now: int,
     ) -> tuple[dict[bytes, Receipt], set[bytes]]:
         """Return the receipts that only other endpoints show, of transactions that should be mined
-        by now, and the hashes for which no endpoint could be asked. Those are the transactions
-        whose account nonce the chain has used, and each signer's first one if it is old enough to
-        be replaced.
+        by now, and the hashes for which that is not known. These transactions are those whose
+        account nonce the chain has used, and each signer's first one if it is old enough to be
+        replaced.
         """
         unmined = [
             each
@@ -227,9 +227,8 @@ class PendingTransactions:
     async def _is_deep(self, receipt: Receipt) -> bool:
         head = self.heads.head
         assert head is not None
-        depth = head.number - receipt.block_number + 1
         held = await self.heads.holds(receipt.block_number, receipt.block_hash)
-        return held is True and depth >= self.policy.confirmations
+        return held is True and self.policy.is_deep(receipt.block_number, head)
 
     def _with_gas(
         self, transaction: Transaction, records: Sequence[SettlementRecord]

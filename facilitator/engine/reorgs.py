@@ -71,7 +71,7 @@ class ReorgWatch:
         self._must_read = True
 
     def mined(self, block_number: int | None) -> None:
-        """Note that something of ours was mined in this block."""
+        """Note that a transaction of ours was mined in this block, or a payment proved there."""
         self._mined_until = max(self._mined_until, -1 if block_number is None else block_number)
 
     async def check(self) -> list[Undone]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import anyio
 
+from facilitator.domain.budget import DAY_MS
 from facilitator.engine.loop import ChainLoop
 from facilitator.journal.store import Store, StoreError
 from facilitator.telemetry.logs import event, get_logger
@@ -22,7 +23,6 @@ BATCH = 200
 PAUSE = 0.25  # seconds between two batches where there is more: 800 a second leave
 EVERY = 60.0  # seconds
 LOOK_AGAIN = 1.0  # seconds, while another process watches the chain, or no head is known yet
-DAY_MS = 86_400_000
 
 
 @dataclass(kw_only=True, eq=False)

@@ -105,8 +105,8 @@ class Settler:
     async def _take_on(
         self, request: SettleRequest, request_digest: bytes, waiter: Waiter, until: float
     ) -> SettlementRecord | SettleReply:
-        """Submit the payment where the journal has none with its nonce, or one that may be opened
-        again. Returns the settlement that has the nonce, or the reply where there is none.
+        """Submit the payment where no settlement has its nonce, or one that may be opened again.
+        Returns the settlement that has the nonce then, or the reply where there is none.
         """
         scheme = scheme_of(request.payment)
         keys = tuple(key for key in scheme.payment_keys(request.payment) if key is not None)

@@ -50,8 +50,8 @@ UNFIT = frozenset({Reason.OUT_OF_GAS_MONEY, Reason.BUDGET_SPENT})
 
 @dataclass(kw_only=True, eq=False)
 class Keys:
-    """The keys by the address of their account. `clock` is in unix milliseconds. Its methods raise
-    KeyError for an account whose key is not here.
+    """The keys of this process, by the address of their account. `clock` is in unix milliseconds.
+    What signs raises KeyError for an account whose key is not here.
     """
 
     signers: Mapping[bytes, Signer]

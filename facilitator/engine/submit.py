@@ -123,9 +123,7 @@ class Submitter:
         return self.policy.margin_seconds(self.heads.interval_ms)
 
     def _deadline(self, payment: AnyPayment) -> float:
-        """Return when a payment that waits for a signer has come too late, on the event loop's
-        clock.
-        """
+        """Return until when a payment may wait for a signer, on the event loop's clock."""
         left = payment.deadline - self._margin + 1 - self.clock() // 1000
         return anyio.current_time() + min(left, 2**31)
 

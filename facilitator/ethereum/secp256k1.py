@@ -20,7 +20,7 @@ class InvalidSignature(ValueError):
 
 
 def address_of(public_key: PublicKey) -> bytes:
-    """Return the 20-byte address of a public key: the tail of its uncompressed point's hash."""
+    """Return the 20-byte address of a public key: the tail of keccak256 of its point."""
     return keccak256(public_key.format(compressed=False)[1:])[12:]
 
 
