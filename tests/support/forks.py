@@ -198,7 +198,8 @@ def _become(environment: dict[str, str], folder: str, descriptors: list[int]) ->
 
 
 def _run(control: socket.socket) -> int:
-    # As `main` does; uvloop, which `serve` runs on, once it runs.
+    # As `main` does; what `serve` runs on, and what anyio loads for it, once it runs.
+    import anyio._backends._asyncio  # noqa: F401, PLC0415
     import uvloop  # noqa: F401, PLC0415
 
     from facilitator.commands import (  # noqa: F401, PLC0415
