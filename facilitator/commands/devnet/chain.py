@@ -30,6 +30,7 @@ MNEMONIC: Final = "test test test test test test test test test test test junk"
 FIRST_NONCE: Final = 6
 ACCOUNTS: Final = 10
 DEFAULT_FEE_BPS: Final = 50  # what the contract starts with
+MINT_GAS: Final = 150_000  # twice what a mint takes
 USDC_EACH: Final = 1_000_000 * 10**6  # atomic units
 RECEIPT_POLL = 0.005  # seconds; anvil mines in the background even when it mines at once
 RECEIPT_TIMEOUT = 30.0  # seconds
@@ -151,17 +152,25 @@ class Devnet:
             await self.rpc("evm_setIntervalMining", options.block_time)
 
     async def _mint_to_all(self) -> None:
-        """Mint USDC_EACH to every account, with all calls of a kind in one request."""
-        nonce = await self.rpc("eth_getTransactionCount", to_hex(self.deployer.address), "latest")
-        assert isinstance(nonce, str)
-        await asyncio.gather(
-            *(
-                self.transact(
-                    self.deployer, self.usdc, _mint(account.address, USDC_EACH), nonce=each
-                )
-                for each, account in enumerate(self.accounts, start=int(nonce, 16))
-            )
-        )
+        """Mint USDC_EACH to every account in one block, with all calls of a kind in one request."""
+        first = await self.rpc("eth_getTransactionCount", to_hex(self.deployer.address), "latest")
+        assert isinstance(first, str)
+        mints = [
+            {
+                "from": to_hex(self.deployer.address),
+                "to": to_hex(self.usdc),
+                "data": to_hex(_mint(account.address, USDC_EACH)),
+                "gas": hex(MINT_GAS),
+                "nonce": hex(nonce),
+            }
+            for nonce, account in enumerate(self.accounts, start=int(first, 16))
+        ]
+        # One after the other is how anvil mines at once, and these come in any order.
+        await self.rpc("evm_setAutomine", False)
+        sent = await asyncio.gather(*(self.rpc("eth_sendTransaction", mint) for mint in mints))
+        await self.rpc("evm_mine")
+        await self.rpc("evm_setAutomine", True)
+        await asyncio.gather(*(self._receipt(each) for each in sent))
 
     @property
     def deployer(self) -> Account:
@@ -212,29 +221,23 @@ class Devnet:
         await self.transact(self.deployer, self.usdc, _mint(to, amount))
 
     async def transact(
-        self,
-        sender: Account,
-        to: bytes | None,
-        call: bytes,
-        value: int = 0,
-        *,
-        nonce: int | None = None,
+        self, sender: Account, to: bytes | None, call: bytes, value: int = 0
     ) -> dict[str, Any]:
         """Send a transaction, signed by anvil for `sender`; return its receipt as JSON-RPC has it.
 
-        `to` None creates a contract; `value` is in wei; `nonce` is the account's next one unless
-        several are under way at once. Raises RPCError if it would revert.
+        `to` None creates a contract; `value` is in wei. Raises RPCError if it would revert.
         """
         transaction = {"from": to_hex(sender.address), "data": to_hex(call), "value": hex(value)}
         if to is not None:
             transaction["to"] = to_hex(to)
-        if nonce is not None:
-            transaction["nonce"] = hex(nonce)
         estimate = await self.rpc("eth_estimateGas", transaction)
         assert isinstance(estimate, str)
         # The chain moves on between the estimate and the block.
         transaction["gas"] = hex(int(estimate, 16) * 5 // 4)
-        transaction_hash = await self.rpc("eth_sendTransaction", transaction)
+        return await self._receipt(await self.rpc("eth_sendTransaction", transaction))
+
+    async def _receipt(self, transaction_hash: JSON) -> dict[str, Any]:
+        """Wait for a transaction's receipt. Raises RuntimeError if it reverted."""
         async with asyncio.timeout(RECEIPT_TIMEOUT):
             while True:
                 receipt = await self.rpc("eth_getTransactionReceipt", transaction_hash)
