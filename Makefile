@@ -49,8 +49,8 @@ SECONDS ?= 60
 chaos: setup ## settle while everything fails and the service is killed, and judge by the chain
 	@$(BIN)/python -m tests.chaos --seconds $(SECONDS) $(if $(SEED),--seed $(SEED))
 
-# Most tests wait for blocks: with six workers two cores stand idle for a third of the time.
-WORKERS ?= 10
+# Most tests wait for blocks, so more workers than cores; each loads every test, three seconds of CPU.
+WORKERS ?= 8
 PYTEST  = pytest --numprocesses $(WORKERS) --dist worksteal
 # Each worker would rewrite the assertions of every file.
 unexport PYTHONDONTWRITEBYTECODE
