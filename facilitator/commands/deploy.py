@@ -165,7 +165,9 @@ def _variable(config: Config, network: NetworkConfig) -> str:
 
 
 async def _planned(chain: Chain, order: Order, max_fee_per_gas: int) -> Plan:
-    """Check everything that can be checked before anything is sent. Raises JobFailed."""
+    """Plan the transaction, and check all that can be checked before it is sent. Raises JobFailed
+    and ChainUnavailable.
+    """
     network = order.network.network
     await expect_chain(chain, network)
     codes = await asyncio.gather(*(chain.code(token) for token in order.tokens))
@@ -193,7 +195,9 @@ async def _planned(chain: Chain, order: Order, max_fee_per_gas: int) -> Plan:
 
 
 async def _deploy(chain: Chain, order: Order, planned: Plan, timeout: int) -> tuple[bytes, Receipt]:
-    """Deploy the contract and wait for it; return its address and receipt. Raises JobFailed."""
+    """Send the transaction and wait for the contract; return its address and the receipt. Raises
+    JobFailed and ChainUnavailable.
+    """
     network = order.network.network
     expect_money(planned, network)
     deadline = time.monotonic() + timeout

@@ -9,8 +9,8 @@ import sys
 from collections.abc import Sequence
 from types import FrameType, ModuleType
 
-# What each of these does in C, a pure Python stand-in would do many times slower: a service that
-# started on one would look healthy and fall over under load.
+# Packages written in C. Their stand-ins in pure Python are many times slower: a service that
+# started on one would look healthy and fail under load.
 NATIVE_PACKAGES = {
     "coincurve": "libsecp256k1, for signatures",
     "sha3": "Keccak-256 (the package safe-pysha3)",
@@ -27,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     if arguments and arguments[0] in ENDED_BY_SIGNAL:
-        # The imports below take a second, and the loop that handles signals comes after them.
+        # The imports below take a second; the event loop, which then handles signals, starts later.
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, _end)
     for package, purpose in NATIVE_PACKAGES.items():

@@ -14,7 +14,7 @@ from facilitator.journal.sqlite.file import reopen
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of the command `migrate`."""
+    """Add the options of the command `migrate`."""
     what = parser.add_mutually_exclusive_group()
     what.add_argument(
         "--check",

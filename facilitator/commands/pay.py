@@ -43,7 +43,7 @@ from facilitator.ethereum.secp256k1 import Signer
 KEY_VARIABLE = "PAYER_PRIVATE_KEY"
 KEY_OPTION = "--key-file"
 JEJU_RESOURCE = "/"
-# Clients and servers of version 1 take nothing but a URL.
+# Clients and servers of version 1 accept nothing but a URL.
 STANDARD_RESOURCE = "https://localhost/"
 
 TIMEOUT = 120  # seconds, unless --timeout says otherwise; the service's own wait is 45
@@ -304,7 +304,9 @@ def _say_signed(bought: Purchase, nonce: str) -> None:
 async def _approve(
     session: aiohttp.ClientSession, config: Config, bought: Purchase, timeout: int
 ) -> None:
-    """Let the contract take the amount, and wait until it may."""
+    """Set the contract's allowance to the amount, and wait for the block. Raises JobFailed and
+    ChainUnavailable.
+    """
     assert bought.contract is not None
     network = bought.network.network
     chain = Chain(RPC(bought.network.rpc_urls, name=network.name, session=session))

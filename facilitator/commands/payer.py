@@ -115,8 +115,8 @@ def auth_params(authorization: dict[str, str]) -> dict[str, str]:
 
 
 def request_body(header: dict[str, Any], *, maximum: int | None = None) -> dict[str, Any]:
-    """Return the body that a seller posts to /verify and /settle in the Jeju dialect, who asks for
-    exactly this payment, or for up to `maximum` atomic units.
+    """Return the body that a seller posts to /verify and /settle in the Jeju dialect. The seller
+    asks for exactly this payment, or for at most `maximum` atomic units.
     """
     return {
         "x402Version": 1,

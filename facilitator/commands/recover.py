@@ -16,8 +16,8 @@ from facilitator.journal.migrate import schema_version
 from facilitator.journal.open import open_store
 from facilitator.journal.store import SharedStore, Store
 
-# Seconds within which every running replica takes or prolongs a lease: also one that backs off
-# because it found no database, and one that was a follower until the leader stopped.
+# Seconds within which every running replica takes or renews a lease, even one that backs off from
+# an unreachable database, or that followed a leader which has just stopped.
 SHOWS_ITSELF = MAX_BACKOFF_SECONDS + 2
 
 
@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 async def run(_: argparse.Namespace) -> int:
-    """Mark what the journal holds. Return 0 when done, 1 where there is no journal. Raises
+    """Mark the settlements as reported. Return 0 when done, 1 where there is no journal. Raises
     ConfigError, and StoreError where a service uses the journal or it cannot be written.
     """
     database = load_config(os.environ).database

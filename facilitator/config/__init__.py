@@ -1,1 +1,1 @@
-"""The configuration, from environment and file. The only room that reads either."""
+"""The configuration, from environment and file. The only room that interprets either."""

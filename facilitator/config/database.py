@@ -36,7 +36,7 @@ class PostgreSQL(Struct, frozen=True, kw_only=True):
     tls_files: tuple[tuple[str, str], ...]  # (parameter of the URL, path)
     pool_size: int  # connections at most
     statement_cache: int  # prepared statements a connection; 0 behind PgBouncer
-    direct: "PostgreSQL | None" = None  # the same database where no pooler stands before it
+    direct: "PostgreSQL | None" = None  # the same database, past the pooler
 
     def __repr__(self) -> str:
         host = f"[{self.host}]" if ":" in self.host else quote(self.host)
@@ -154,7 +154,7 @@ def parse_postgresql(
 
 
 def _host(parts: SplitResult) -> str:
-    """Return the host as it is written: urlsplit puts it in lower case, which breaks a folder."""
+    """Return the host as it is written: that of urlsplit is in lower case, wrong for a folder."""
     place = parts.netloc.rpartition("@")[2]
     if place.startswith("["):
         return place[1:].partition("]")[0]

@@ -28,22 +28,22 @@ from facilitator.config.parsers import (
 
 VARIABLE: Final = "FACILITATOR_CONFIG"
 FILE_LIMIT: Final = 2**20  # bytes
-# As deep as a reorg is watched for.
+# Blocks, as deep as the reorg watch.
 MAX_CONFIRMATIONS: Final = 64
-# Clients in JavaScript read a chain id as a number: beyond this one they would read another.
+# Clients in JavaScript read a chain id as a number, which is exact up to here.
 MAX_CHAIN_ID: Final = 2**53 - 1
 
 _Kind = TypeVar("_Kind")
 _Written = TypeVar("_Written")
 _Table = TypeVar("_Table", bound=Struct)
 
-# A name becomes part of variables' names, and must not look like a CAIP-2 one (eip155:8453).
+# It becomes part of variables' names, and must not look like a CAIP-2 name (eip155:8453).
 _NETWORK_NAME = re.compile(r"\A[a-z][a-z0-9-]{0,31}\Z")
 # What may be quoted: a misspelt member, but nothing as long as a private key.
 _MEMBER_NAME = re.compile(r"\A[A-Za-z][A-Za-z0-9_-]{0,31}\Z")
 _POSITION = re.compile(r"\(at (line [0-9]+), column [0-9]+\)\Z")
 
-# How TOML calls what msgspec expected.
+# TOML's words for the types that msgspec names.
 _KINDS = {
     "str": "a string",
     "int": "an integer",
@@ -148,7 +148,7 @@ def _convert(prefix: str, content: object, kind: type[_Table]) -> _Table:
         expected = _KINDS[re.split("[ `]", quoted)[0]]
         raise ConfigError(f"{prefix}{path}".removesuffix(".") + f" must be {expected}")
     inside = f"{prefix}{path}." if path else prefix
-    if text.startswith("Object missing"):  # what a token must have are strings
+    if text.startswith("Object missing"):  # only tokens have required members, all of them strings
         raise ConfigError(f"{inside}{quoted} must be a string")
     within: type[Struct] = _Token if path else kind
     known = [field.name for field in structs.fields(within)]
@@ -208,7 +208,9 @@ def _entry(name: str, content: object) -> NetworkEntry:
 
 
 def _network(name: str, prefix: str, table: _Network) -> Network:
-    """Return the network with what the file says of it; a known one keeps its chain."""
+    """Return the network as the file describes it; a known one keeps its chain id. Raises
+    ConfigError.
+    """
     known, chain_id = NETWORKS.get(name), table.chain_id
     if known is not None:
         if chain_id not in (None, known.chain_id):
@@ -219,14 +221,7 @@ def _network(name: str, prefix: str, table: _Network) -> Network:
     elif chain_id is None or not 1 <= chain_id <= MAX_CHAIN_ID:
         raise ConfigError(f"{prefix}chain_id must be given, an integer from 1 to {MAX_CHAIN_ID}")
     else:
-        network = Network(
-            name=name,
-            chain_id=chain_id,
-            title=name,
-            usdc=None,
-            default_rpc_url=None,
-            explorer=None,
-        )
+        network = Network(name=name, chain_id=chain_id, title=name)
     changes = {
         "title": _given(parse_name, f"{prefix}title", table.title),
         "usdc": _given(parse_contract, f"{prefix}usdc", table.usdc),
@@ -247,7 +242,7 @@ def _network(name: str, prefix: str, table: _Network) -> Network:
 def _given(
     parse: Callable[[str, _Written], _Kind], name: str, value: _Written | None
 ) -> _Kind | None:
-    """Parse a member that is there; None stands for one that is not."""
+    """Parse a member; None stands for one that is not in the file."""
     return None if value is None else parse(name, value)
 
 

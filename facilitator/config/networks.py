@@ -8,7 +8,7 @@ from facilitator.ethereum.addresses import parse_address
 
 
 class Unit(Struct, frozen=True):
-    """The unit that people write amounts in: one `symbol` is 10 ** `decimals` atomic units."""
+    """The unit in which people write amounts: one `symbol` is 10 ** `decimals` atomic units."""
 
     symbol: str
     decimals: int
@@ -29,17 +29,17 @@ class Token(Struct, frozen=True):
 
 
 class Network(Struct, frozen=True, kw_only=True):
-    """A chain that payments may name. `usdc` is None where no USDC is deployed for all to use,
-    `default_rpc_url` where no endpoint is open to all.
+    """A chain that payments may name. `usdc` is None where there is no USDC that everybody uses,
+    `default_rpc_url` where there is no public endpoint.
     """
 
     name: str
     chain_id: int
     title: str
-    usdc: bytes | None
+    usdc: bytes | None = None
     usdc_domain_name: str = "USD Coin"
-    default_rpc_url: str | None
-    explorer: str | None
+    default_rpc_url: str | None = None
+    explorer: str | None = None
     native_symbol: str = "ETH"
     native_name: str = "Ether"
     native_decimals: int = 18
@@ -58,7 +58,7 @@ class Network(Struct, frozen=True, kw_only=True):
         return self.name.upper().replace("-", "_")
 
     def usdc_at(self, address: bytes) -> Token:
-        """USDC as deployed at `address` on this network. Every FiatTokenV2 has version "2"."""
+        """Return USDC as deployed at `address` on this network; FiatTokenV2 has version "2"."""
         return Token(address, "USDC", 6, self.usdc_domain_name, "2")
 
 
@@ -71,15 +71,12 @@ NETWORKS: Final[dict[str, Network]] = {
             title="Jeju",
             usdc=parse_address("0x0165878A594ca255338adfa4d48449f69242Eb8F"),
             default_rpc_url="http://127.0.0.1:9545",
-            explorer=None,
         ),
         Network(
             name="jeju-testnet",
             chain_id=420690,
             title="Jeju Testnet",
-            usdc=None,
             default_rpc_url="https://testnet-rpc.jeju.network",
-            explorer=None,
         ),
         Network(
             name="base-sepolia",

@@ -1,6 +1,6 @@
-"""The kinds of value in the configuration, in the environment and in the file alike.
+"""Parsers of single values, for the environment and the file alike.
 
-Every parser raises ConfigError about the `name` that it is given: a variable or a member.
+Each raises ConfigError about the `name` that it is given: a variable or a member.
 """
 
 import re
@@ -18,7 +18,7 @@ MAX_NAME_LENGTH = 100  # characters
 
 _Value = TypeVar("_Value", bytes, str)
 
-# urlsplit drops tabs and line breaks without a word: only what can be seen may pass
+# urlsplit silently drops tabs and line breaks, so nothing but visible characters is accepted
 _VISIBLE = re.compile(r"\A[\x21-\x7e]+\Z")
 
 
@@ -52,7 +52,7 @@ def parse_url(name: str, text: str) -> str:
 
 
 def parse_public_url(name: str, text: str) -> str:
-    """Check an http(s) URL that everybody may see, and so holds no credentials."""
+    """Check an http(s) URL that is shown to everybody, so without credentials; return it."""
     if "@" in urlsplit(parse_url(name, text)).netloc:
         raise ConfigError(f"{name} must not contain credentials")
     return text
@@ -97,7 +97,7 @@ def parse_token(
 
 
 def distinct(name: str, kind: str, values: Iterable[_Value]) -> tuple[_Value, ...]:
-    """Return the values, of which none may be repeated."""
+    """Return the values as a tuple; none may be repeated."""
     found = tuple(values)
     if len(set(found)) < len(found):
         raise ConfigError(f"{name} names the same {kind} twice")

@@ -16,6 +16,7 @@ from facilitator.config.networks import Network, Token
 from facilitator.config.opentelemetry import Tracing, read_tracing
 from facilitator.config.parsers import ConfigError
 from facilitator.ethereum.addresses import ZERO_ADDRESS
+from facilitator.ethereum.fees import GWEI
 
 __all__ = ["Config", "ConfigError", "Key", "NetworkConfig", "Unserved", "load_config"]
 
@@ -26,7 +27,6 @@ CONTRACT_VARIABLE: Final = "X402_FACILITATOR_ADDRESS"
 CONTRACT_MAX_PAYMENT_AGE: Final = 300
 # The contract's own limit (setProtocolFee).
 MAX_PROTOCOL_FEE_BPS: Final = 1000
-GWEI: Final = 10**9
 
 
 class NetworkConfig(Struct, frozen=True, kw_only=True):

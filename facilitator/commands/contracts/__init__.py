@@ -17,26 +17,23 @@ class Artifact(msgspec.Struct, frozen=True):
     The runtime code of a contract with immutable values has zeros in their places.
     """
 
-    name: str
     abi: tuple[dict[str, Any], ...]
     bytecode: bytes
     deployed_bytecode: bytes
 
 
 class _Written(msgspec.Struct, rename="camel"):
-    """The members of an artifact file that running needs; the code is 0x-prefixed hex."""
+    """The members of an artifact's file that are needed here; the code is 0x-prefixed hex."""
 
-    contract_name: str
     abi: tuple[dict[str, Any], ...]
     bytecode: str
     deployed_bytecode: str
 
 
 def parse(text: bytes) -> Artifact:
-    """Read one artifact as `build.mjs` writes it; ValueError if it is not one."""
+    """Read an artifact as `build.mjs` writes it. Raises ValueError where it is not one."""
     written = msgspec.json.decode(text, type=_Written)
     return Artifact(
-        name=written.contract_name,
         abi=written.abi,
         bytecode=bytes.fromhex(written.bytecode.removeprefix("0x")),
         deployed_bytecode=bytes.fromhex(written.deployed_bytecode.removeprefix("0x")),

@@ -25,8 +25,8 @@ from facilitator.ethereum.secp256k1 import Signer
 
 # anvil's own, printed by every anvil that starts: these keys are public.
 MNEMONIC: Final = "test test test test test test test test test test test junk"
-# A contract's address follows from its deployer's account nonce. From this one on, account 0
-# deploys the test USDC to the address that network jeju has for USDC.
+# Account 0 deploys from this account nonce on. A contract's address follows from its deployer's
+# nonce: with this one the test USDC gets the address that network jeju has for USDC.
 FIRST_NONCE: Final = 6
 ACCOUNTS: Final = 10
 DEFAULT_FEE_BPS: Final = 50  # what the contract starts with
@@ -98,6 +98,8 @@ class Devnet:
         self.network_name = options.network_name
         self.usdc_domain_name = NETWORKS[options.network_name].usdc_domain_name
         self.accounts = accounts
+        self.deployer, self.signer, self.payer, self.seller = accounts[:4]
+        self.fee_recipient = accounts[9]
         self.multicall3 = MULTICALL3
         self.usdc = b""  # set by _prepare, before anybody gets to see the object
         self.contract = b""
@@ -171,28 +173,6 @@ class Devnet:
         await self.rpc("evm_mine")
         await self.rpc("evm_setAutomine", True)
         await asyncio.gather(*(self._receipt(each) for each in sent))
-
-    @property
-    def deployer(self) -> Account:
-        """Deployed both contracts and owns them."""
-        return self.accounts[0]
-
-    @property
-    def signer(self) -> Account:
-        """Signs and pays for the service's transactions."""
-        return self.accounts[1]
-
-    @property
-    def payer(self) -> Account:
-        return self.accounts[2]
-
-    @property
-    def seller(self) -> Account:
-        return self.accounts[3]
-
-    @property
-    def fee_recipient(self) -> Account:
-        return self.accounts[9]
 
     def environment(self) -> dict[str, str]:
         """Return the service's environment for this chain, its (public) test keys included."""
