@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from facilitator.chain.rpc import RPCError
 from facilitator.domain.strict_json import JSON
-from facilitator.ethereum.calls import Call, CodeOf, Read
+from facilitator.ethereum.abi import Call, CodeOf, Read
 from facilitator.ethereum.fees import FeeMarket, fee_market
 from facilitator.ethereum.receipts import Block, Log, Receipt
 

@@ -32,7 +32,7 @@ from facilitator.chain.answers import (
 from facilitator.chain.quorum import FEE_HISTORY, Quorum
 from facilitator.chain.rpc import RPC, Endpoint, RPCError, TransportError
 from facilitator.domain.strict_json import JSON
-from facilitator.ethereum.calls import Call, CodeOf, Read
+from facilitator.ethereum.abi import Call, CodeOf, Read
 from facilitator.ethereum.fees import FeeMarket
 from facilitator.ethereum.gas import gas_limit
 from facilitator.ethereum.receipts import Block, Receipt

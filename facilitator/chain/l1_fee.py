@@ -2,9 +2,8 @@
 
 from facilitator.chain.answers import ChainUnavailable
 from facilitator.chain.client import Chain
-from facilitator.ethereum.abi import Dynamic, encode_arguments, selector
+from facilitator.ethereum.abi import Call, Dynamic, encode_arguments, selector
 from facilitator.ethereum.addresses import parse_address
-from facilitator.ethereum.calls import Call
 from facilitator.ethereum.keccak import keccak256
 
 # A predeploy of every OP-stack chain (Optimism's specification of predeploys).

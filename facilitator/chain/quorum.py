@@ -75,7 +75,7 @@ from facilitator.chain.answers import (
 )
 from facilitator.chain.rpc import RPC, RPCError
 from facilitator.domain.strict_json import JSON
-from facilitator.ethereum.calls import Read
+from facilitator.ethereum.abi import Read
 from facilitator.ethereum.fees import FeeMarket, agreed_market, are_near
 from facilitator.ethereum.receipts import Log, LogFilter, Receipt
 

@@ -14,8 +14,7 @@ from facilitator.chain.client import Chain
 from facilitator.chain.recent import Recent
 from facilitator.config.networks import Unit
 from facilitator.domain.schemes import jeju
-from facilitator.ethereum.abi import WORD, selector
-from facilitator.ethereum.calls import Call
+from facilitator.ethereum.abi import WORD, Call, selector
 
 KNOWN_LIMIT = 256  # tokens whose units are remembered
 # Seconds that the first reply about a token waits for its answer.

@@ -3,13 +3,13 @@
 from facilitator.chain.client import Chain
 from facilitator.domain.schemes import jeju
 from facilitator.ethereum.abi import (
+    Call,
     Dynamic,
     address_word,
     encode_arguments,
     selector,
     uint_word,
 )
-from facilitator.ethereum.calls import Call
 
 _HASH_PAYMENT = selector("hashPayment(address,address,uint256,string,string,uint256)")
 

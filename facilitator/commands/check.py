@@ -20,9 +20,8 @@ from facilitator.config.database import PostgreSQL
 from facilitator.config.networks import Network, Token
 from facilitator.config.settings import Config, NetworkConfig, load_config
 from facilitator.domain.schemes import jeju
-from facilitator.ethereum.abi import WORD, address_word, selector
+from facilitator.ethereum.abi import WORD, Call, address_word, selector
 from facilitator.ethereum.addresses import ZERO_ADDRESS, checksum
-from facilitator.ethereum.calls import Call
 from facilitator.ethereum.eip712 import domain_separator
 from facilitator.ethereum.fees import initial_fees
 from facilitator.ethereum.secp256k1 import Signer

@@ -34,8 +34,8 @@ from facilitator.config.settings import (
     NetworkConfig,
     load_config,
 )
+from facilitator.ethereum.abi import Call
 from facilitator.ethereum.addresses import checksum
-from facilitator.ethereum.calls import Call
 from facilitator.ethereum.receipts import Receipt
 from facilitator.ethereum.secp256k1 import Signer
 from facilitator.ethereum.transactions import created_address

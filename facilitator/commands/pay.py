@@ -35,9 +35,8 @@ from facilitator.config.environment import Environment
 from facilitator.config.networks import NETWORKS, Token
 from facilitator.config.settings import Config, ConfigError, NetworkConfig, load_config
 from facilitator.domain.strict_json import StrictJSONError, decode
-from facilitator.ethereum.abi import address_word, selector, uint_word
+from facilitator.ethereum.abi import Call, address_word, selector, uint_word
 from facilitator.ethereum.addresses import checksum
-from facilitator.ethereum.calls import Call
 from facilitator.ethereum.secp256k1 import Signer
 
 KEY_VARIABLE = "PAYER_PRIVATE_KEY"

@@ -16,8 +16,8 @@ from facilitator.chain.answers import ChainUnavailable, NodeFault, to_hex
 from facilitator.chain.client import Chain, Reverted
 from facilitator.config.networks import Network
 from facilitator.dialects.jeju.encode import human
+from facilitator.ethereum.abi import Call
 from facilitator.ethereum.addresses import checksum
-from facilitator.ethereum.calls import Call
 from facilitator.ethereum.fees import GWEI, Fees, initial_fees
 from facilitator.ethereum.receipts import Receipt
 from facilitator.ethereum.secp256k1 import Signer

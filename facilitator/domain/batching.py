@@ -6,7 +6,7 @@ that queue share transactions. Pure functions of what each payment would take al
 
 from collections.abc import Iterable, Sequence
 
-from facilitator.ethereum.calls import Call
+from facilitator.ethereum.abi import Call
 from facilitator.ethereum.fees import Fees
 from facilitator.ethereum.multicall3 import Inner, aggregate3
 

@@ -83,7 +83,7 @@ from msgspec.structs import replace
 
 from facilitator.domain.payment import Proof, Reason, Refusal
 from facilitator.domain.schemes import AnyPayment
-from facilitator.ethereum.calls import Call
+from facilitator.ethereum.abi import Call
 from facilitator.ethereum.fees import GWEI, FeeMarket, Fees, bumped_fees
 from facilitator.ethereum.receipts import Block, Receipt
 

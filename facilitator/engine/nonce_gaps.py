@@ -23,8 +23,8 @@ from facilitator.domain.payment import Refusal
 from facilitator.domain.settlement import Policy, Transaction, TransactionKind
 from facilitator.engine.broadcast import Broadcaster
 from facilitator.engine.signers import SignerPool
+from facilitator.ethereum.abi import Call
 from facilitator.ethereum.addresses import checksum
-from facilitator.ethereum.calls import Call
 from facilitator.journal.store import NewTransaction, Store
 from facilitator.telemetry.logs import event
 

@@ -36,7 +36,7 @@ from facilitator.engine.outcomes import OutcomeResolver
 from facilitator.engine.reorgs import ReorgWatch
 from facilitator.engine.signers import SignerPool
 from facilitator.engine.waiters import Waiters
-from facilitator.ethereum.calls import Call
+from facilitator.ethereum.abi import Call
 from facilitator.journal.store import BudgetSpent, Store
 from facilitator.telemetry.logs import event
 from facilitator.telemetry.tracing import inside, span

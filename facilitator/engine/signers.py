@@ -31,8 +31,8 @@ from facilitator.engine.queue import (
     among,
     with_room,
 )
+from facilitator.ethereum.abi import Call
 from facilitator.ethereum.addresses import checksum
-from facilitator.ethereum.calls import Call
 from facilitator.ethereum.fees import Fees, initial_fees, outbidding_fees
 from facilitator.ethereum.secp256k1 import Signer
 from facilitator.ethereum.transactions import TransactionBuilder

@@ -32,7 +32,7 @@ from facilitator.engine.queue import Member, QueueFull, Slot
 from facilitator.engine.requests import SettleReply, SettleRequest
 from facilitator.engine.signers import UNFIT, SignerPool
 from facilitator.engine.simulate import Simulator
-from facilitator.ethereum.calls import Call, CodeOf
+from facilitator.ethereum.abi import Call, CodeOf
 from facilitator.ethereum.multicall3 import MULTICALL3
 from facilitator.journal.store import (
     BudgetSpent,

@@ -1,4 +1,4 @@
-"""Contract ABI words, packed by hand where a request waits for them.
+"""Calls of contracts, and their ABI words, packed by hand where a request waits for them.
 
 eth-abi encodes and decodes the same (and is the oracle of the tests); packing the eight arguments
 of `settle` here costs a twentieth of it. Static arguments are 32-byte words; a `Dynamic` is
@@ -6,6 +6,8 @@ of `settle` here costs a twentieth of it. Static arguments are 32-byte words; a 
 """
 
 from dataclasses import dataclass
+
+from msgspec import Struct
 
 from facilitator.ethereum.keccak import keccak256
 
@@ -55,3 +57,26 @@ def encode_arguments(*arguments: bytes | Dynamic) -> bytes:
         else:
             heads.append(argument)
     return b"".join(heads) + b"".join(tails)
+
+
+class Call(Struct, frozen=True):
+    """A contract call: 20-byte target and calldata. With an empty target it creates a contract, and
+    the calldata is creation code followed by the constructor's arguments.
+    """
+
+    target: bytes
+    calldata: bytes
+
+    @property
+    def selector(self) -> bytes:
+        """Return the four bytes that name the function."""
+        return self.calldata[:4]
+
+
+class CodeOf(Struct, frozen=True):
+    """A read of the code at an address (eth_getCode), where a `Call` reads by eth_call."""
+
+    address: bytes
+
+
+Read = Call | CodeOf

@@ -5,7 +5,7 @@ anything is executed, is known without a node. A gas limit below that makes a tr
 node accepts and no block holds, while its account nonce blocks all later ones of its signer.
 """
 
-from facilitator.ethereum.calls import Call
+from facilitator.ethereum.abi import Call
 
 TRANSACTION = 21_000  # Ethereum yellow paper, appendix G
 CREATION = 32_000  # of a contract, beside that (EIP-2)

@@ -7,9 +7,8 @@ from eth_abi.abi import decode, encode
 from eth_abi.exceptions import DecodingError
 from msgspec import Struct
 
-from facilitator.ethereum.abi import selector
+from facilitator.ethereum.abi import Call, selector
 from facilitator.ethereum.addresses import parse_address
-from facilitator.ethereum.calls import Call
 
 MULTICALL3 = parse_address("0xcA11bde05977b3631167028862bE2a173976CA11")
 _CALLS = "(address,bool,bytes)[]"

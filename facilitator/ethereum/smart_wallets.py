@@ -4,8 +4,7 @@ from eth_abi.abi import decode
 from eth_abi.exceptions import DecodingError
 from msgspec import Struct
 
-from facilitator.ethereum.abi import Dynamic, encode_arguments, selector
-from facilitator.ethereum.calls import Call
+from facilitator.ethereum.abi import Call, Dynamic, encode_arguments, selector
 
 IS_VALID_SIGNATURE = selector("isValidSignature(bytes32,bytes)")
 # What isValidSignature returns for a good one (EIP-1271): its own selector.

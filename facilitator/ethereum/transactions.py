@@ -7,11 +7,10 @@ A call must name one of the allowed (target, selector) pairs and carry no ether;
 
 from msgspec import Struct
 
-from facilitator.ethereum.calls import Call
+from facilitator.ethereum.abi import Call
 from facilitator.ethereum.fees import Fees
 from facilitator.ethereum.keccak import keccak256
 from facilitator.ethereum.multicall3 import AGGREGATE3, MULTICALL3, inner_calls
-from facilitator.ethereum.rlp import encode_bytes, encode_int, encode_list
 from facilitator.ethereum.secp256k1 import Signer
 
 TRANSACTION_TYPE = b"\x02"  # EIP-2718 envelope of an EIP-1559 transaction
@@ -92,3 +91,31 @@ def created_address(sender: bytes, account_nonce: int) -> bytes:
     (Ethereum yellow paper, section 7).
     """
     return keccak256(encode_list(encode_bytes(sender), encode_int(account_nonce)))[12:]
+
+
+# Recursive length prefix encoding (Ethereum yellow paper, appendix B), as transactions need it.
+
+
+def encode_bytes(content: bytes) -> bytes:
+    """Encode one string of bytes."""
+    if len(content) == 1 and content[0] < 0x80:
+        return content
+    return _prefix(0x80, len(content)) + content
+
+
+def encode_int(value: int) -> bytes:
+    """Encode a non-negative integer, as its shortest big-endian bytes (zero: the empty string)."""
+    return encode_bytes(value.to_bytes((value.bit_length() + 7) // 8))
+
+
+def encode_list(*encoded: bytes) -> bytes:
+    """Encode a list of items that are encoded already."""
+    payload = b"".join(encoded)
+    return _prefix(0xC0, len(payload)) + payload
+
+
+def _prefix(base: int, length: int) -> bytes:
+    if length < 56:
+        return bytes((base + length,))
+    size = length.to_bytes((length.bit_length() + 7) // 8)
+    return bytes((base + 55 + len(size),)) + size

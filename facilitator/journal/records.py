@@ -12,7 +12,7 @@ from facilitator.domain.settlement import (
     Transaction,
     TransactionKind,
 )
-from facilitator.ethereum.calls import Call
+from facilitator.ethereum.abi import Call
 
 
 class NewSettlement(Struct, frozen=True, kw_only=True):

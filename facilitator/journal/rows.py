@@ -12,7 +12,7 @@ from facilitator.domain.settlement import (
     TransactionKind,
     TransactionState,
 )
-from facilitator.ethereum.calls import Call
+from facilitator.ethereum.abi import Call
 from facilitator.ethereum.fees import Fees
 from facilitator.journal.engine import Row, StoreError
 

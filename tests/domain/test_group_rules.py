@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from facilitator.domain.batching import GROUP_GAS_CAP, fitting, gas_limit, group_call, highest
 from facilitator.domain.schemes import eip3009, jeju
-from facilitator.ethereum.calls import Call
+from facilitator.ethereum.abi import Call
 from facilitator.ethereum.fees import Fees
 from facilitator.ethereum.multicall3 import (
     AGGREGATE3,

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from facilitator.domain.batching import gas_limit as group_gas_limit
 from facilitator.domain.batching import group_call
-from facilitator.ethereum.calls import Call
+from facilitator.ethereum.abi import Call
 from facilitator.ethereum.gas import gas_limit, intrinsic_gas
 
 SOMEBODY = b"\xb0" * 20

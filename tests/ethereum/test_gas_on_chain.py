@@ -8,7 +8,7 @@ from eth_utils.address import to_checksum_address
 
 from facilitator.chain.rpc import RPCError
 from facilitator.commands.devnet import Devnet
-from facilitator.ethereum.calls import Call
+from facilitator.ethereum.abi import Call
 from facilitator.ethereum.fees import GWEI
 from facilitator.ethereum.gas import intrinsic_gas
 

@@ -9,11 +9,17 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from facilitator.domain.schemes import jeju
-from facilitator.ethereum.calls import Call
+from facilitator.ethereum.abi import Call
 from facilitator.ethereum.fees import Fees
-from facilitator.ethereum.rlp import encode_bytes, encode_int, encode_list
 from facilitator.ethereum.secp256k1 import ORDER, Signer
-from facilitator.ethereum.transactions import ForbiddenCall, TransactionBuilder, created_address
+from facilitator.ethereum.transactions import (
+    ForbiddenCall,
+    TransactionBuilder,
+    created_address,
+    encode_bytes,
+    encode_int,
+    encode_list,
+)
 
 SECRET = bytes.fromhex("ac0974bec39a17e36ba4a6b4d238ff944bacb478cbed5efcae784d7bf4f2ff80")
 SIGNER = Signer(SECRET)

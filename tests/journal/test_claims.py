@@ -14,7 +14,7 @@ from facilitator.domain.settlement import (
     TransactionKind,
     TransactionState,
 )
-from facilitator.ethereum.calls import Call
+from facilitator.ethereum.abi import Call
 from facilitator.ethereum.transactions import ForbiddenCall
 from facilitator.journal.store import (
     Claimed,

@@ -18,7 +18,7 @@ from facilitator.domain.settlement import (
     Transaction,
     TransactionKind,
 )
-from facilitator.ethereum.calls import Call
+from facilitator.ethereum.abi import Call
 from facilitator.ethereum.fees import GWEI, Fees
 from facilitator.ethereum.secp256k1 import Signer
 from facilitator.ethereum.transactions import TransactionBuilder

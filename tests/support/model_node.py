@@ -15,7 +15,7 @@ from facilitator.chain.client import Chain, Preparation, Reverted
 from facilitator.chain.quorum import Agreement, Answer, Quorum
 from facilitator.domain.schemes import eip3009
 from facilitator.domain.schemes.eip3009 import Eip3009Payment
-from facilitator.ethereum.calls import Call, CodeOf, Read
+from facilitator.ethereum.abi import Call, CodeOf, Read
 from facilitator.ethereum.fees import GWEI, FeeMarket
 from facilitator.ethereum.receipts import Block, Log, LogFilter, Receipt
 from tests.support.model_chain import MAX_LAG, ModelBlock, Sent, Weather

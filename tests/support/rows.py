@@ -17,7 +17,7 @@ from facilitator.domain.settlement import (
     TransactionKind,
     TransactionState,
 )
-from facilitator.ethereum.calls import Call
+from facilitator.ethereum.abi import Call
 from facilitator.ethereum.fees import GWEI, Fees
 from facilitator.ethereum.receipts import Block, Receipt
 

@@ -12,8 +12,8 @@ from facilitator.domain.payment import Facts, Payment, Proof, Refusal
 from facilitator.domain.schemes import eip3009, jeju
 from facilitator.domain.schemes.eip3009 import Eip3009Payment
 from facilitator.domain.schemes.jeju import JejuPayment
+from facilitator.ethereum.abi import Call, Read
 from facilitator.ethereum.addresses import ZERO_ADDRESS
-from facilitator.ethereum.calls import Call, Read
 from facilitator.ethereum.receipts import Log, LogFilter
 
 AnyPayment = JejuPayment | Eip3009Payment

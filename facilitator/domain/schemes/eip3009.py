@@ -15,14 +15,16 @@ from msgspec.structs import replace
 
 from facilitator.domain.payment import Facts, Payment, Proof, Reason, Refusal
 from facilitator.ethereum.abi import (
+    Call,
+    CodeOf,
     Dynamic,
+    Read,
     address_word,
     encode_arguments,
     selector,
     topic,
     uint_word,
 )
-from facilitator.ethereum.calls import Call, CodeOf, Read
 from facilitator.ethereum.eip712 import domain_separator, typed_data_digest
 from facilitator.ethereum.keccak import keccak256
 from facilitator.ethereum.multicall3 import AGGREGATE3, MULTICALL3, Inner, aggregate3

@@ -15,6 +15,7 @@ from msgspec import Struct
 from facilitator.domain.payment import Facts, Payment, Proof, Reason, Refusal
 from facilitator.domain.schemes.eip3009 import authorization_key
 from facilitator.ethereum.abi import (
+    Call,
     Dynamic,
     address_word,
     encode_arguments,
@@ -23,7 +24,6 @@ from facilitator.ethereum.abi import (
     uint_word,
 )
 from facilitator.ethereum.addresses import checksum
-from facilitator.ethereum.calls import Call
 from facilitator.ethereum.eip712 import domain_separator, typed_data_digest
 from facilitator.ethereum.keccak import keccak256
 from facilitator.ethereum.receipts import Log, LogFilter
