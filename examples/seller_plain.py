@@ -37,7 +37,7 @@ def ask(path: str, payment: object) -> dict[str, Any]:
     """Return the final answer of POST /verify or POST /settle. Raise NoAnswer if none comes.
 
     All attempts carry one idempotency key, so a reply that was lost on the way is sent again.
-    Without the key, or with another one, the second attempt would be told that the payment is used.
+    Without that key, a second POST /settle is refused as "nonce already used" after a lost success.
     """
     headers = {"Idempotency-Key": str(uuid.uuid4())}
     body = {"x402Version": 2, "paymentPayload": payment, "paymentRequirements": TERMS}
@@ -50,7 +50,7 @@ def ask(path: str, payment: object) -> dict[str, Any]:
         answer: dict[str, Any] = reply.json()
         if reply.status_code in (200, 400) and answer.get("errorReason") != "settlement_pending":
             return answer
-        time.sleep(1)  # 429 and 503 say in Retry-After how long
+        time.sleep(1)  # 429 and 503 carry a Retry-After, which this short program ignores
     raise NoAnswer
 
 
