@@ -1,9 +1,8 @@
-"""What is asked of a chain: facts, simulations, receipts, counts, and the broadcast of signed
-bytes.
+"""One chain as the rest of the program uses it: facts, simulations, receipts, transaction counts,
+and the broadcast of signed bytes.
 
-Reads of one payment leave in one coalesced round trip. Whatever a node says is parsed strictly:
-an answer that is not what the method gives counts as no answer (ChainUnavailable), so garbage never
-makes anything valid.
+Reads of one payment leave in one coalesced round trip. Answers are parsed strictly: one that is not
+what the method gives counts as no answer (ChainUnavailable), so garbage never makes anything valid.
 """
 
 import asyncio
@@ -39,14 +38,14 @@ from facilitator.ethereum.receipts import Block, Receipt
 
 
 class Reverted(Struct, frozen=True):
-    """A call that the chain would refuse; `data` is the revert's, empty where there was none."""
+    """A call that would revert; `data` is the revert data, empty where there was none."""
 
     data: bytes
 
 
 class Preparation(Struct, frozen=True):
-    """What signing a call takes: its gas limit, the fee market, and of the sender its wei and how
-    many transactions it has mined.
+    """What must be known to sign a call: its gas limit, the fee market, the sender's balance in wei
+    and its account nonce, the number of its transactions that are mined.
     """
 
     gas_limit: int
@@ -68,12 +67,12 @@ class Chain:
         return self._rpc.endpoints
 
     async def chain_id(self) -> int:
-        """Return the id that the node gives."""
+        """Return the chain id that the node answers."""
         return quantity(await self._ask("eth_chainId"))
 
     async def read(self, reads: Sequence[Read], block: int | None = None) -> tuple[bytes, ...]:
-        """Return the code of addresses and the answers of view functions, at the latest block
-        unless a number is given; a function that reverts answers nothing.
+        """Return the code of addresses and what view functions return, in the order of `reads`, at
+        the latest block unless a number is given; empty for a function that reverts.
         """
         tag = "latest" if block is None else hex(block)
         answers = await self._try_all([question(each, tag) for each in reads])
@@ -82,7 +81,7 @@ class Chain:
     async def read_and_simulate(
         self, reads: Sequence[Read], call: Call, sender: bytes, gas_cap: int
     ) -> tuple[tuple[bytes, ...], Reverted | None]:
-        """Return what `read` and `simulate` do, in one round trip, at the latest block."""
+        """Return what `read` and `simulate` return, in one round trip, at the latest block."""
         asked = [question(each, "latest") for each in reads]
         asked.append(("eth_call", (call_object(call, gas_cap, sender), "latest")))
         *read, simulated = await self._try_all(asked)
@@ -92,16 +91,18 @@ class Chain:
     async def simulate(
         self, call: Call, sender: bytes, gas_cap: int, block: str = "latest"
     ) -> Reverted | None:
-        """Simulate `call` as of a block's tag, as `sender` would send it."""
+        """Execute `call` at a block's tag without sending it, as `sender` would: return the revert,
+        None where it would succeed.
+        """
         answer = await self._try("eth_call", call_object(call, gas_cap, sender), block)
         return answer if isinstance(answer, Reverted) else None
 
     async def prepare(
         self, call: Call, sender: bytes, gas_cap: int, block: str = "latest"
     ) -> Preparation | Reverted:
-        """Simulate `call` as of a block's tag and learn what signing it takes, in one round trip.
-        It may not take more gas than `gas_cap`, and its gas limit is never so low that no node
-        would take the transaction, whatever is answered.
+        """Return what signing `call` takes, in one round trip, or the revert where it would fail at
+        the block's tag. The gas limit is at most `gas_cap` and never below the transaction's
+        intrinsic gas, whatever the node estimates: no node would accept it.
         """
         estimate, market, balance, account_nonce = await asyncio.gather(
             self._try("eth_estimateGas", call_object(call, gas_cap, sender), block),
@@ -113,7 +114,7 @@ class Chain:
             return estimate
         limit = gas_limit(call, quantity(estimate), gas_cap)
         if limit is None:
-            return Reverted(b"")  # as a node says that does count the bytes
+            return Reverted(b"")  # a node that checks intrinsic gas would answer the same
         return Preparation(limit, market, balance, account_nonce)
 
     async def fee_market(self) -> FeeMarket:
@@ -137,8 +138,8 @@ class Chain:
         return None if answer is None else parse_block(answer)
 
     async def receipts(self, hashes: Iterable[bytes]) -> dict[bytes, Receipt]:
-        """Return the receipts of those transactions that are mined, by hash. One that is garbage,
-        or another transaction's, is not shown: it must not hide those of all others.
+        """Return the receipts of those transactions that are mined, by hash. A receipt that is
+        malformed, or another transaction's, is left out, so that it does not hide the others.
         """
         wanted = tuple(hashes)
         answers = await asyncio.gather(
@@ -174,10 +175,10 @@ class Chain:
         return dict(zip(asked, counts, strict=True))
 
     async def broadcast(self, raw: bytes) -> NodeFault | None:
-        """Offer signed bytes to every endpoint that is well. Return None as soon as one has them,
-        or the most telling fault where none takes them.
+        """Send signed bytes to every endpoint that is well. Return None as soon as one has them,
+        or the most telling fault where none accepts them.
 
-        Never raises: without an answer they may have been sent all the same (UNAVAILABLE).
+        Never raises: where no endpoint answers (UNAVAILABLE) they may still have been sent.
         """
         pending = await self._rpc.call_everywhere("eth_sendRawTransaction", to_hex(raw))
         faults: list[NodeFault] = []
@@ -190,7 +191,7 @@ class Chain:
         return most_telling(faults)
 
     async def _try(self, method: str, *params: object) -> JSON | Reverted:
-        """Ask for something that the chain may refuse to execute."""
+        """Return the result of a call, or the revert where executing it fails."""
         try:
             return await self._rpc.call(method, *params)
         except RPCError as error:
@@ -201,7 +202,7 @@ class Chain:
     async def _try_all(
         self, calls: Sequence[tuple[str, tuple[object, ...]]]
     ) -> list[JSON | Reverted]:
-        """The same, several times."""
+        """Return what `_try` does, for several calls in one round trip."""
         try:
             answers = await self._rpc.call_all(calls)
         except TransportError as error:
@@ -219,10 +220,10 @@ class Chain:
 
 
 def _reverted(method: str, error: RPCError) -> Reverted:
-    """Return what a node's error says about the call; raise ChainUnavailable where it is about the
-    node.
+    """Return the revert that a node's error reports; raise ChainUnavailable where the error is
+    about the node, not about the call.
     """
-    # GAS_TOO_LOW: calldata so long that what the call may use does not even carry it.
+    # GAS_TOO_LOW: the gas cap is below what the calldata alone costs.
     if classify(error) not in (NodeFault.REVERTED, NodeFault.GAS_TOO_LOW):
         raise ChainUnavailable(f"{method}: {error}") from None
     return Reverted(revert_data(error))

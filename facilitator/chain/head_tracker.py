@@ -1,8 +1,9 @@
-"""The head of one chain over time: whether it moved, stands, lags behind what was seen, or was
-replaced by another history; and which blocks that history has.
+"""The head of one chain over time: whether it moved, stood still, lags behind an earlier head, or
+was replaced by another history; and which blocks that history has.
 
-Where several endpoints are configured the head is no higher than two of them have come: the depth
-of everything that is decided is measured from it.
+Depths are measured from the head, so with several endpoints it is no higher than two of them have
+reached. One endpoint may be several backends behind a load balancer: "a backend that lags" is one
+that has not yet seen blocks that another backend of the same endpoint has shown.
 """
 
 import logging
@@ -20,9 +21,9 @@ _log = logging.getLogger(__name__)
 REMEMBERED = 256  # heads, and timestamps of blocks
 # No chain that keeps time is slower; one that mines on demand says nothing about its next block.
 MAX_INTERVAL_MS = 15_000
-# A head is discarded when for so long, and for so many blocks, no endpoint shows one as high:
-# machines that lag catch up sooner, and after a lie nothing would be decided until the chain has
-# passed the height that was made up.
+# A head is discarded when none as high was read for so long and for so many blocks. A backend that
+# lags catches up sooner. A head that was a lie must go, or nothing would be decided until the chain
+# passes the height that was made up.
 LAG_LIMIT_MS = 10_000
 LAG_LIMIT_BLOCKS = 5
 
@@ -32,10 +33,9 @@ class Sight(StrEnum):
 
     SAME = "same"
     MOVED = "moved"
-    # Read from an endpoint that has not caught up: what it does not show may exist all the same.
+    # From an endpoint or backend that has not caught up: what it does not show may still exist.
     LAGGING = "lagging"
-    # A reorg, a head that was discarded, or the first one: nothing that was seen before is known to
-    # be still there.
+    # A reorg, a head that was discarded, or the first head: blocks seen before may be gone.
     REPLACED = "replaced"
 
 
@@ -50,17 +50,17 @@ class HeadTracker:
         self._clock = clock
         self._hashes: dict[int, bytes] = {}
         self._timestamps: dict[bytes, int] = {}
-        # Whether the head is the word of one endpoint while the others were away.
+        # Whether one endpoint, left alone, reported the head.
         self._alone = False
-        # Since when no head as high as the known one was read, and the height that was read first.
+        # Since when only heads below the known one were read, and the height of the first of them.
         self._lagging_since: tuple[int, int] | None = None
         self.head: Block | None = None
         self.interval_ms = 0  # between blocks, as observed; 0 until two were seen
         self._confirmed: set[tuple[int, bytes]] = set()  # blocks, since the last update
 
     async def update(self) -> Sight:
-        """Read the head and compare it with the last one. Blocks that were confirmed before count
-        no more. Raises ChainUnavailable.
+        """Read the head and return how it compares with the last one. Blocks must be confirmed anew
+        after each update. Raises ChainUnavailable.
         """
         self._confirmed.clear()
         shown = await self._chain.head()
@@ -83,8 +83,8 @@ class HeadTracker:
         return Sight.MOVED
 
     async def _agreed_on(self, shown: Block) -> Block:
-        """Return the head that an endpoint has `shown` or, where that is higher than two of several
-        have come, the block at the height that they have, as the same endpoint shows it.
+        """Return the head that an endpoint has `shown`. Where that is higher than a quorum has
+        reached, return instead its block at the quorum's height. Raises ChainUnavailable.
         """
         quorum, known = self._chain.quorum, self.head
         higher = known is None or shown.number > known.number
@@ -98,7 +98,7 @@ class HeadTracker:
             height = known.number  # nothing higher is agreed on for now
         else:
             height = agreed.value
-            # A height that one endpoint alone gave is asked for until others have come as far.
+            # A height from one endpoint alone is asked for again until others have reached it.
             if agreed.alone or known is None or height >= known.number:
                 self._alone = agreed.alone
         if shown.number <= height:
@@ -109,11 +109,11 @@ class HeadTracker:
         return block
 
     def _lags_for_long(self, shown: Block) -> bool:
-        """Return whether no head as high as the known one was read for too long."""
+        """Return whether for too long no head was read that is as high as the known one."""
         now = self._clock()
         since, height = self._lagging_since = self._lagging_since or (now, shown.number)
         lagged = now - since
-        # The observed interval may come from the block that is doubted, so blocks count as well.
+        # The interval may come from the very head that is doubted, so blocks are counted as well.
         return lagged >= LAG_LIMIT_MS and (
             lagged >= LAG_LIMIT_BLOCKS * self.interval_ms
             or shown.number >= height + LAG_LIMIT_BLOCKS
@@ -137,8 +137,8 @@ class HeadTracker:
         return Sight.REPLACED
 
     async def _continues(self, head: Block) -> bool:
-        """Return whether `head` descends from the newest block that was seen at or below its
-        height.
+        """Return whether `head` descends from the newest block seen at or below its height. Raises
+        ChainUnavailable.
         """
         known = max((number for number in self._hashes if number <= head.number), default=None)
         if known is None:
@@ -151,9 +151,9 @@ class HeadTracker:
         return block is not None and block.hash == self._hashes[known]
 
     async def holds(self, number: int, block_hash: bytes) -> bool | None:
-        """Return whether the chain that ends in the head has this block, as the endpoint that is
-        read from shows it; None where that is not known, as by a machine that lags behind the
-        block's height. Raises ChainUnavailable.
+        """Return whether the chain that ends in the head has this block, as the first endpoint that
+        is well shows it; None where that is not known: a backend that lags has no block so high.
+        Raises ChainUnavailable.
         """
         if self.head is None or number > self.head.number:
             return None
@@ -167,9 +167,9 @@ class HeadTracker:
         return known == block_hash
 
     async def confirms(self, number: int, block_hash: bytes) -> bool:
-        """Take a second look at a block by which something final is decided: return False where the
-        endpoint that is read from no longer shows it, or the quorum does not bear it out. Raises
-        ChainUnavailable.
+        """Check a block once more before something final is decided by it: return False where the
+        first endpoint that is well shows another block there, or the quorum does not confirm it.
+        Raises ChainUnavailable.
         """
         if (number, block_hash) in self._confirmed:
             return True
@@ -184,7 +184,7 @@ class HeadTracker:
 
     async def still_holds(self, number: int, block_hash: bytes) -> bool | None:
         """Return what `holds` does, but False only where the quorum has another block at this
-        height: None as long as one endpoint alone says that it is gone. Raises ChainUnavailable.
+        height, and None while only one endpoint shows another. Raises ChainUnavailable.
         """
         held = await self.holds(number, block_hash)
         quorum = self._chain.quorum

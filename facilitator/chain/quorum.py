@@ -1,15 +1,16 @@
 """Which endpoint is believed about what: the only module that counts endpoints.
 
 A chain is read from one endpoint, the first that is well. What decides about money is asked of
-every endpoint that is well or was until a moment ago, each by itself, and as many as the quorum
-(two, or one where only one answers for its chain) must say the same. So one endpoint that lies,
-alone, brings about no outcome, whichever of them the lie was read from. What the caller has read is
-no vote of its own: it came from one of them.
+every voter (`Inspector.voters`): each endpoint that is well, or that failed only a moment ago. A
+quorum of them must give the same answer: two, or one where there is a single voter. So one endpoint
+that lies, alone, brings about no outcome, whichever of them the lie was read from. What the caller
+has read is no vote of its own: it came from one of them.
 
-"All" below means all of those; "left alone" means that several endpoints are configured and the
-others are away, behind, on another chain, or asked for a long pause. Where a single endpoint is
-configured there is nobody else to ask, and its word is believed about everything. The depths are
-settings (`Policy`), measured from the head.
+"All" below means all voters. An endpoint that failed only a moment ago is one of them, so its
+silence leaves the question open unless two others agree. "Left alone" means that several endpoints
+are configured and only one is a voter: the others have failed repeatedly, lag, serve another chain,
+or asked for a long pause. Where a single endpoint is configured it is believed about everything.
+Depths are in blocks below the head, fields of `Policy`; only `confirmations` can be configured.
 
     question                asked  what must agree               left alone      final at depth
     ----------------------  -----  ----------------------------  --------------  -------------------
@@ -18,39 +19,39 @@ settings (`Policy`), measured from the head.
     a receipt exists        all    2 show the same block,        believed        confirmations;
     `receipt`                      success and logs                              a failure:
     `confirm_receipt`                                                            superseded_depth
-    a receipt is missing    all    2 say so, and no 2 show one;  believed        superseded_depth
-    `receipt`                      one that shows it leaves it
-                                   open
-    account nonce used by   all    2 count beyond it; a count    after another   superseded_depth
-    a stranger                     bears out every lower one     superseded_
+    a receipt is missing    all    2 answer that there is none,  believed        superseded_depth
+    `receipt`                      and no 2 show the same one
+    account nonce used by   all    2 count a higher nonce        after another   superseded_depth
+    a stranger                                                   superseded_
     `final_account_nonces`                                       depth blocks
-    account nonce is next   all    2 count exactly so            believed        once it was so at
-    `account_nonce_is`                                                           an earlier head
-    account nonce unused    all    2 count no more               never           latest block
+    account nonce is next   all    2 count exactly this many     believed        seen at 2 heads
+    `account_nonce_is`                                                           (`NonceGaps`)
+    account nonce unused    all    2 count no more than this     never           latest block
     `account_nonce_unused`
-    first account nonce to  all    2 bear it out; of pools: all  up to 64 above  latest block
-    hand out                       that answer, at least 2       the journal
-    `account_nonce`,
+    first account nonce to  all    2 count as many or more; of   at most 64      latest block
+    hand out                       the pools, all that answer,   above the
+    `account_nonce`,               which must be 2 or more       journal's
     `pooled_nonces`
-    height of the head      all    2 have come as far            believed, and   discarded when not
+    height of the head      all    2 have a block that high      believed, and   discarded when not
     `height`                                                     asked again     seen for 10 s and
                                                                                  5 blocks
     a payment was executed  all    2 answer the same             believed        the head
     `read`
     age of a block          all    2 have an older one           believed        -
     `block_older`
-    logs                    all    2 answer; what any shows      believed        as its receipt
-    `logs`                         counts, borne out by receipt
-    fees far from those     all    the second highest counts;    believed once,  -
-    agreed on `fee_market`         of 2 base fees the higher,    not remembered
-                                   which only bounds the price
+    logs                    all    2 answer; a log that any      believed        as its receipt
+    `logs`                         shows counts once its
+                                   receipt is agreed on
+    fees far from those     all    the second highest counts;    used, but not   -
+    agreed on `fee_market`         of 2 base fees the higher,    kept as agreed
+                                   which only bounds the price   on
     facts of a payment,     first  -                             believed        the contract checks
     simulation, balances                                                         them again
     send of signed bytes    all    one that has them is enough   believed        -
 
-A payment's own log in a receipt is what proves it; its block and the receipt are looked at a second
-time, at the moment of deciding (`HeadTracker.confirms`, `confirm_receipt`). Which endpoints are
-well, lag or serve another chain is decided in `rpc.inspection`.
+A payment is proved by its own log in a receipt. The receipt and its block are asked for once more
+when the outcome is decided (`confirm_receipt`, `HeadTracker.confirms`). `rpc.inspection` decides
+which endpoints are well, lag or serve another chain.
 """
 
 import asyncio
@@ -82,24 +83,24 @@ from facilitator.ethereum.receipts import Log, LogFilter, Receipt
 QUORUM = 2
 # eth_feeHistory: of the last ten blocks, the median tip of each.
 FEE_HISTORY = ("eth_feeHistory", "0xa", "latest", [50])
-# EIP-1474 and JSON-RPC 2.0: what a node answers to a method that it does not serve at all.
+# Error codes of a node that does not serve a method at all (JSON-RPC 2.0, EIP-1474).
 NOT_SERVED = (-32601, -32004)
 T = TypeVar("T")
 
 
 class Agreement(StrEnum):
-    """What the endpoints say of something that one of them has shown. Only AGREED may be acted on
-    as true, only CONTRADICTED as false.
+    """Whether the endpoints confirm what one of them has shown. Only AGREED may be acted on as
+    true, only CONTRADICTED as false.
     """
 
-    AGREED = "agreed"  # a quorum bears it out, or no second endpoint is configured
-    CONTRADICTED = "contradicted"  # a quorum says otherwise
+    AGREED = "agreed"  # a quorum confirms it, or no second endpoint is configured
+    CONTRADICTED = "contradicted"  # a quorum answers otherwise
     UNKNOWN = "unknown"  # they differ, or too few answer
 
 
 class Answer(Struct, Generic[T], frozen=True):
-    """A value, and whether a quorum bears it out: where it does not, `value` is what one endpoint
-    says, or None. `alone`: one of several configured endpoints says it while the others are away.
+    """A value, and whether a quorum confirms it: where it does not, `value` is what one endpoint
+    answers, or None. `alone`: one of several configured endpoints was left alone with this answer.
     """
 
     agreement: Agreement
@@ -108,18 +109,18 @@ class Answer(Struct, Generic[T], frozen=True):
 
     @property
     def agreed(self) -> bool:
-        """Whether a quorum bears the value out."""
+        """Return whether a quorum confirms the value."""
         return self.agreement is Agreement.AGREED
 
 
 class Quorum:
-    """Asks all endpoints of one chain. An endpoint that gives no usable answer agrees with none."""
+    """Asks the voters of one chain. One that gives no usable answer agrees with none."""
 
     def __init__(self, rpc: RPC) -> None:
         self._rpc = rpc
-        self._market: FeeMarket | None = None  # the last one that a quorum bore out
-        # By address: the block as of which one endpoint, left alone, first counted its
-        # transactions, in all turns since.
+        self._market: FeeMarket | None = None  # the last one that a quorum confirmed
+        # By address: the block at which one endpoint, left alone in every turn since, first counted
+        # its transactions.
         self._alone_since: dict[bytes, int] = {}
 
     @property
@@ -139,7 +140,7 @@ class Quorum:
         return await self._confirm(same, "eth_getBlockByNumber", hex(number), False)
 
     async def block_older(self, number: int, timestamp: int) -> Agreement:
-        """Return whether the block at this height was made before `timestamp`, unix seconds. Never
+        """Return whether the block at this height is older than `timestamp`, unix seconds. Never
         raises.
         """
 
@@ -149,13 +150,13 @@ class Quorum:
         return await self._confirm(older, "eth_getBlockByNumber", hex(number), False)
 
     async def read(self, read: Read, block: int, same: Callable[[bytes], bool]) -> Agreement:
-        """Return whether `same` holds of what a read answers as of a block. Never raises."""
+        """Return whether `same` accepts the answer of a read as of a block. Never raises."""
         method, params = question(read, hex(block))
         return await self._confirm(lambda answer: same(parse_data(answer)), method, *params)
 
     async def receipt(self, transaction_hash: bytes) -> Answer[Receipt | None]:
-        """Return a transaction's receipt, None where there is none. Where that is not agreed on,
-        the value is the receipt that one endpoint shows, or None if too few answer. Never raises.
+        """Return a transaction's receipt, None where there is none. Where neither is agreed on,
+        `value` is the receipt that one endpoint shows, None if none shows one. Never raises.
         """
         answers = await self._rpc.call_each("eth_getTransactionReceipt", to_hex(transaction_hash))
         shown: list[Receipt] = []
@@ -173,9 +174,9 @@ class Quorum:
         return Answer(Agreement.UNKNOWN, best)
 
     async def shown_receipt(self, transaction_hash: bytes) -> Receipt | None:
-        """Return a transaction's receipt that any endpoint shows, agreed on or not: what one alone
-        must not hide. None where a quorum says that there is none. Raises ChainUnavailable where
-        too few answer.
+        """Return the receipt of a transaction that any endpoint shows, agreed on or not, so that no
+        endpoint alone can hide it. None where a quorum answers that there is none. Raises
+        ChainUnavailable where too few answer.
         """
         answer = await self.receipt(transaction_hash)
         if answer.value is None and not answer.agreed:
@@ -183,8 +184,8 @@ class Quorum:
         return answer.value
 
     async def confirm_receipt(self, read: Receipt) -> Answer[Receipt | None]:
-        """Return whether a receipt that was read is agreed on; where another one is, that is the
-        value. Never raises.
+        """Return whether the receipt that one endpoint has shown (`read`) is agreed on. Where
+        another one is (CONTRADICTED), `value` is that one. Never raises.
         """
         if not self.several:
             return Answer(Agreement.AGREED, read)
@@ -196,8 +197,8 @@ class Quorum:
         return Answer(Agreement.AGREED, read)
 
     async def overruling_receipts(self, hashes: Iterable[bytes]) -> dict[bytes, Receipt]:
-        """Return the receipts that are agreed on, by transaction hash, to take the place of those
-        that one endpoint showed: none where no second one is configured. Never raises.
+        """Return the receipts that are agreed on, by transaction hash: they replace those that one
+        endpoint showed. Empty where a single endpoint is configured. Never raises.
         """
         asked = tuple(hashes) if self.several else ()
         answers = await asyncio.gather(*(self.receipt(each) for each in asked))
@@ -213,13 +214,14 @@ class Quorum:
         if all(count is None for count in counts):
             raise ChainUnavailable("no endpoint counts an account's transactions")
         quorum = min(QUORUM, len(counts))
-        # Counts only grow: an endpoint that counts more bears out what is less.
-        borne_out = sorted((count or 0 for count in counts), reverse=True)[quorum - 1]
-        return Answer(Agreement.AGREED, borne_out, alone=quorum < QUORUM and self.several)
+        # Counts only grow: an endpoint that counts more confirms every lower count as well.
+        confirmed = sorted((count or 0 for count in counts), reverse=True)[quorum - 1]
+        return Answer(Agreement.AGREED, confirmed, alone=quorum < QUORUM and self.several)
 
     async def raised_account_nonce(self, address: bytes, read: int) -> int | None:
-        """Return how many transactions of `address` are mined, where one endpoint counts `read`,
-        more than was known; None where it is left alone with that. Raises ChainUnavailable.
+        """Return how many transactions of `address` the quorum counts as mined, where one endpoint
+        counts `read`, more than was known. None where that endpoint is left alone. Raises
+        ChainUnavailable where none counts them.
         """
         if not self.several:
             return read
@@ -229,17 +231,18 @@ class Quorum:
     async def final_account_nonces(
         self, addresses: Iterable[bytes], block: int, patience: int
     ) -> dict[bytes, int]:
-        """Return how many transactions of each address are mined as of `block`, for those of which
-        that is certain. A transaction of ours whose account nonce is below counts as superseded: by
-        a lie its payment would be made again at another nonce, and this one would be a gap. So an
-        endpoint that is left alone is believed only once it has been for `patience` blocks: a
-        passing lie lasts no longer. Raises ChainUnavailable where no endpoint counts them.
+        """Return how many transactions of each address are mined as of `block`; addresses whose
+        count is not certain are left out. Our transactions below that count are superseded. If the
+        count were a lie, their payments would be sent again at other nonces, and their own nonces
+        would become gaps. So an endpoint that is left alone is believed only once it has been left
+        alone for `patience` blocks: a passing lie lasts no longer. Raises ChainUnavailable where no
+        endpoint counts them.
         """
         asked = tuple(addresses) if block >= 0 else ()
         answers = await asyncio.gather(*(self.account_nonce(each, block) for each in asked))
         counted = dict(zip(asked, answers, strict=True))
         self._alone_since = {
-            # `block` falls when the head was one that did not exist
+            # `block` falls when the tracker discards a head that did not exist
             address: min(self._alone_since.get(address, block), block)
             for address, answer in counted.items()
             if answer.alone
@@ -263,7 +266,7 @@ class Quorum:
 
     async def account_nonce_unused(self, address: bytes, account_nonce: int) -> Agreement:
         """Return whether no transaction of `address` with this account nonce is mined at the latest
-        blocks: two of several must say so, one that is left alone is not believed. Never raises.
+        blocks. Two of several endpoints must agree; one left alone is not believed. Never raises.
         """
 
         def unused(answer: JSON) -> bool:
@@ -273,9 +276,9 @@ class Quorum:
         return await self._confirm(unused, *asked, believes_one=False)
 
     async def pooled_nonces(self, address: bytes) -> tuple[int, ...]:
-        """Return how many transactions of `address` are mined or wait in a pool, as each endpoint
-        that is well counts them. Raises ChainUnavailable where one gives no count and not two
-        others do: one alone may lie.
+        """Return how many transactions of `address` are mined or wait in a pool, one count for each
+        endpoint that is well and answers. Raises ChainUnavailable where several were asked and
+        fewer than two gave a count, since one alone may lie, or the only one asked gave none.
         """
         method = "eth_getTransactionCount"
         asked = await self._rpc.call_everywhere(method, to_hex(address), "pending")
@@ -290,8 +293,8 @@ class Quorum:
         return tuple(counts)
 
     async def height(self) -> Answer[int]:
-        """Return the number of the latest block: an endpoint that sees further bears out what is
-        less. Raises ChainUnavailable where too few answer.
+        """Return the highest block number that a quorum has reached: an endpoint with a higher head
+        has reached every lower number too. Raises ChainUnavailable where too few answer.
         """
         answers = await self._hear(counter, "eth_blockNumber")
         numbers = sorted((each for each in answers if each is not None), reverse=True)
@@ -302,8 +305,9 @@ class Quorum:
         return Answer(Agreement.AGREED, height, alone=quorum < QUORUM and self.several)
 
     async def fee_market(self, read: FeeMarket) -> FeeMarket:
-        """Return the fee market, where one endpoint has shown `read`. All are asked for fees that
-        are far from what a quorum agreed on before. Raises ChainUnavailable where none answers.
+        """Return the fee market that is agreed on, given what one endpoint has shown (`read`): that
+        one itself while it is near to the last that was agreed on, otherwise all are asked. Raises
+        ChainUnavailable where none answers.
         """
         if not self.several or (self._market and are_near(read, self._market)):
             return read
@@ -317,9 +321,9 @@ class Quorum:
         return market
 
     async def logs(self, wanted: LogFilter, first: int, last: int) -> tuple[Log, ...]:
-        """Return a contract's events in blocks first..last that any endpoint shows: one alone hides
-        none. Raises ChainUnavailable where fewer than a quorum answer; those that do not serve logs
-        at all do not count.
+        """Return every event of a contract in blocks first..last that any endpoint shows, so that
+        no endpoint alone can hide one. Raises ChainUnavailable where fewer than a quorum answer;
+        endpoints that do not serve logs at all are not counted.
         """
         query = {
             "address": to_hex(wanted.address),
@@ -340,37 +344,40 @@ class Quorum:
         *params: object,
         believes_one: bool = True,
     ) -> Agreement:
-        """Return whether `same` holds of a quorum's answers; it raises ChainUnavailable for what is
-        no answer. With a single endpoint configured nobody is asked. Never raises.
+        """Return whether a quorum gives answers that `same` accepts. `same` raises ChainUnavailable
+        for a malformed answer, which then counts for neither side. With a single endpoint
+        configured nobody is asked: AGREED. Never raises.
         """
         if not self.several:
             return Agreement.AGREED
-        words = await self._hear(same, method, *params)
-        quorum = min(QUORUM, len(words)) if believes_one else QUORUM
-        if words.count(True) >= quorum > 0:
+        votes = await self._hear(same, method, *params)
+        quorum = min(QUORUM, len(votes)) if believes_one else QUORUM
+        if votes.count(True) >= quorum > 0:
             return Agreement.AGREED
-        return Agreement.CONTRADICTED if words.count(False) >= quorum > 0 else Agreement.UNKNOWN
+        return Agreement.CONTRADICTED if votes.count(False) >= quorum > 0 else Agreement.UNKNOWN
 
     async def _hear(
         self, parse: Callable[[JSON], T], method: str, *params: object, may_refuse: bool = False
     ) -> list[T | None]:
-        """Return what each endpoint says, None where it gives no usable answer. `may_refuse` leaves
-        out those that do not serve the method. Never raises.
+        """Return the parsed answer of each voter, None where it gives no usable one. `may_refuse`
+        leaves out those that do not serve the method. Never raises.
         """
-        words: list[T | None] = []
+        parsed: list[T | None] = []
         for answer in await self._rpc.call_each(method, *params):
             if may_refuse and isinstance(answer, RPCError) and answer.code in NOT_SERVED:
                 continue
-            word = None
+            value = None
             if not (answer is None or isinstance(answer, BaseException)):
                 with suppress(ChainUnavailable):  # garbage
-                    word = parse(answer)
-            words.append(word)
-        return words
+                    value = parse(answer)
+            parsed.append(value)
+        return parsed
 
 
 def _decisive(receipt: Receipt) -> object:
-    """What must agree of a receipt: how endpoints count gas and fees may differ."""
+    """Return what two receipts must have in common to agree; gas and fees may be counted
+    differently by endpoints.
+    """
     block = receipt.block_number, receipt.block_hash
     return receipt.transaction_hash, block, receipt.succeeded, receipt.logs
 

@@ -1,6 +1,6 @@
-"""Bringing a journal's tables up to date, and copying a journal from a SQLite file into an empty
-PostgreSQL database, while nothing runs on either: whatever is in flight goes along, and the next
-start takes it up.
+"""Brings a journal's tables up to date, and copies a journal from a SQLite file into an empty
+PostgreSQL database. No service may run on either meanwhile. Settlements in flight are copied as
+well, and the next start of the service resumes them.
 """
 
 import sqlite3
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from facilitator.journal.postgres.connection import PostgresConnection
     from facilitator.journal.postgres.pool import Pool
 
-# Each after those that it refers to, with what its rows are sorted by. Attempts are in the
-# order in which they were signed, which is that of SQLite's rowid.
+# Tables with the column that their rows are ordered by, each after those that it refers to. The
+# rowid of an attempt gives the order of signing.
 TABLES: Mapping[str, str] = {
     "settlement": "rowid",
     "transaction": "id",
@@ -34,30 +34,30 @@ TABLES: Mapping[str, str] = {
     "gas_spent": "chain_id",
     "used_key": "key",
 }
-# What the triggers of the tables count.
+# Settlements counted by state, by triggers: derived from the rows, so it is not copied.
 TALLY = "settlement_tally"
-# Who watches a chain, which ends with the process. One that is there runs, or has run, on it.
+# The replicas that watch chains; not copied. A row in the target means that it has been served.
 LEASES = "chain_loop"
 
-BATCH = 5_000  # rows a COPY; read well within the time that a transaction may be idle
+BATCH = 5_000  # rows a COPY; reading as many takes far less than PostgreSQL's idle timeout
 COPY_TIMEOUT = 600.0  # seconds for one table or batch
 
 
 async def schema_version(database: Path | PostgreSQL) -> int:
-    """The version of the journal's tables; 0 where there are none yet. Nothing is
-    written, and a running service is not disturbed. Raises StoreError.
+    """Return the schema version of the journal, 0 where there are no tables yet. Writes nothing
+    and does not disturb a running service. Raises StoreError.
     """
     if isinstance(database, Path):
         version = _version_of_file(database)
     else:
         version = await _on_server(database, only_look=True)
-    next_step(version)  # refuses what it does not know
+    next_step(version)  # raises for a version that it does not know
     return version
 
 
 async def migrate(database: Path | PostgreSQL) -> None:
-    """Make the steps that are missing. Raises StoreError, StoreLocked where a service runs on the
-    SQLite file.
+    """Make the schema steps that are missing. Raises StoreError, StoreLocked where a service runs
+    on the SQLite file.
     """
     if isinstance(database, Path):
         await (await SQLiteStore.open(database)).close()
@@ -97,12 +97,13 @@ def _version_of_file(path: Path) -> int:
 
 
 async def copy_journal(source: Path, target: PostgreSQL) -> dict[str, int]:
-    """Everything in the file, in one transaction: rows by table. The file's rows stay as they are;
-    its tables are brought up to date, and last it is marked as moved: nothing opens it any more.
+    """Copy everything in the file, in one transaction; return the number of rows by table. The
+    file's tables are brought up to date, its rows stay as they are, and before the commit it is
+    marked as moved, so that nothing opens it any more.
 
-    Raises StoreError, StoreLocked where a service runs on the file, and writes nothing where
-    anything is in the target already. Where the commit is unknown, the file is marked: rather none
-    of the two can be served from than both.
+    Raises StoreError, StoreLocked where a service runs on the file, and writes nothing where the
+    target holds any rows. Where it is unknown whether the commit happened, the file stays marked:
+    no service can run on it, so the two are never both in use.
     """
     if not await schema_version(source):
         raise StoreError(f"there is no journal {source}")
@@ -110,7 +111,7 @@ async def copy_journal(source: Path, target: PostgreSQL) -> dict[str, int]:
     from facilitator.journal.postgres import schema as postgres_schema  # noqa: PLC0415 - only where asyncpg is there
     from facilitator.journal.postgres.pool import Pool  # noqa: PLC0415
 
-    held = await SQLiteStore.open(source)  # as its only user
+    held = await SQLiteStore.open(source)  # locks out other processes
     try:
         _refuse_newer(source, await schema_version(source))
         pool = await Pool.open(target)
@@ -126,7 +127,7 @@ async def copy_journal(source: Path, target: PostgreSQL) -> dict[str, int]:
 
 
 def _refuse_newer(journal: Path | PostgreSQL, version: int) -> None:
-    """There may be columns that this program would leave behind."""
+    """Raise StoreError for a newer schema: it may have columns that this program does not copy."""
     if version != KNOWN_VERSION:
         raise StoreError(
             f"the journal {journal} has schema version {version}, this program {KNOWN_VERSION}:"
@@ -138,7 +139,7 @@ async def _copy(
     source: Path, target: PostgreSQL, pool: "Pool", held: SQLiteStore
 ) -> dict[str, int]:
     async def copy(db: "PostgresConnection") -> dict[str, int]:
-        # A service that starts meanwhile waits, and finds a full journal.
+        # A service that starts meanwhile waits, and then finds the whole journal.
         names = ", ".join(f'"{name}"' for name in (*TABLES, LEASES))
         await db.execute(f"LOCK TABLE {names} IN ACCESS EXCLUSIVE MODE")
         for name in (*TABLES, LEASES):
@@ -157,19 +158,19 @@ async def _copy(
                 if copied != there:
                     raise StoreError(f"{copied} of {there} rows of {name} were copied")
                 rows[name] = there
-        # What its trigger has put down, a row for each settlement, in a few rows.
+        # Rebuild the tally compactly: its trigger has inserted a row for each finished settlement.
         await db.execute(f"DELETE FROM {TALLY}")
         await db.execute(
             f"""INSERT INTO {TALLY} SELECT chain_id, state, count(*) FROM settlement
                 WHERE state IN {FINISHED} GROUP BY chain_id, state""",
             timeout=COPY_TIMEOUT,
         )
-        # The next one is numbered after those that came with their numbers.
+        # The copied transactions keep their ids; the next one is numbered after them.
         await db.execute(
             """SELECT setval(pg_get_serial_sequence('"transaction"', 'id'),
                              coalesce(max(id), 0) + 1, false) FROM "transaction" """
         )
-        # Before the commit, so that there is no moment in which both could be served from.
+        # Before the commit, so that a service can never run on both.
         await held.mark_moved(str(target))
         return rows
 

@@ -1,4 +1,4 @@
-"""What the journal is asked to write, each operation once for every engine.
+"""The operations that write to the journal, each written once for every engine.
 
 Functions of a connection, inside a transaction. Times are unix milliseconds. Locks are taken in one
 order, so that none waits for another in a circle: transactions, settlements, then signers, each by
@@ -41,8 +41,8 @@ from facilitator.journal.rows import (
     refusal_text,
 )
 
-# A transaction that must not be sent again: sellers were answered that a settlement it carries has
-# failed, which must stay true. A filler moves nothing, whatever was signed for its nonce before.
+# A transaction that must not be sent again: failure was the reply for a settlement that it carries,
+# and that must stay true. A filler moves nothing, so it may be sent.
 GIVEN_UP = """(kind <> 'fill' AND EXISTS (
     SELECT 1 FROM settlement_transaction JOIN settlement ON settlement.id = settlement_id
     WHERE transaction_id = "transaction".id AND settlement.state IN ('failed', 'lost')))"""
@@ -57,9 +57,9 @@ async def claim_group(
     transaction: Callable[[tuple[int, ...]], NewTransaction],
     now: int,
 ) -> tuple[ClaimedOrNot, ...] | BudgetSpent:
-    """Claim payments that share one transaction, each for itself as `claim` does, in the order
-    given: an answer for each. `transaction` gets the indexes of those that are claimed, and is
-    asked once, where there is one. BudgetSpent leaves no trace of any.
+    """Claim payments that share one transaction, each as `Store.claim` does, and return an answer
+    for each, in the order given. `transaction` gets the indexes of those that are claimed; it is
+    called once, and not at all where none is claimed. With BudgetSpent nothing is written.
     """
     answers = [await _take_on(db, new, now) for new in group]
     taken_on = {n: each for n, each in enumerate(answers) if isinstance(each, Settlement)}
@@ -91,7 +91,9 @@ async def _take_on(
 async def find_taken(
     db: Connection, new: NewSettlement
 ) -> tuple[Settlement | None, Settlement | None]:
-    """The settlement that has one of the keys, and another one that has the idempotency key."""
+    """Return the settlement that has one of the payment's keys, and another settlement that has
+    the idempotency key; None for each that there is not.
+    """
     rows = await db.fetch(
         f"""SELECT 1 AS place, {SETTLEMENT} FROM settlement WHERE key = $1
             UNION ALL SELECT 2, {SETTLEMENT} FROM settlement WHERE second_key = $1
@@ -116,7 +118,9 @@ async def find_taken(
 
 
 async def committed(db: Connection, new: NewSettlement) -> int:
-    """What other payments of the same payer and asset will still take from `available`."""
+    """Return how much other payments of the same payer and asset will still take from `available`,
+    in atomic units.
+    """
     payment = new.payment
     rows = await db.fetch(
         f"""SELECT id, amount FROM settlement
@@ -128,7 +132,7 @@ async def committed(db: Connection, new: NewSettlement) -> int:
     pending = {row["id"]: int(row["amount"]) for row in rows}
     total = sum(new.outstanding.get(number, amount) for number, amount in pending.items())
     for settlement_id, amount in new.outstanding.items():
-        # One that was confirmed since the chain was asked has taken its money all the same.
+        # One that was CONFIRMED after the balance was read has taken its money as well.
         if amount and settlement_id not in pending:
             settlement = await get_settlement(db, settlement_id)
             total += amount if settlement.state is SettlementState.CONFIRMED else 0
@@ -138,7 +142,7 @@ async def committed(db: Connection, new: NewSettlement) -> int:
 async def _insert(
     db: Connection, new: NewSettlement, now: int
 ) -> Settlement | Taken | IdempotencyKeyTaken:
-    """The unique keys have the last word, whatever was looked up before."""
+    """Insert the settlement. The unique keys decide, whatever was looked up before."""
     payment = new.payment
     settlement = Settlement(
         id=uuid.uuid4().hex,
@@ -195,9 +199,9 @@ async def _insert(
 async def _reopen(
     db: Connection, found: Settlement, new: NewSettlement, now: int
 ) -> Settlement | Taken:
-    # The signature may be spelt anew, and is what the next transaction carries; the failure that
-    # was replied does not hold any more. An idempotency key that came before goes on meaning this
-    # payment, unless the request brings another one.
+    # The payment is stored anew, since its signature may be encoded differently this time and the
+    # next transaction carries that; the kept reply of failure no longer holds. The old idempotency
+    # key stays with this payment unless the request brings another one.
     row = await db.fetchrow(
         f"""UPDATE settlement SET state = 'pending', version = version + 1, refusal = NULL,
                reply = NULL, payment = $1, listener = $2, listener_until = $3, traceparent = $4,
@@ -225,8 +229,8 @@ async def _reopen(
 async def settle_again(
     db: Connection, settlement_id: str, version: int, transaction: NewTransaction, now: int
 ) -> Transaction | BudgetSpent | None:
-    """Sign a further transaction for a settlement in PENDING or REORGED; its version rises. None
-    where its version is another by now.
+    """Sign a further transaction for a settlement in PENDING or REORGED, whose version rises, and
+    return it. None where its version is another by now.
     """
     changed = await db.execute(
         f"""UPDATE settlement SET version = version + 1, updated_at = $1
@@ -242,20 +246,21 @@ async def fill(
     db: Connection, new: NewTransaction, account_nonce: int, now: int
 ) -> Transaction | None:
     """Sign a transaction that carries no settlement (kind FILL), at exactly this account nonce,
-    which is not handed out again. None where the journal has a transaction of that nonce.
+    which is not handed out again, and return it. None where the journal has a transaction of that
+    nonce.
     """
-    # The signer's row first: whoever else hands out nonces waits, so the look at them holds.
+    # Lock the signer's row first: nobody else hands out nonces until this transaction ends.
     await raise_nonce_floor(db, new.chain_id, new.signer, account_nonce + 1)
     if await db.fetchrow(_OF_NONCE, new.chain_id, new.signer, account_nonce) is not None:
         raise Undo(None)
-    # Without a look at the budget: all that were signed after the gap wait for it. It counts.
+    # Its cost counts, but the budget does not refuse it: all that were signed after it wait for it.
     return await _sign_at(db, account_nonce, new, now)
 
 
 async def revive(db: Connection, chain_id: int, signer: bytes, account_nonce: int) -> bool:
-    """Make a transaction PENDING again that counts as ended (SUPERSEDED, FINAL), because the chain
-    wants its account nonce; what it had cost is not spent. False where there is none, or it must
-    not be sent again (see `replace_with_filler`).
+    """Make a transaction that is SUPERSEDED or FINAL PENDING again, because its account nonce is
+    the chain's next one; its recorded cost is taken back from the budget. Return False where there
+    is none, or it must not be sent again (GIVEN_UP).
     """
     ended = await db.fetchrow(
         f"""{_OF_NONCE} AND state IN ('superseded', 'final') AND NOT {GIVEN_UP} FOR UPDATE""",
@@ -276,12 +281,11 @@ async def replace_with_filler(
     outbid: Callable[[Attempt], Attempt],
     now: int,
 ) -> Transaction | None:
-    """Put `new`, a filler, in the place of a transaction that must not be sent again: the chain
-    wants its account nonce, it is no filler and not MINED, and it carries a settlement that FAILED
-    or was LOST: that was the reply, and must stay true. It is the same row, PENDING, with a further
-    attempt, which `outbid` signs given its last one. What it had cost is not spent; what it carried
-    and the attempts stay known, for one of them may be mined all the same. None where there is no
-    such transaction.
+    """Replace a transaction that must not be sent again (GIVEN_UP) by the filler `new`, because its
+    account nonce is the chain's next one, and return it; None where there is none that is not
+    MINED. The row stays the same, PENDING, with a further attempt, which `outbid` signs given the
+    last one. Its recorded cost is taken back from the budget. Its settlements and earlier attempts
+    stay in the journal, since one of those attempts may still be mined.
     """
     row = await db.fetchrow(
         f"{_OF_NONCE} AND state <> 'mined' AND {GIVEN_UP} FOR UPDATE",
@@ -292,7 +296,7 @@ async def replace_with_filler(
     if row is None:
         return None
     old = (await transactions(db, "id = $1", row["id"]))[row["id"]]
-    # Without a look at the budget, as in `fill`.
+    # The budget does not refuse it, as in `fill`.
     attempt = outbid(old.attempts[-1])
     await _set_pending(db, row)
     await db.execute(
@@ -327,7 +331,7 @@ async def _set_pending(db: Connection, ended: Row) -> None:
         ended["id"],
     )
     if ended["state"] == "final":
-        # Its gas was not spent after all, and counts again with what it may cost.
+        # Its gas was not spent after all; from now on the most that it may cost counts.
         day, cost = budget.day_of(ended["created_at"]), int(ended["gas_cost"] or 0)
         await db.add_to_spent(ended["chain_id"], ended["signer"], day, -cost)
 
@@ -335,10 +339,10 @@ async def _set_pending(db: Connection, ended: Row) -> None:
 async def _sign(
     db: Connection, new: NewTransaction, now: int, carried: Sequence[str]
 ) -> Transaction:
-    """Hand out the next account nonce, have the call signed with it, and keep the bytes, and which
-    settlements it carries, in their order.
+    """Hand out the next account nonce, sign the call with it, and store the attempt and the
+    settlements that the transaction carries, in their order. Return the transaction.
 
-    Undo(BudgetSpent) where the signer's budget does not allow for it.
+    Raises Undo(BudgetSpent) where the signer's budget does not allow it.
     """
     next_nonce = await db.fetchval(
         """INSERT INTO signer (chain_id, address, next_nonce) VALUES ($1, $2, $3)
@@ -382,7 +386,7 @@ async def _sign_at(
 
 
 async def raise_nonce_floor(db: Connection, chain_id: int, signer: bytes, floor: int) -> int:
-    """Make sure that no nonce below `floor` is handed out any more: the next one to be."""
+    """Raise the next account nonce to `floor` where it is lower; return the next one."""
     next_nonce = await db.fetchval(
         """INSERT INTO signer (chain_id, address, next_nonce) VALUES ($1, $2, $3)
            ON CONFLICT (chain_id, address)
@@ -403,11 +407,11 @@ async def add_attempt(
     now: int,
     gas_limit: int | None = None,
 ) -> bool:
-    """Append a replacement: False where the transaction is not PENDING any more, or the signer's
-    budget for the day does not allow for it. `gas_limit`: the transaction's from now on, no lower
-    than it was (None: as it was).
+    """Append a replacement attempt. Return False where the transaction is not PENDING any more, or
+    the signer's budget for the day does not allow it. `gas_limit` is the transaction's from now on,
+    no lower than before (None: unchanged).
     """
-    # Locked, so that nobody records its end in between.
+    # Locked, so that no outcome is recorded meanwhile.
     pending = """SELECT id FROM "transaction" WHERE id = $1 AND state = 'pending' FOR UPDATE"""
     if await db.fetchval(pending, transaction_id) is None:
         return False
@@ -429,7 +433,7 @@ async def add_attempt(
 
 
 def _more_committed(transaction: Transaction, attempt: Attempt, gas_limit: int | None) -> int:
-    """How much more a transaction may cost with a further attempt, and maybe another gas limit."""
+    """Return how many wei more a transaction may cost with a further attempt and gas limit."""
     replaced = replace(
         transaction,
         attempts=(*transaction.attempts, attempt),
@@ -449,7 +453,7 @@ async def _insert_attempt(db: Connection, transaction_id: int, attempt: Attempt)
 
 
 async def _gas_spent(db: Connection, chain_id: int, signer: bytes, now: int) -> int:
-    """What the signer's budget of the day of `now` has gone to, in wei (see `budget`)."""
+    """Return how much of its budget the signer has spent on the day of `now`, in wei."""
     day = budget.day_of(now)
     final = await db.fetchval(
         "SELECT wei FROM gas_spent WHERE chain_id = $1 AND signer = $2 AND day = $3",
@@ -483,8 +487,8 @@ async def record(
     settlements: Sequence[SettlementChange],
     now: int,
 ) -> tuple[Settlement, ...]:
-    """Apply all changes: the settlements that did change, as they are now. A change whose version
-    has passed, or whose proof is another settlement's already, is left out.
+    """Apply the changes and return the settlements that changed, as they are now. A change to an
+    older version, or with a proof that another settlement has already, is left out.
     """
     for each in sorted(transactions, key=lambda each: each.id):
         await db.execute(
@@ -495,7 +499,7 @@ async def record(
             None if each.gas_cost is None else str(each.gas_cost),
             each.id,
         )
-    # Then in the order in which they are given: of two that have one proof, the first has it.
+    # Updated in the order given: of two with the same proof, the first gets it.
     await db.lock(
         "SELECT 1 FROM settlement WHERE id = ANY($1) ORDER BY id FOR UPDATE",
         [change.id for change in settlements],
@@ -524,8 +528,8 @@ async def record(
 
 
 async def finalize(db: Connection, chain_id: int, block_number: int) -> int:
-    """Make MINED transactions at or below that block FINAL: how many were."""
-    # In the order of their ids, as `record` takes them.
+    """Make MINED transactions at or below that block FINAL; return how many there were."""
+    # Locked in the order of their ids, as in `record`.
     final = await db.fetch(
         """UPDATE "transaction" SET state = 'final' WHERE id IN (
                SELECT id FROM "transaction"
@@ -547,9 +551,9 @@ async def finalize(db: Connection, chain_id: int, block_number: int) -> int:
 async def become_waiter(
     db: Connection, settlement_id: str, waiter: str, until: int, now: int
 ) -> Settlement:
-    """Become the settlement's waiter if no reply has said success and no waiter lives (none, or
-    its `waiter_until` is at or before now): the settlement as it then is, whose `waiter` shows
-    whether it worked. LookupError for an unknown id.
+    """Become the settlement's waiter if success was not replied and there is no waiter, or its
+    `waiter_until` is at or before `now`. Return the settlement as it then is: its `waiter` shows
+    whether it worked. Raises LookupError for an unknown id.
     """
     await db.execute(
         """UPDATE settlement SET listener = $1, listener_until = $2
@@ -564,7 +568,7 @@ async def become_waiter(
 
 
 async def renew(db: Connection, settlement_id: str, waiter: str, until: int) -> bool:
-    """Stay the settlement's waiter until then; False for one that no longer is."""
+    """Stay the settlement's waiter until `until`; return False if it no longer is the waiter."""
     renewed = await db.execute(
         "UPDATE settlement SET listener_until = $1 WHERE id = $2 AND listener = $3",
         until,
@@ -575,7 +579,7 @@ async def renew(db: Connection, settlement_id: str, waiter: str, until: int) -> 
 
 
 async def let_go(db: Connection, settlement_id: str, waiter: str) -> None:
-    """Stop being the waiter, if one still is, without having replied."""
+    """Stop being the settlement's waiter, if it still is, without having replied."""
     await db.execute(
         "UPDATE settlement SET listener = NULL WHERE id = $1 AND listener = $2",
         settlement_id,
@@ -586,9 +590,9 @@ async def let_go(db: Connection, settlement_id: str, waiter: str) -> None:
 async def mark_success_replied(
     db: Connection, settlement_id: str, waiter: str, now: int, reply: bytes | None = None
 ) -> bool:
-    """Take the right to say success, once in the settlement's life: True only for its waiter, in
-    state CONFIRMED, when `replied_success_at` was not set. `reply` is kept with it, for repetitions
-    under the settlement's idempotency key.
+    """Take the right to reply success, which exists once for each settlement. Return True only for
+    its waiter, in state CONFIRMED, when `replied_success_at` was not set. `reply` is kept for
+    repetitions under the settlement's idempotency key.
     """
     marked = await db.execute(
         """UPDATE settlement SET replied_success_at = $1, reply = $2
@@ -603,8 +607,8 @@ async def mark_success_replied(
 
 
 async def mark_all_replied(db: Connection, now: int) -> int:
-    """Mark every settlement that could still end in success as already replied: how many there
-    were. For a journal that comes from a backup, which does not know who was replied since. Raises
+    """Mark every settlement that could still end in success as already replied; return how many
+    there were. For a journal restored from a backup, which lacks the replies since. Raises
     StoreLocked where another process uses the journal, as `refuse_shared` does.
     """
     return await db.execute(

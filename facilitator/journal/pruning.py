@@ -1,9 +1,10 @@
-"""Deleting what is finished and old, and the keys of it that must still be known.
+"""Deletes settlements that are finished and old, and keeps their keys while they are needed.
 
 Functions of a connection, inside a transaction, with locks in the order of `operations`. A
-settlement is deleted with its transactions, but for those that carry another one too. Its keys stay
-as long as its payment could be presented again: a chain that is asked may lag, and one log must not
-prove a payment twice.
+settlement is deleted with its transactions, except those that carry another settlement too. Its
+keys are kept in `used_key` until its payment can no longer be presented. Without them a payment
+that is presented again would be claimed anew: an endpoint that lags may show its nonce as unused,
+and the log that proved it once would prove it a second time.
 """
 
 from collections.abc import Sequence
@@ -12,11 +13,11 @@ from facilitator.domain.settlement import Settlement, SettlementState
 from facilitator.journal.engine import Connection
 from facilitator.journal.rows import SETTLEMENT, read_settlement
 
-# As in the index of the schema, or it is not used.
+# As in the schema's partial index, which is not used otherwise.
 FINISHED = "('confirmed', 'failed', 'lost')"
 ENDED = "('final', 'superseded')"
 
-# Milliseconds past a payment's deadline for which its keys are kept: clocks differ.
+# Milliseconds after a payment's deadline for which its keys are kept, since clocks differ.
 KEY_MARGIN_MS = 3_600_000
 _LATEST = 2**63 - 1
 
@@ -33,14 +34,16 @@ _CARRIES_NOTHING = """NOT EXISTS (
 async def forget(
     db: Connection, chain_id: int, *, horizon: int, before: int, now: int, limit: int
 ) -> int:
-    """Delete up to `limit` settlements of a chain that are CONFIRMED, FAILED or LOST, neither
-    changed nor waited for since `before`, their proof at block `horizon` at most, and all their
-    transactions FINAL or SUPERSEDED: with those that carry nothing else, and as many fillers of
-    that age. Return how many settlements were deleted.
+    """Delete up to `limit` settlements of a chain and return how many were deleted.
 
-    Of one that did not FAIL `used_by` knows the keys until an hour after its payment's deadline.
-    Idempotency keys and replies are gone. What is left of the gas budgets does not change, nor do
-    the account nonces that are handed out next.
+    A settlement is deleted if it is CONFIRMED, FAILED or LOST, was neither changed nor waited for
+    since `before`, has no proof above block `horizon`, and all its transactions are FINAL or
+    SUPERSEDED. Transactions that then carry nothing are deleted with it, and up to `limit` fillers
+    that are FINAL or SUPERSEDED and older than `before`.
+
+    The keys of a settlement that did not FAIL are kept in `used_key` until KEY_MARGIN_MS after its
+    payment's deadline; its idempotency key and reply are deleted. Gas budgets and the next account
+    nonces stay as they are.
     """
     about = chain_id, before, horizon
     found = await db.fetch(
@@ -52,7 +55,7 @@ async def forget(
            ORDER BY id FOR UPDATE""",
         [row["id"] for row in found],
     )
-    # Looked at again under the locks: one may have been opened again, or revived, in between.
+    # Chosen again under the locks: a settlement may have been reopened, or a transaction revived.
     rows = await db.fetch(
         f"""SELECT {SETTLEMENT} FROM settlement WHERE id = ANY($4) AND {_CHOSEN}
             ORDER BY id FOR UPDATE""",
@@ -74,7 +77,7 @@ async def forget(
         limit,
     )
     await _delete_transactions(db, [row["id"] for row in (*carriers, *fillers)])
-    # A payment has two keys at most: the keys that one call keeps, one call can delete.
+    # A settlement has at most two keys, so a call deletes as many expired ones as it may insert.
     await db.execute(
         """DELETE FROM used_key WHERE key IN (
                SELECT key FROM used_key WHERE chain_id = $1 AND needed_until <= $2 LIMIT $3)""",
@@ -86,10 +89,10 @@ async def forget(
 
 
 def _keys_needed_until(settlement: Settlement, now: int) -> int | None:
-    """Until when a payment's keys must be known after it was forgotten, unix milliseconds.
+    """Return until when the keys of a deleted settlement must be kept, unix milliseconds.
 
-    None where they need not be: one that FAILED may be tried again, and one whose deadline has
-    passed is refused for that.
+    None where they need not be: a payment that FAILED may be tried again, and one that is past its
+    deadline is refused anyway.
     """
     if settlement.state is SettlementState.FAILED:
         return None
@@ -126,7 +129,7 @@ async def _keep_keys(db: Connection, settlement: Settlement, now: int) -> None:
 
 
 async def _delete_transactions(db: Connection, ids: list[int]) -> None:
-    """Those of them that carry nothing any more."""
+    """Delete those of the transactions that carry no settlement any more."""
     rows = await db.fetch(
         f'SELECT id FROM "transaction" WHERE id = ANY($1) AND {_CARRIES_NOTHING}', ids
     )
@@ -136,8 +139,8 @@ async def _delete_transactions(db: Connection, ids: list[int]) -> None:
 
 
 async def used_by(db: Connection, keys: Sequence[str]) -> bytes | None:
-    """The hash of the transaction of a settlement that was forgotten, and that had one of these
-    keys; None where there was none whose payment could still be presented.
+    """Return the transaction hash of a deleted settlement that had one of these keys; None where
+    none of the keys is kept.
     """
     found = await db.fetchval(
         "SELECT transaction_hash FROM used_key WHERE key = ANY($1) LIMIT 1", list(keys)

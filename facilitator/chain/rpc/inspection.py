@@ -2,8 +2,11 @@
 
 A probe is a POST of its own, shared by all calls that wait for it. While there are calls to make,
 every endpoint is probed each INSPECT_EVERY seconds, the idle ones too, so that there is a head to
-compare with; an endpoint that failed is believed again only after a probe. While nothing is asked,
-nothing is probed.
+compare with. An endpoint that failed is well again only after a probe. Without calls there are no
+probes.
+
+Faults in a row open an endpoint's circuit (FAULTS_TO_OPEN): it is then not asked at all until its
+pause is over. Before that it is the last resort, asked where no other endpoint answers.
 """
 
 import asyncio
@@ -30,8 +33,8 @@ SAME_TIME = 1.0  # seconds; few chains have more than one block in it
 _QUANTITY = re.compile(r"\A0x[0-9a-fA-F]{1,64}\Z")
 _FIRST, _SECOND = 1, 2  # ids
 
-# Called when an endpoint ceases to be asked first, with the kind of fault, and with None when it is
-# well again. The name is "jeju#0", never a URL.
+# Called with the kind of fault when an endpoint is marked unhealthy, and with None when it is well
+# again. The name is "jeju#0", never a URL.
 OnChange = Callable[[str, FaultKind | None], None]
 
 
@@ -39,13 +42,13 @@ def ignore_change(name: str, fault: FaultKind | None) -> None:
     """Do nothing: for callers that need not know."""
 
 
-# Reported even of an endpoint that is known to fail.
+# Reported again for an endpoint that was reported for another fault: these are worse.
 _SERIOUS = frozenset({FaultKind.WRONG_CHAIN, FaultKind.STALE})
 
 
 class Inspector:
-    """The state of one chain's endpoints. Without a `chain_id` none is probed, and each counts as
-    well again once its pause is over.
+    """The health of one chain's endpoints. Without a `chain_id` none is probed: an endpoint that
+    failed is well again once its pause is over.
     """
 
     def __init__(
@@ -58,8 +61,8 @@ class Inspector:
         self._reported: dict[Endpoint, FaultKind] = {}
 
     async def refresh(self) -> None:
-        """Start the probes that are due. Waits for INSPECTION_WAIT at most, only for endpoints that
-        have not been probed for long, and not at all where none is due.
+        """Start the probes that are due, and wait up to INSPECTION_WAIT seconds for those of
+        endpoints whose standing is unknown.
         """
         loop = asyncio.get_running_loop()
         now = loop.time()
@@ -80,22 +83,22 @@ class Inspector:
             await asyncio.wait(awaited, timeout=until - now)
 
     def in_order(self) -> Sequence[Endpoint]:
-        """Return all, those that are well first: what one does not answer is asked of the next."""
+        """Return all in the order in which a call tries them, those that are well first."""
         if len(self._endpoints) == 1:
             return self._endpoints
         return sorted(self._endpoints, key=lambda each: not each.is_well())
 
     def good(self) -> list[Endpoint]:
-        """Return those that are well, the preferred first."""
+        """Return those that are well and asked for no pause, the preferred first."""
         now = asyncio.get_running_loop().time()
         return [
             each for each in self._endpoints if each.is_well() and each.health.silent_until <= now
         ]
 
     def voters(self) -> list[Endpoint]:
-        """Return those whose own answer counts for the quorum, the preferred first: also one that
-        has failed a moment ago, or asked for a short pause. The others must not be left to decide
-        alone because of that.
+        """Return those whose answers count for the quorum, the preferred first. One that failed
+        only a moment ago, or asked for a short pause, is among them: a brief fault of one endpoint
+        must not lower the quorum to one.
         """
         now = asyncio.get_running_loop().time()
         return [
@@ -105,8 +108,9 @@ class Inspector:
         ]
 
     async def refusal(self, endpoint: Endpoint, until: float) -> TransportError | None:
-        """Return why an endpoint may not be asked now, None where it may. One that is not known to
-        be well is probed first, where its pause allows.
+        """Return why an endpoint may not be asked now, None where it may. One that is not well is
+        probed first, where its pause is over or it is the last resort, until `until` on the event
+        loop's clock.
         """
         health = endpoint.health
         now = asyncio.get_running_loop().time()
@@ -133,8 +137,8 @@ class Inspector:
         return TransportError(reason, kind=kind)
 
     async def probe_again(self, endpoint: Endpoint) -> bool:
-        """Probe it now and return whether it is well: behind a new connection may be another
-        node.
+        """Probe it now, since a new connection may lead to another node; return whether it is
+        well.
         """
         if self._chain_id is not None:
             await self._probe(endpoint, self._chain_id)
@@ -194,8 +198,8 @@ class Inspector:
             self._recover(endpoint)
 
     def _compare(self, endpoint: Endpoint, head: Head) -> bool:
-        """Return whether an endpoint with this head keeps up with the others. It is compared with
-        the heads that they gave before, so that none is stale because it was asked earlier.
+        """Return whether an endpoint with this head keeps up with the others. Heads that they gave
+        earlier are compared, so that none is stale only because it was asked before the others.
         """
         endpoint.health.head = head
         if self._is_stale(endpoint, head, head.seen_at):
@@ -215,8 +219,8 @@ class Inspector:
         return is_stale(head, self._heads(endpoint, now), int(time.time()))
 
     def _suspect(self, endpoint: Endpoint, seen: Head, best: Head) -> None:
-        """Exclude an endpoint that lags behind `best` where both heads were seen at the same time;
-        have it probed soon where they were not.
+        """Exclude an endpoint that lags behind `best` if both heads were seen at the same time;
+        have it probed soon otherwise.
         """
         health = endpoint.health
         if not endpoint.is_well():
@@ -229,7 +233,7 @@ class Inspector:
             health.inspect_at = min(health.inspect_at, soon)
 
     def _heads(self, endpoint: Endpoint, now: float) -> list[Head]:
-        """Return the heads that the others gave of late."""
+        """Return the plausible heads that the others gave in the last HEAD_LIFETIME seconds."""
         return [
             head
             for other in self._endpoints
@@ -248,8 +252,8 @@ class Inspector:
             self._on_change(endpoint.name, kind)
 
     def _recover(self, endpoint: Endpoint) -> None:
-        """Report that it is well again: only when it answers a call, not when it was probed. Some
-        answer probes and nothing else, and would be reported with each call.
+        """Report that it is well again once it has answered a call, not only a probe: what is
+        reported of an endpoint that answers nothing but probes would flap.
         """
         if endpoint in self._reported and endpoint.is_well() and not endpoint.health.faults:
             del self._reported[endpoint]
@@ -257,5 +261,5 @@ class Inspector:
 
 
 def _is_plausible(head: Head) -> bool:
-    """Return whether others may be compared with it: no honest block is from the future."""
+    """Return whether other heads may be compared with it: no honest block is from the future."""
     return head.timestamp <= time.time() + FUTURE_LIMIT
