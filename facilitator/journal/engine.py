@@ -1,7 +1,7 @@
 """What a database engine gives the operations: transactions to run in, and the errors it raises.
 
-An operation is a coroutine of a `Connection`, inside a transaction. Its SQL is written once, as
-PostgreSQL reads it; SQLite's connection puts the few words that differ into its own. On SQLite a
+An operation is a coroutine that takes a `Connection`, inside a transaction. Its SQL is written
+once, for PostgreSQL; SQLite's connection translates the few words that differ. On SQLite a
 connection never waits, so the thread that writes runs an operation without an event loop.
 """
 
@@ -27,7 +27,7 @@ class LostLease(StoreError):
 
 
 class Undo(Exception):
-    """Raised by an operation: its transaction is rolled back, and `result` is what comes of it."""
+    """Raised by an operation to roll its transaction back and return `result` to the caller."""
 
     def __init__(self, result: object) -> None:
         super().__init__()
@@ -35,14 +35,14 @@ class Undo(Exception):
 
 
 class Row(Protocol):
-    """What drivers give for a row."""
+    """A row, as every driver returns it."""
 
     def __getitem__(self, column: str, /) -> Any: ...
 
 
 class Connection(Protocol):
-    """A database, inside a transaction. Parameters are $1, $2 and so on; a list is one of them, and
-    read by `= ANY($1)`. Text that is pasted into a statement is a constant of the program.
+    """A database, inside a transaction. Parameters are $1, $2 and so on; a list is one parameter,
+    matched by `= ANY($1)`. Whatever is formatted into a statement is a constant of the program.
     """
 
     async def fetch(self, sql: str, *parameters: object) -> Sequence[Row]:
@@ -55,10 +55,12 @@ class Connection(Protocol):
         """The first column of the first row; None where there is no row."""
 
     async def execute(self, sql: str, *parameters: object) -> int:
-        """Change rows: how many were."""
+        """Run a statement that changes rows; return how many it changed."""
 
     async def lock(self, sql: str, *parameters: object) -> None:
-        """Lock what a SELECT ... FOR UPDATE finds, in its order; nothing where one alone writes."""
+        """Lock the rows that a SELECT ... FOR UPDATE finds, in its order; do nothing on an engine
+        with a single writer.
+        """
 
     async def insert_signed(
         self,
@@ -68,12 +70,12 @@ class Connection(Protocol):
         carried: Sequence[str],
         now: int,
     ) -> int:
-        """Insert a transaction with its first attempt, and the settlements that it carries, in
-        their order: its id.
+        """Insert a transaction with its first attempt, and which settlements it carries, in their
+        order; return its id.
         """
 
     async def add_to_spent(self, chain_id: int, signer: bytes, day: int, wei: int) -> None:
-        """Add to what the FINAL transactions of a chain, a signer and a day have cost."""
+        """Add `wei` to what the FINAL transactions of a chain, a signer and a day have cost."""
 
 
 Operation = Callable[[Connection], Awaitable[T]]
@@ -83,29 +85,29 @@ class Engine(Protocol):
     """Runs operations, each in a transaction of its own. All raise StoreError."""
 
     async def write(self, operation: Operation[T]) -> T:
-        """The operation's result, once it is committed, or once it is rolled back by Undo."""
+        """Return the operation's result, once it is committed, or once Undo has rolled it back."""
 
     async def read(self, operation: Operation[T]) -> T:
-        """The result of an operation that only reads, from one state of the database."""
+        """Return the result of an operation that only reads, from one state of the database."""
 
     async def look_up(self, operation: Operation[T]) -> T:
-        """The result of one statement that reads a few rows by an index."""
+        """Return the result of one statement that reads a few rows by an index."""
 
     async def close(self) -> None:
         """Finish what was asked, then release the database."""
 
 
 _SIGNED = (
-    "one statement inserts what is signed, since on PostgreSQL every round trip holds up whoever"
+    "on PostgreSQL one statement inserts what is signed, since every round trip holds up whoever"
     " waits for the signer's row; SQLite has no statement that inserts into several tables"
 )
 _SPENT = (
     "PostgreSQL adds wei up in the statement, since others add at the same time; SQLite's integers"
     " have 64 bits"
 )
-# The operations of the store whose SQL differs between the engines, and why. Beside these, where a
-# commit is in doubt PostgreSQL is asked what became of it (`mark_success_replied`, `claim_group`),
-# which a file never has to be.
+# The operations of the store whose SQL differs between the engines, and why. Beside these,
+# PostgreSQL is asked what became of a commit in doubt (`mark_success_replied`, `claim_group`); on a
+# file none is.
 DIFFERENCES = {
     "claim": _SIGNED,
     "claim_group": _SIGNED,
@@ -117,5 +119,5 @@ DIFFERENCES = {
     "record": "the other processes on a PostgreSQL database are notified",
     "mark_all_replied": "leases show who else uses a PostgreSQL database; a file has a lock",
     "settlement_counts": "on PostgreSQL the tally has many rows, which are folded now and then",
-    "ping": "what is rewritten without a change is the version, which stands in another place",
+    "ping": "the version is rewritten unchanged, and each engine keeps it in another place",
 }

@@ -1,4 +1,4 @@
-"""The journal, with its operations timed: whichever engine it is."""
+"""The journal with its operations timed, whichever engine keeps it."""
 
 import time
 from collections.abc import Awaitable, Callable
@@ -32,7 +32,7 @@ class MeasuredStore:
 
     @classmethod
     def before(cls, store: Store, metrics: Metrics) -> Store:
-        """The same store to whoever uses it."""
+        """Return a timed store that is used like the one behind it."""
         return cast(Store, cls(store, metrics))
 
     def __getattr__(self, name: str) -> Any:
@@ -40,7 +40,7 @@ class MeasuredStore:
 
 
 def _operations(store: Store) -> list[str]:
-    """The names of what is asked of a store: a closed set, for they are labels."""
+    """Return the names of the store's operations: a closed set, since they become labels."""
     declared = [name for name in vars(Store) if not name.startswith("_")]
     return [name for name in declared if iscoroutinefunction(getattr(store, name, None))]
 

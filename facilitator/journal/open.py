@@ -9,7 +9,9 @@ from facilitator.journal.store import Store, StoreError
 
 
 async def open_store(database: Path | PostgreSQL) -> Store:
-    """Open it, its tables up to date. Raises StoreError, one line that says why it cannot be."""
+    """Open a journal and bring its tables up to date. Raises StoreError, whose one line says why
+    that cannot be done.
+    """
     if isinstance(database, Path):
         return await SQLiteStore.open(database)
     require_asyncpg()
@@ -19,7 +21,7 @@ async def open_store(database: Path | PostgreSQL) -> Store:
 
 
 def require_asyncpg() -> None:
-    """StoreError where the optional package is missing."""
+    """Raise StoreError where the optional package is missing."""
     if importlib.util.find_spec("asyncpg") is None:
         raise StoreError(
             "asyncpg is not installed, which a journal in PostgreSQL needs: install"

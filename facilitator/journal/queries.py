@@ -1,7 +1,7 @@
-"""What the journal is asked, each question once for every engine.
+"""What is read from the journal, each query once for every engine.
 
-Functions of a connection, inside a transaction. Each looks only at the rows that it is about, by an
-index: the finished ones, which only ever grow in number, cost nothing.
+Coroutines that take a connection, inside a transaction. Each finds its rows by an index, so that
+the finished ones, whose number only grows, cost nothing.
 """
 
 from collections.abc import Sequence
@@ -34,7 +34,7 @@ _MINED = """SELECT id FROM "transaction" WHERE chain_id = $1 AND state = 'mined'
 
 
 async def find(db: Connection, key: str) -> Settlement | None:
-    """The settlement that has this key as its first or second one."""
+    """Return the settlement that has this key as its first or second one; None without one."""
     row = await db.fetchrow(
         f"""SELECT {SETTLEMENT} FROM settlement WHERE key = $1 OR second_key = $1
             ORDER BY key <> $1 LIMIT 1""",
@@ -44,7 +44,7 @@ async def find(db: Connection, key: str) -> Settlement | None:
 
 
 async def get_settlement(db: Connection, settlement_id: str) -> Settlement:
-    """The settlement with this id. LookupError where there is none."""
+    """Return the settlement with this id. LookupError where there is none."""
     row = await db.fetchrow(f"SELECT {SETTLEMENT} FROM settlement WHERE id = $1", settlement_id)
     if row is None:
         raise LookupError("no such settlement")
@@ -52,14 +52,14 @@ async def get_settlement(db: Connection, settlement_id: str) -> Settlement:
 
 
 async def get(db: Connection, settlement_id: str) -> SettlementRecord | None:
-    """One settlement with its transactions."""
+    """Return one settlement with its transactions; None for an unknown id."""
     found = await _records(db, "id = $1", settlement_id)
     return found[0] if found else None
 
 
 async def find_transaction(db: Connection, transaction_hash: bytes) -> Settlement | None:
-    """The settlement that this transaction was signed for, or that its log proves. Of several that
-    one transaction carries, the first; somebody else's may prove one as well.
+    """Return the settlement that this transaction was signed for, the first of several that it
+    carries; else one that its log proves, since a stranger's transaction may prove one as well.
     """
     row = await db.fetchrow(
         f"""SELECT {SETTLEMENT} FROM attempt
@@ -77,7 +77,7 @@ async def find_transaction(db: Connection, transaction_hash: bytes) -> Settlemen
 
 
 async def find_reply(db: Connection, tenant: str, idempotency_key: str) -> KeptReply | None:
-    """What is kept under an idempotency key; None where no claimed payment came with it."""
+    """Return what is kept under an idempotency key; None where no claimed payment had it."""
     row = await db.fetchrow(
         "SELECT body_digest, reply FROM settlement WHERE tenant = $1 AND idempotency_key = $2",
         tenant,
@@ -87,7 +87,9 @@ async def find_reply(db: Connection, tenant: str, idempotency_key: str) -> KeptR
 
 
 async def open_work(db: Connection, chain_id: int) -> OpenWork:
-    """Settlements in PENDING or REORGED or with a PENDING transaction, and pending fillers."""
+    """Return the settlements that are PENDING or REORGED or have a PENDING transaction, and the
+    PENDING fillers.
+    """
     chosen = f"""SELECT id FROM settlement WHERE chain_id = $1 AND state IN {OPEN}
                  UNION SELECT settlement_id FROM settlement_transaction
                  WHERE transaction_id IN ({_PENDING})"""
@@ -98,8 +100,8 @@ async def open_work(db: Connection, chain_id: int) -> OpenWork:
 
 
 async def watched(db: Connection, chain_id: int, horizon: int) -> OpenWork:
-    """What a reorg could still undo: settlements with a MINED transaction, or CONFIRMED by a proof
-    above block `horizon`, whosever it is; and MINED fillers.
+    """Return what a reorg could still undo: settlements with a MINED transaction, or CONFIRMED by
+    a proof above block `horizon`, whoever sent it; and MINED fillers.
     """
     chosen = f"""SELECT settlement_id FROM settlement_transaction WHERE transaction_id IN ({_MINED})
                  UNION SELECT id FROM settlement WHERE chain_id = $1 AND state = 'confirmed'
@@ -111,7 +113,7 @@ async def watched(db: Connection, chain_id: int, horizon: int) -> OpenWork:
 
 
 async def _fillers(db: Connection, chosen: str, chain_id: int) -> tuple[Transaction, ...]:
-    """Of the transactions whose ids `chosen` selects, those that carry no settlement."""
+    """Return those of the transactions that `chosen` selects by id that carry no settlement."""
     alone = f"""{chosen} AND NOT EXISTS (SELECT 1 FROM settlement_transaction
                                          WHERE transaction_id = "transaction".id)"""
     return tuple((await transactions(db, f"id IN ({alone})", chain_id)).values())
@@ -120,7 +122,7 @@ async def _fillers(db: Connection, chosen: str, chain_id: int) -> tuple[Transact
 async def outstanding(
     db: Connection, chain_id: int, asset: bytes, payer: bytes
 ) -> tuple[Settlement, ...]:
-    """The settlements of a payer and asset in PENDING or REORGED."""
+    """Return the settlements of a payer and asset that are PENDING or REORGED."""
     rows = await db.fetch(
         f"""SELECT {SETTLEMENT} FROM settlement
             WHERE chain_id = $1 AND asset = $2 AND payer = $3 AND state IN {OPEN}""",
@@ -132,7 +134,7 @@ async def outstanding(
 
 
 async def in_flight(db: Connection, chain_id: int) -> dict[bytes, int]:
-    """How many PENDING transactions each signer has on a chain (no entry: none)."""
+    """Return how many PENDING transactions each signer has on a chain (no entry: none)."""
     rows = await db.fetch(
         """SELECT signer, count(*) AS pending FROM "transaction"
            WHERE chain_id = $1 AND state = 'pending' GROUP BY signer""",
@@ -142,8 +144,8 @@ async def in_flight(db: Connection, chain_id: int) -> dict[bytes, int]:
 
 
 async def settlement_counts(db: Connection, chain_id: int) -> SettlementCounts:
-    """How many settlements there are in each state, and since when the oldest is pending. The open
-    ones are counted, of the finished ones triggers keep a tally.
+    """Return how many settlements are in each state, and since when the oldest is pending. The
+    open ones are counted here; triggers keep a tally of the finished ones.
     """
     rows = await db.fetch(
         f"""SELECT state, count(*) AS number, min(created_at) AS oldest FROM settlement
@@ -158,7 +160,7 @@ async def settlement_counts(db: Connection, chain_id: int) -> SettlementCounts:
 
 
 async def ended(db: Connection, settlement_ids: Sequence[str]) -> frozenset[str]:
-    """Those of the settlements that are not PENDING nor REORGED."""
+    """Return those of the settlements that are neither PENDING nor REORGED."""
     rows = await db.fetch(
         f"SELECT id FROM settlement WHERE id = ANY($1) AND state NOT IN {OPEN}",
         list(settlement_ids),
@@ -188,7 +190,9 @@ async def _records(db: Connection, where: str, *parameters: object) -> tuple[Set
 
 
 async def transactions(db: Connection, where: str, *parameters: object) -> dict[int, Transaction]:
-    """The transactions of that condition by id, with their attempts in the order of signing."""
+    """Return the transactions that meet a condition, by id, with their attempts in the order of
+    signing.
+    """
     rows = await db.fetch(
         f'SELECT {TRANSACTION} FROM "transaction" WHERE {where} ORDER BY id', *parameters
     )

@@ -1,4 +1,4 @@
-"""What the store takes and gives: payments to take on, changes, and what these come to."""
+"""What the store takes and returns: payments to claim, transactions to sign, and the answers."""
 
 from collections.abc import Callable, Mapping
 
@@ -16,12 +16,13 @@ from facilitator.ethereum.abi import Call
 
 
 class NewSettlement(Struct, frozen=True, kw_only=True):
-    """A payment to take on. `key` and `second_key` are the one-shot nonces that it uses up.
+    """A payment to claim. `key` and `second_key` are the one-shot nonces that it uses up.
 
     `available` is how much of the asset the payer could spend as of a recent block: this payment
-    and all pending ones of the same payer and asset must fit into it. `outstanding` says of those
-    that were open before that block was asked, by id, how much it does not show yet: 0 where the
-    money had moved by then. `body_digest` is of the request that brought the idempotency key.
+    and all pending ones of the same payer and asset must fit into it. `outstanding` holds, by id,
+    the settlements that were open before that block was asked for, with the amount that the block
+    does not show yet: 0 where the money had moved by then. `body_digest` is the digest of the
+    request that brought the idempotency key.
     """
 
     key: str
@@ -39,7 +40,7 @@ class NewSettlement(Struct, frozen=True, kw_only=True):
     outstanding: Mapping[str, int] = {}
 
     def reopens(self, found: Settlement) -> bool:
-        """Whether this is the request of a settlement in the journal, which FAILED, once more."""
+        """Return whether this repeats the request of `found`, a settlement that FAILED."""
         return (
             found.state is SettlementState.FAILED
             and found.key == self.key
@@ -50,9 +51,10 @@ class NewSettlement(Struct, frozen=True, kw_only=True):
 class NewTransaction(Struct, frozen=True, kw_only=True):
     """A transaction to sign inside the store's own transaction, once the account nonce is known.
 
-    `nonce_floor` is the least account nonce that the chain would still take; `sign` gets the nonce
-    that was handed out, and is called at most once. `most_cost` is the most wei that it may cost,
-    `l1_fee` included, and `gas_budget` what its signer may spend in a day (None: no limit).
+    `nonce_floor` is the least account nonce that the chain would still take; `sign` is called at
+    most once, with the nonce that was handed out. `most_cost` is the most that the transaction may
+    cost in wei, `l1_fee` included, and `gas_budget` what its signer may spend in a day, in wei
+    (None: no limit).
     """
 
     chain_id: int
@@ -68,7 +70,7 @@ class NewTransaction(Struct, frozen=True, kw_only=True):
 
 
 class Claimed(Struct, frozen=True):
-    """The payment is ours to settle: claimed, and its transaction signed and stored."""
+    """The payment is claimed, and its transaction signed and stored."""
 
     settlement: Settlement
     transaction: Transaction
@@ -87,8 +89,8 @@ class IdempotencyKeyTaken(Struct, frozen=True):
 
 
 class KeptReply(Struct, frozen=True):
-    """What the journal holds under an idempotency key: the digest of the request that brought it,
-    and the body of its final reply, once there is one.
+    """What the journal keeps under an idempotency key: the digest of the request that brought the
+    key, and the body of the final reply, once there is one.
     """
 
     body_digest: bytes
@@ -102,7 +104,7 @@ class Overcommitted(Struct, frozen=True):
 
 
 class BudgetSpent(Struct, frozen=True):
-    """The signer has spent this much of its day's budget for gas, in wei: too much for another."""
+    """The signer has spent this much of its day's gas budget, in wei: another does not fit."""
 
     spent: int
 

@@ -1,4 +1,4 @@
-"""Rows of the journal into Structs and back, the same for every engine."""
+"""Convert rows of the journal to Structs and back, the same for every engine."""
 
 import msgspec
 
@@ -16,8 +16,8 @@ from facilitator.ethereum.abi import Call
 from facilitator.ethereum.fees import Fees
 from facilitator.journal.engine import Row, StoreError
 
-# What the readers below read, by name: what PostgreSQL has prepared with `*` fails once a later
-# step adds a column.
+# The columns that the readers below read, by name: a statement that PostgreSQL has prepared with
+# `*` fails once a later migration adds a column.
 SETTLEMENT = (
     "id, key, idempotency_key, request_digest, dialect, payment, state,"
     " version, listener, listener_until, replied_success_at, proof_transaction, proof_log_index,"
@@ -34,17 +34,17 @@ _refusals = msgspec.json.Decoder(Refusal)
 
 
 def payment_text(payment: AnyPayment) -> str:
-    """A payment as JSON; integers are as long as they have to be."""
+    """Return a payment as JSON; its integers have no limit of size."""
     return msgspec.json.encode(payment).decode()
 
 
 def refusal_text(refusal: Refusal | None) -> str | None:
-    """A refusal as JSON."""
+    """Return a refusal as JSON, None for none."""
     return None if refusal is None else msgspec.json.encode(refusal).decode()
 
 
 def read_settlement(row: Row) -> Settlement:
-    """A row of `settlement`. StoreError where it holds a word that only a newer version knows."""
+    """Read a row of `settlement`. StoreError for a word that only a newer version knows."""
     try:
         return Settlement(
             id=row["id"],
@@ -81,7 +81,7 @@ def _proof(row: Row) -> Proof | None:
 
 
 def proof_columns(proof: Proof | None) -> tuple[object, ...]:
-    """The five proof_ columns, in the order of the table."""
+    """Return the five proof_ columns, in the order of the table."""
     if proof is None:
         return (None,) * 5
     return (
@@ -94,13 +94,13 @@ def proof_columns(proof: Proof | None) -> tuple[object, ...]:
 
 
 def read_attempt(row: Row) -> Attempt:
-    """A row of `attempt`."""
+    """Read a row of `attempt`."""
     fees = Fees(row["max_fee_per_gas"], row["max_priority_fee_per_gas"])
     return Attempt(hash=row["hash"], raw=row["raw"], fees=fees, signed_at=row["signed_at"])
 
 
 def attempt_columns(attempt: Attempt) -> tuple[object, ...]:
-    """The columns of an attempt, but for its transaction, in the order of ATTEMPT."""
+    """Return the columns of an attempt without `transaction_id`, in the order of ATTEMPT."""
     fees = attempt.fees
     return (
         attempt.hash,
@@ -112,7 +112,7 @@ def attempt_columns(attempt: Attempt) -> tuple[object, ...]:
 
 
 def read_transaction(row: Row, attempts: tuple[Attempt, ...]) -> Transaction:
-    """A row of `transaction` with its attempts. StoreError as in `read_settlement`."""
+    """Read a row of `transaction`, given its attempts. StoreError as in `read_settlement`."""
     try:
         kind, state = TransactionKind(row["kind"]), TransactionState(row["state"])
     except ValueError as error:

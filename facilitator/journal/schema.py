@@ -1,13 +1,13 @@
 """The tables, as numbered steps that only go forward.
 
-A binary takes a schema that is one step newer than its own (steps first add, and take away a
-release later), so rolling back needs no way down. Amounts are decimal text: uint256 fits no
-integer column. `gas_spent` sums what FINAL transactions have cost, by the UTC day of their signing,
-so that a day's spending is the sum of a few rows. `settlement_tally` is how many settlements are
-finished, kept by triggers: what a program of an earlier version writes is counted as well.
+A program accepts a schema that is one step newer than its own (a step first adds, and what it
+replaces is removed a release later), so rolling back needs no step down. Amounts are decimal text:
+uint256 fits no integer column. `gas_spent` sums what FINAL transactions have cost, by the UTC day
+of their signing, so that a day's spending is the sum of a few rows. `settlement_tally` counts the
+finished settlements by triggers, so that what a program of an earlier version writes counts too.
 
 Nothing uses the columns `lease_holder`, `lease_until` and `fencing_token` of `signer`, nor, in
-PostgreSQL, the index `settlement_listener`: a later release takes them away.
+PostgreSQL, the index `settlement_listener`: a later release removes them.
 """
 
 from facilitator.journal.engine import StoreError
@@ -147,19 +147,15 @@ MIGRATIONS: tuple[str, ...] = (
 KNOWN_VERSION = FIRST_VERSION + len(MIGRATIONS) - 1
 
 
-def refuse_newer(version: int) -> None:
-    """StoreError for a schema that this program does not understand: one step ahead it does."""
+def next_step(version: int) -> int | None:
+    """Return which step, as an index of MIGRATIONS, comes next for a schema of that version (0:
+    there is none yet); None where all are made. StoreError for a schema more than one step newer
+    than this program, and for a version that no release has written.
+    """
     if version > KNOWN_VERSION + 1:
         raise StoreError(
             f"schema version {version} is too new for this program (it knows {KNOWN_VERSION})"
         )
-
-
-def next_step(version: int) -> int | None:
-    """Which step, as an index of MIGRATIONS, comes next for a schema of that version (0: there is
-    none yet); None where all are made. StoreError for a version that no release has written.
-    """
-    refuse_newer(version)
     if 0 < version < FIRST_VERSION:
         raise StoreError(f"schema version {version} is of no release of this program")
     step = 0 if version == 0 else version - FIRST_VERSION + 1

@@ -1,8 +1,8 @@
-"""The journal: the truth about what was taken on, signed, sent and said.
+"""The journal: the truth about what was claimed, signed, sent and replied.
 
 One facade, the same laws on every engine. Every method is one database transaction; when it
 returns, what it wrote survives a crash. Settlement states change by compare-and-set on `version`,
-so nothing is overwritten that another reader has decided since. Times are unix milliseconds.
+so no change overwrites one that was decided meanwhile. Times are unix milliseconds.
 """
 
 from abc import ABC, abstractmethod
@@ -61,7 +61,7 @@ _Method = Callable[Concatenate["Store", P], Coroutine[Any, Any, T]]
 
 
 def writes(operation: _Operation[P, T]) -> _Method[P, T]:
-    """The method that runs an operation in a transaction of its own."""
+    """Make a method of an operation: it runs in a transaction of its own, committed on return."""
 
     @wraps(operation)
     async def method(self: "Store", /, *args: P.args, **kwargs: P.kwargs) -> T:
@@ -71,7 +71,7 @@ def writes(operation: _Operation[P, T]) -> _Method[P, T]:
 
 
 def reads(operation: _Operation[P, T]) -> _Method[P, T]:
-    """The method that asks several questions of one state of the database."""
+    """Make a method of an operation whose statements all read one state of the database."""
 
     @wraps(operation)
     async def method(self: "Store", /, *args: P.args, **kwargs: P.kwargs) -> T:
@@ -81,7 +81,7 @@ def reads(operation: _Operation[P, T]) -> _Method[P, T]:
 
 
 def looks_up(operation: _Operation[P, T]) -> _Method[P, T]:
-    """The method that asks one question, about a few rows that an index finds."""
+    """Make a method of an operation that is one statement, and reads a few rows by an index."""
 
     @wraps(operation)
     async def method(self: "Store", /, *args: P.args, **kwargs: P.kwargs) -> T:
@@ -91,9 +91,7 @@ def looks_up(operation: _Operation[P, T]) -> _Method[P, T]:
 
 
 class Store(ABC):
-    """What a journal is asked. All methods raise StoreError; what each promises stands with its
-    operation.
-    """
+    """A journal. All methods raise StoreError; what each promises is written at its operation."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -102,10 +100,10 @@ class Store(ABC):
         self, new: NewSettlement, transaction: NewTransaction, now: int
     ) -> Claimed | Taken | IdempotencyKeyTaken | Overcommitted | BudgetSpent:
         """Insert the settlement, hand out the account nonce, sign and store the attempt: all or
-        nothing. A FAILED settlement of the same key and request digest is opened again instead
-        (PENDING, refusal and kept reply cleared, waiter set, version + 1; an idempotency key that
-        comes with the request takes the place of the one before, which is free from then on).
-        Nothing but Claimed leaves a trace.
+        nothing. A FAILED settlement of the same key and request digest is opened again instead:
+        PENDING, refusal and kept reply cleared, waiter set, version + 1. An idempotency key of the
+        request then replaces the one before, which is free again. Nothing but Claimed leaves a
+        trace.
         """
         answer = await self.claim_group((new,), lambda _: transaction, now)
         return answer if isinstance(answer, BudgetSpent) else answer[0]
@@ -150,8 +148,8 @@ class Store(ABC):
 
 
 class Fence:
-    """Whose turn it is to watch a chain, as this process knows it. `token` is the fencing token of
-    its lease, None while another process has it.
+    """What this process knows of the lease of a chain's loop. `token` is the fencing token of the
+    lease, None while another process has it.
     """
 
     __slots__ = ("chain_id", "token")
@@ -163,23 +161,25 @@ class Fence:
 
 class Notices(Protocol):
     """Notices of settlements that `record` has changed, in whichever process. Some may be missed,
-    so who waits for one looks in the journal as well, now and then.
+    so whoever waits for one must read the journal now and then as well.
     """
 
     @property
     def arrive(self) -> bool:
-        """Whether they do at present, as far as is known."""
+        """Whether notices arrive at present, as far as is known."""
 
-    def subscribe(self, tell: Callable[[str], None]) -> None:
-        """`tell` is called with the id of each, while `run` runs."""
+    def subscribe(self, callback: Callable[[str], None]) -> None:
+        """Have `callback` called with the id of each settlement, while `run` runs."""
 
     async def run(self) -> None:
-        """Listen for them, and again whenever that breaks off; return where nothing can be heard.
-        Raises nothing of the database.
+        """Receive notices, and connect again whenever that fails; return where they cannot arrive.
+        Raises no error of the database.
         """
 
     async def prove(self) -> str | None:
-        """Instead of `run`, once: why none arrive here, without any password; None if they do."""
+        """Try once, instead of `run`: return why no notices arrive, without any password; None if
+        they do.
+        """
 
 
 class SharedStore(Store):
@@ -187,30 +187,31 @@ class SharedStore(Store):
 
     @abstractmethod
     async def lead(self, chain_id: int, holder: str, lease_ms: int) -> int | None:
-        """Take the lease of a chain's loop, or prolong it, for so many milliseconds from now by
-        the database's clock. Its fencing token, which rises whenever the lease goes to another
-        holder; None where another one has it.
+        """Take the lease of a chain's loop, or prolong it, to end `lease_ms` milliseconds from now
+        by the database's clock. Return its fencing token, which rises whenever the lease goes to
+        another holder; None where another one has it.
         """
 
     @abstractmethod
     async def step_down(self, chain_id: int, holder: str) -> None:
-        """End the lease, if the holder has it: another one may take it at once."""
+        """End the lease, if `holder` has it, so that another one may take it at once."""
 
     @abstractmethod
     async def refuse_shared(self) -> None:
         """Raise StoreLocked where another process uses the journal, as far as leases show: one is
-        held, or has ended within the seconds in which its holder may come back to it.
+        held, or ended so short a time ago that its holder may still come back.
         """
 
     @abstractmethod
     def fenced(self, fence: Fence) -> Store:
-        """The same journal for the loop of a chain: nothing is written, and LostLease raised,
-        unless the lease is still the one of the token that the fence had when it was asked.
+        """Return the same journal for the loop of a chain. It writes nothing and raises LostLease
+        where the lease's token is no longer the one that the fence had when the write was asked
+        for.
         """
 
     @property
     @abstractmethod
     def notices(self) -> Notices:
-        """Of what any of the processes records."""
+        """Notices of what any of the processes records."""
 
     ended = reads(queries.ended)

@@ -51,15 +51,15 @@ class PostgresNotices:
     def __init__(self, address: PostgreSQL | None, pool: Pool) -> None:
         self._address = address
         self._pool = pool
-        self._tell: list[Callable[[str], None]] = []
+        self._callbacks: list[Callable[[str], None]] = []
         self._own_channel = f"facilitator_{secrets.token_hex(8)}"
         self._logged: bool | None = None  # whether notices arrive, as the log says
         self.arrive = False
         self._arrived = asyncio.Event()  # once, for who proves it
 
-    def subscribe(self, tell: Callable[[str], None]) -> None:
+    def subscribe(self, callback: Callable[[str], None]) -> None:
         """As the protocol says."""
-        self._tell.append(tell)
+        self._callbacks.append(callback)
 
     async def run(self) -> None:
         """As the protocol says."""
@@ -109,8 +109,8 @@ class PostgresNotices:
 
     def _hear(self, _connection: object, _pid: int, _channel: str, notice: str) -> None:
         for settlement_id in notice.split():
-            for tell in self._tell:
-                tell(settlement_id)
+            for callback in self._callbacks:
+                callback(settlement_id)
 
     def _now(self, *, arrive: bool, why: str = "") -> None:
         self.arrive = arrive
