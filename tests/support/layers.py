@@ -5,7 +5,7 @@ import logging
 import socket
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any, cast
 
 import pytest
@@ -99,13 +99,31 @@ async def serving(deadline: float = 10.0) -> AsyncIterator[Service]:
     app = cast(ASGIFramework, service.app)
     server = asyncio.create_task(serve(app, config, shutdown_trigger=service.stop.wait))
     try:
-        await asyncio.sleep(0.05)
-        idle = len(asyncio.all_tasks())
+        idle = await _idle(service)
         yield service
         await settled(lambda: len(asyncio.all_tasks()) <= idle)
     finally:
         service.stop.set()
         await server
+
+
+async def _idle(service: Service) -> int:
+    """Return the number of tasks once the server has answered a request and that one has ended."""
+    async with asyncio.timeout(PATIENCE):
+        while True:
+            with suppress(ConnectionRefusedError):
+                reader, writer = await asyncio.open_connection("127.0.0.1", service.port)
+                writer.write(b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+                await reader.read()
+                writer.close()
+                await writer.wait_closed()
+                break
+            await asyncio.sleep(0.01)
+        counts = [0]
+        while len(counts) < 5 or len(set(counts[-5:])) > 1:
+            await asyncio.sleep(0.01)
+            counts.append(len(asyncio.all_tasks()))
+    return counts[-1]
 
 
 async def settled(condition: Any) -> None:
