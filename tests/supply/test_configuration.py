@@ -42,7 +42,12 @@ def test_it_runs_targets_that_are_there() -> None:
     named |= set(re.findall(r"run: make ([a-z0-9-]+)", text))
     assert named <= targets
     everything = (ROOT / ".ci" / "run").read_text()
-    here = set(re.findall(r"make ([a-z0-9 -]+)", everything.replace("| tee", "")))
+    here = set(
+        re.findall(
+            r"make ((?:--[a-z-]+(?:=[a-z]+| [0-9]+)? )*[a-z0-9 -]+)",
+            everything.replace("| tee", ""),
+        )
+    )
     decided = {target for line in here for target in line.split() if target in targets}
     assert {"check", "coverage", "test-image", "test-k8s", "test-alerts"} <= decided
     assert decided <= named

@@ -30,7 +30,9 @@ def is_fast(path: Path) -> bool:
 def reason_to_be_slow(path: Path) -> str | None:
     """Which file names what that starts a process; None for a fast file."""
     seen: set[Path] = set()
-    ahead = [path]
+    # A suite's own conftest.py serves every file beside it.
+    own = path.parent / "conftest.py"
+    ahead = [path, *([own] if own.is_file() and own != ROOT / "tests" / "conftest.py" else [])]
     while ahead:
         file = ahead.pop()
         if file in seen:
